@@ -1,0 +1,88 @@
+"""What commands are made of: global options everywhere, options in sections, help with examples."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import click
+
+from fltk.cli.context import global_options
+
+
+class Option(click.Option):
+    """An option that `--help` shows under a heading of its own."""
+
+    def __init__(self, *args: Any, section: str = "Options", **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.section = section
+
+
+class Command(click.Command):
+    """A click command that also takes the global options and shows its own in sections."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params = [*self.params, *global_options(hidden=True)]
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Sections in order of appearance, the general one last."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record is not None:
+                sections.setdefault(getattr(param, "section", "Options"), []).append(record)
+        general = sections.pop("Options", [])
+        for title, records in [*sections.items(), ("Options", general)]:
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records)
+
+
+class Group(click.Group):
+    """A click group of such commands that says what was close when a name is mistyped."""
+
+    command_class = Command
+    group_class = type
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params = [*self.params, *self.shared_options()]
+
+    def shared_options(self) -> list[click.Parameter]:
+        """The global options; only the outermost group shows them."""
+        return global_options(hidden=True)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Refuse an unknown command with the nearest names."""
+        known = self.list_commands(ctx)
+        if args[0] not in known and not args[0].startswith("-"):
+            raise click.UsageError(near_match("command", args[0], known), ctx=ctx)
+        return super().resolve_command(ctx, args)
+
+
+def near_match(kind: str, name: str, known: Iterable[str]) -> str:
+    """`no such command 'tra'; did you mean train?`, or what there is."""
+    names = list(known)
+    close = difflib.get_close_matches(name, names, n=3)
+    close = close or [candidate for candidate in names if name and candidate.startswith(name)]
+    hint = f"did you mean {' or '.join(close)}?" if close else f"there is {', '.join(names)}"
+    return f"no such {kind} {name!r}; {hint}"
+
+
+def epilog(*examples: str) -> str:
+    """The end of a command's help: examples as a user types them, protected from click's re-wrapping."""
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in examples)
+
+
+def command(name: str, *, examples: Iterable[str]) -> Callable[[Callable[..., Any]], Command]:
+    """Declare a command of fltk; the first sentence of the docstring is its help, `examples` ends it."""
+    return click.command(name, cls=Command, epilog=epilog(*examples))
+
+
+def group(name: str, *, examples: Iterable[str]) -> Callable[[Callable[..., Any]], Group]:
+    """Declare a group of commands; its members come from `@NAME.command("member", epilog=epilog(...))`."""
+    return click.group(name, cls=Group, epilog=epilog(*examples))

@@ -1,0 +1,200 @@
+"""`fltk`: finds the command, imports only that one, and turns every failure into one line and an exit code.
+
+0 done; 1 expected failure; 2 wrong usage; 130 interrupted. A command may return another code as an int.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import select
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import click
+
+from fltk import __version__
+from fltk.cli.command import Group, epilog
+from fltk.cli.context import Settings, global_options
+from fltk.errors import FltkError
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where a command lives and what the overview says about it, so that the overview imports no command."""
+
+    target: str
+    section: str
+    help: str
+
+
+COMMANDS = {
+    "data": Entry("fltk.cli.data:data", "Prepare", "List the data sets and say which are at hand."),
+    "partition": Entry("fltk.cli.partition:partition", "Prepare", "Deal a data set to clients and measure the skew."),
+    "methods": Entry("fltk.cli.methods:methods", "Prepare", "List the methods, or explain one."),
+    "train": Entry("fltk.cli.train:train", "Experiment", "Train a federation with one method."),
+    "evaluate": Entry("fltk.cli.evaluate:evaluate", "Experiment", "Score a run on every client."),
+    "runs": Entry("fltk.cli.runs:runs", "Look at results", "List and filter the runs of the registry."),
+    "plot": Entry("fltk.cli.plot:plot", "Look at results", "Draw figures of runs."),
+}
+
+
+class Interrupted(FltkError):
+    """Ctrl-C, after the command had its chance to save."""
+
+    exit_code = 130
+
+
+class InternalError(FltkError):
+    """A bug: everything that is no expected failure."""
+
+
+class LazyGroup(Group):
+    """The outermost group: a literal table of commands, each imported when it is used."""
+
+    def shared_options(self) -> list[click.Parameter]:
+        """Shown here, hidden in the commands."""
+        return global_options(hidden=False)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order of the table, which follows the work."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import one command."""
+        entry = COMMANDS.get(cmd_name)
+        if entry is None:
+            return None
+        module, _, attribute = entry.target.partition(":")
+        found = getattr(importlib.import_module(module), attribute)
+        assert isinstance(found, click.Command)
+        return found
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The table, by workflow."""
+        width = max(len(name) for name in COMMANDS)
+        for section in dict.fromkeys(entry.section for entry in COMMANDS.values()):
+            with formatter.section(section):
+                rows = [(name.ljust(width), entry.help) for name, entry in COMMANDS.items() if entry.section == section]
+                formatter.write_dl(rows)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; failures of every other kind become a `FltkError` here."""
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+            return result
+        except (FltkError, click.ClickException, click.Abort, click.exceptions.Exit):
+            raise
+        except KeyboardInterrupt:
+            raise Interrupted("interrupted") from None
+        except BrokenPipeError as error:
+            if _reader_left():
+                raise  # click keeps quiet about it
+            raise _internal(ctx, error) from None
+        except OSError as error:
+            if isinstance(error, ConnectionError) or error.strerror is None:
+                raise _internal(ctx, error) from None
+            _show_traceback(ctx, error)
+            raise FltkError(f"{error.filename}: {error.strerror}" if error.filename else error.strerror) from None
+        except Exception as error:
+            raise _internal(ctx, error) from None
+
+
+def _reader_left() -> bool:
+    """Whether stdout is the broken pipe, and not one between worker processes."""
+    try:
+        poller = select.poll()
+        poller.register(sys.stdout.fileno(), 0)  # errors are reported unasked
+    except (AttributeError, OSError):  # no such call on this system; stdout is no file
+        return False
+    return bool(poller.poll(0))
+
+
+def _internal(ctx: click.Context, error: Exception) -> InternalError:
+    """One line about a bug."""
+    _show_traceback(ctx, error)
+    return InternalError(f"{type(error).__name__}: {error}; run again with -vv for the traceback")
+
+
+def _show_traceback(ctx: click.Context, error: Exception) -> None:
+    """Only for somebody who asked with -vv."""
+    if ctx.ensure_object(Settings).verbosity >= 2:
+        traceback.print_exception(error, file=sys.stderr)
+
+
+@click.group(
+    "fltk",
+    cls=LazyGroup,
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "auto_envvar_prefix": "FLTK",
+        "show_default": True,
+        "max_content_width": 110,
+    },
+    epilog=epilog("fltk train --method attn --alpha 0.1", "fltk plot attention-maps latest -o maps.png"),
+)
+@click.version_option(__version__, prog_name="fltk", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Experiments in personalised federated learning.
+
+    Every option can also come from a variable, such as FLTK_TRAIN_ROUNDS=5, and the options below may stand
+    before or after the command.
+    """
+
+
+def main(args: Sequence[str] | None = None) -> NoReturn:
+    """The `fltk` program."""
+    sys.exit(run(sys.argv[1:] if args is None else args))
+
+
+def run(args: Sequence[str]) -> int:
+    """Run one command line and give its exit code; errors become one line on stderr."""
+    try:
+        code = cli.main(args=list(args), prog_name="fltk", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return error.exit_code
+    except click.ClickException as error:
+        _report(_with_hint(error), error.exit_code, error, args)
+        return error.exit_code
+    except FltkError as error:
+        _report(str(error), error.exit_code, error, args)
+        return error.exit_code
+    except click.Abort as error:
+        stopped = isinstance(error.__cause__, KeyboardInterrupt)
+        return 130 if stopped else 1
+
+
+def _with_hint(error: click.ClickException) -> str:
+    """click's message, and for wrong usage where to read on."""
+    message = error.format_message()
+    if isinstance(error, click.UsageError) and error.ctx is not None:
+        return f"{message.rstrip('.')} (see {error.ctx.command_path} --help)"
+    return message
+
+
+def _report(message: str, code: int, error: Exception, args: Sequence[str]) -> None:
+    """One line on stderr, or one JSON object where the results would have been JSON."""
+    line = " ".join(message.split())
+    if _wants_json(args):
+        body = {"type": type(error).__name__, "message": line, "exit_code": code}
+        click.echo(json.dumps({"schema": 1, "error": body}), err=True)
+    elif isinstance(error, Interrupted):
+        click.echo("fltk: interrupted", err=True)
+    else:
+        kind = "internal error" if isinstance(error, InternalError) else "error"
+        click.echo(f"fltk: {kind}: {line}", err=True)
+
+
+def _wants_json(args: Sequence[str]) -> bool:
+    """Read from the raw arguments, because they may be what is wrong."""
+    pairs = zip(args, [*args[1:], ""], strict=False)
+    return any(
+        word in ("--json", "--format=json", "--format=jsonl") or (word == "--format" and value in ("json", "jsonl"))
+        for word, value in pairs
+    )

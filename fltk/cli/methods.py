@@ -1,0 +1,79 @@
+"""`fltk methods`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from fltk.cli.command import command
+from fltk.cli.output import Column, emit, output_options
+from fltk.names import METHODS
+
+COLUMNS = [
+    Column("method"),
+    Column("summary"),
+    Column("shared", "travels"),
+    Column("map"),
+    Column("needs"),
+    Column("hyper_parameters", "hyper-parameters"),
+]
+
+
+@command("methods", examples=("fltk methods", "fltk methods attn", "fltk methods --format json"))
+@click.argument("name", required=False)
+@output_options
+def methods(name: str | None, format: str) -> None:
+    """List the methods, or explain one.
+
+    With a NAME: its citation, its equations, what differs from the paper, and its hyper-parameters (set with
+    `fltk train --set KEY=VALUE`). Every method trains, resumes, is evaluated and reports a collaboration map; the list
+    says what kind of map it is and which part of the model travels.
+    """
+    if name is None:
+        emit([_row(method) for method in METHODS], COLUMNS, format)
+    else:
+        _explain(name, format)
+
+
+def _row(name: str) -> dict[str, Any]:
+    from fltk.methods import hypers, method_class
+
+    cls = method_class(name)
+    return {
+        "method": name,
+        "summary": cls.title,
+        "shared": cls().shared,
+        "map": cls().map_kind,
+        "needs": "known groups" if cls.needs_groups else None,
+        "hyper_parameters": [h.name for h in hypers(cls)] or None,
+    }
+
+
+def _explain(name: str, format: str) -> None:
+    from fltk.methods import hypers, method_class
+
+    cls = method_class(name)
+    doc = (sys.modules[cls.__module__].__doc__ or "").strip()
+    rows = [
+        {"name": h.name, "default": h.default, "range": _range(h.low, h.high, h.choices), "help": h.help}
+        for h in hypers(cls)
+    ]
+    columns = [Column("name"), Column("default"), Column("range"), Column("help")]
+    if format == "table":
+        click.echo(f"{name}\n\n{doc}\n")
+        if not rows:
+            click.echo("No hyper-parameters.")
+            return
+        emit(rows, columns, format, title="Hyper-parameters (--set KEY=VALUE)")
+    else:
+        emit(rows, columns, format, extra={"method": name, "description": doc} if format == "json" else None)
+
+
+def _range(low: float | None, high: float | None, choices: tuple[str, ...]) -> str | None:
+    if choices:
+        return ", ".join(choices)
+    if low is None and high is None:
+        return None
+    return f"{'any' if low is None else f'{low:g}'} to {'any' if high is None else f'{high:g}'}"

@@ -1,0 +1,229 @@
+"""Options built from the config dataclasses, `--config`, `--set`, and where each value came from.
+
+Precedence: flag, then environment, then file, then default.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import MISSING, Field, fields
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+import click
+from click.core import ParameterSource
+
+from fltk.cli.command import Option
+from fltk.config import PartitionConfig, TrainConfig
+from fltk.errors import UsageError, unknown
+
+F = TypeVar("F", bound=Callable[..., Any])
+C = TypeVar("C")
+
+TABLES: Mapping[str, type] = {"partition": PartitionConfig, "train": TrainConfig}
+TOP_LEVEL: Mapping[str, type] = {"method": str, "seed": int}
+SOURCES = {
+    ParameterSource.COMMANDLINE: "flag",
+    ParameterSource.ENVIRONMENT: "env",
+    ParameterSource.DEFAULT_MAP: "file",
+    ParameterSource.DEFAULT: "default",
+    ParameterSource.PROMPT: "flag",
+}
+FILE_PARAMS = "fltk.file_params"  # the context's place for the file's [params]
+KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text in quotes"}
+
+
+class Names(click.Choice[str]):
+    """A choice whose error says what was close. An empty name may be a default but is not shown."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        given = tuple(names)
+        super().__init__([name for name in given if name])
+        self.allows_empty = "" in given
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The name itself, or a usage error with the nearest ones."""
+        names = [str(name) for name in self.choices]
+        if value in names or (value == "" and self.allows_empty):
+            return str(value)
+        close = difflib.get_close_matches(str(value), names, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(names)}"
+        self.fail(f"there is no {value!r}; {hint}", param, ctx)
+
+
+def options_from(cls: type, *, section: str = "") -> Callable[[F], F]:
+    """One option for each field of a config dataclass, with its help, default and choices.
+
+    The heading in `--help` is `section`, or the class name without Config. Ranges are checked by the class
+    itself, when `config_from` builds it.
+    """
+    title = section or cls.__name__.removesuffix("Config")
+    hints = get_type_hints(cls)
+
+    def decorate(function: F) -> F:
+        for item in reversed(fields(cls)):
+            function = _option(item, hints[item.name], title)(function)
+        return function
+
+    return decorate
+
+
+def _option(item: Field[Any], kind: type, section: str) -> Callable[[F], F]:
+    """The click option of one field: underscore becomes hyphen, a bool becomes a pair of flags."""
+    if kind not in KINDS or item.default is MISSING:
+        raise TypeError(f"no option can be made of field {item.name!r}: {kind}")
+    name = item.name.replace("_", "-")
+    declaration = f"--{name}/--no-{name}" if kind is bool else f"--{name}"
+    choices = item.metadata.get("choices")
+    return click.option(
+        declaration,
+        item.name,
+        cls=Option,
+        section=section,
+        type=Names(choices) if choices else kind,
+        default=item.default,
+        show_default=item.default != "",
+        help=item.metadata.get("help"),
+    )
+
+
+def config_from(cls: type[C], params: Mapping[str, Any]) -> C:
+    """An instance of a config dataclass from the command's parameters; the class refuses what is wrong."""
+    known: tuple[Field[Any], ...] = fields(cls)  # type: ignore[arg-type]  # typeshed has no bound for this
+    return cls(**{item.name: params[item.name] for item in known})
+
+
+def config_option(function: F) -> F:
+    """Add `--config exp.toml`, whose values stand in for defaults."""
+    return click.option(
+        "--config",
+        "config",
+        cls=Option,
+        metavar="FILE",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        is_eager=True,
+        expose_value=False,
+        show_default=False,
+        callback=_load_config,
+        help="TOML file with the tables [partition], [train], [params] and the keys method and seed",
+    )(function)
+
+
+def set_option(function: F) -> F:
+    """Add `--set key=value` for the method's own parameters; read them with `method_params`."""
+    return click.option(
+        "--set",
+        "set",
+        cls=Option,
+        metavar="KEY=VALUE",
+        multiple=True,
+        help="a parameter of the method, repeatable (fltk methods NAME lists them)",
+    )(function)
+
+
+def parse_set(items: Iterable[str]) -> dict[str, Any]:
+    """`["mu=0.1", "top-k=3"]` as `{"mu": 0.1, "top_k": 3}`; the last of equal keys wins."""
+    values: dict[str, Any] = {}
+    for item in items:
+        key, equals, text = item.partition("=")
+        name = key.strip().replace("-", "_")
+        if not equals or not name.isidentifier():
+            raise UsageError(f"--set takes KEY=VALUE, such as mu=0.1, not {item!r}")
+        values[name] = literal(text.strip())
+    return values
+
+
+def literal(text: str) -> int | float | bool | str:
+    """A value as written: 3 is an int, 3.0 and 1e-3 are floats, true and false bools, the rest is text."""
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    if re.fullmatch(r"[+-]?\d+", text):
+        return int(text)
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def method_params(ctx: click.Context) -> dict[str, Any]:
+    """The method's parameters: those of the file, overridden by `--set`."""
+    return {**ctx.meta.get(FILE_PARAMS, {}), **parse_set(ctx.params.get("set", ()))}
+
+
+def origins(ctx: click.Context) -> dict[str, str]:
+    """Where each setting came from: `{"train.lr": "flag", "seed": "default", "params.mu": "file", ...}`.
+
+    The values are flag, env, file and default; keys are those of `RunConfig.to_dict`, joined by a dot.
+    """
+    found: dict[str, str] = {}
+    for table, cls in TABLES.items():
+        for item in fields(cls):
+            if item.name in ctx.params:
+                found[f"{table}.{item.name}"] = _source(ctx, item.name)
+    for name in TOP_LEVEL:
+        if name in ctx.params:
+            found[name] = _source(ctx, name)
+    found |= {f"params.{name}": "file" for name in ctx.meta.get(FILE_PARAMS, {})}
+    found |= {f"params.{name}": _source(ctx, "set") for name in parse_set(ctx.params.get("set", ()))}
+    return found
+
+
+def _source(ctx: click.Context, name: str) -> str:
+    source = ctx.get_parameter_source(name)
+    return SOURCES[source] if source is not None else "default"
+
+
+def _load_config(ctx: click.Context, param: click.Parameter, path: Path | None) -> None:
+    """Runs before the other options are read, so that they find the file's values as their defaults."""
+    if path is None:
+        return
+    values, params = read_config(path)
+    ctx.default_map = {**(ctx.default_map or {}), **values}
+    ctx.meta[FILE_PARAMS] = params
+
+
+def read_config(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """An experiment file as (option values by parameter name, parameters of the method).
+
+    Keys may be written with hyphens or underscores. Raises `UsageError` naming the file and the wrong key.
+    """
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"--config {path}: not valid TOML: {error}") from None
+    values: dict[str, Any] = {}
+    params: dict[str, Any] = {}
+    for key, value in data.items():
+        if key in TABLES:
+            values |= _checked(_table(path, key, value), get_type_hints(TABLES[key]), f"{path} [{key}]")
+        elif key == "params":
+            params = {name.replace("-", "_"): item for name, item in _table(path, key, value).items()}
+        else:
+            values |= _checked({key: value}, {**TOP_LEVEL, **dict.fromkeys(TABLES), "params": None}, str(path))
+    return values, params
+
+
+def _table(path: Path, key: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise UsageError(f"{path}: {key} must be a table, [{key}]")
+    return value
+
+
+def _checked(table: Mapping[str, Any], kinds: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The table's values by field name. click would turn 1.5 rounds into 1; here that is an error."""
+    values: dict[str, Any] = {}
+    for key, value in table.items():
+        name = key.replace("-", "_")
+        if name not in kinds:
+            raise unknown("setting", key, kinds, where)
+        if name in values:
+            raise UsageError(f"{where}: {name} is given twice")
+        if kinds[name] is float and type(value) is int:
+            value = float(value)
+        if type(value) is not kinds[name]:
+            raise UsageError(f"{where}: {key} must be {KINDS[kinds[name]]}, not {value!r}")
+        values[name] = value
+    return values

@@ -1,0 +1,251 @@
+"""`fltk train`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fltk.cli.command import Option, command
+from fltk.cli.context import Settings
+from fltk.cli.options import config_from, config_option, method_params, options_from, origins, set_option
+from fltk.cli.output import Column, emit, output_options
+from fltk.cli.progress import RunProgress
+from fltk.config import PartitionConfig, RunConfig, TrainConfig
+from fltk.errors import UsageError
+
+if TYPE_CHECKING:
+    from fltk.experiment import Place, Prepared
+    from fltk.registry import PartitionRow, RunRow, Store
+
+COLUMNS = [
+    Column("run"),
+    Column("method"),
+    Column("seed"),
+    Column("partition"),
+    Column("rounds"),
+    Column("personal_test_acc", "personal acc", 4, "max"),
+    Column("global_test_acc", "global acc", 4, "max"),
+    Column("personal_val_acc", "val acc", 4),
+    Column("seconds", "s/round", 3),
+    Column("status"),
+]
+
+
+def place_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Where and how work is done: options that change no bit of a result."""
+    for option in (
+        click.option(
+            "--engine",
+            default="serial",
+            cls=Option,
+            section="Work",
+            metavar="serial|process:N",
+            help="clients one after another, or in N worker processes; the bits are the same",
+        ),
+        click.option(
+            "--device",
+            default="cpu",
+            cls=Option,
+            section="Work",
+            metavar="cpu|cuda",
+            help="where clients train",
+        ),
+        click.option(
+            "--download",
+            is_flag=True,
+            cls=Option,
+            section="Work",
+            help="fetch a missing data set (torchvision)",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+@command(
+    "train",
+    examples=(
+        "fltk train --method attn --alpha 0.1",
+        "fltk train --method fedavg,ditto,attn --seed 0,1,2 --dataset mnist --scheme rotated --subset 4000",
+        "fltk train --resume run42",
+    ),
+)
+@click.option("--method", default="attn", cls=Option, section="Run", help="method, or several separated by commas")
+@set_option
+@click.option("--seed", default="0", cls=Option, section="Run", help="root seed, or several separated by commas")
+@click.option("--name", cls=Option, section="Run", help="a unique name for the run")
+@click.option(
+    "--partition",
+    "stored",
+    metavar="PARTITION",
+    cls=Option,
+    section="Run",
+    help="use a stored partition (part3, see fltk partition list)",
+)
+@click.option(
+    "--resume",
+    metavar="RUN",
+    cls=Option,
+    section="Run",
+    help="continue a stopped run behind its last checkpoint",
+)
+@click.option(
+    "--skip-done",
+    is_flag=True,
+    cls=Option,
+    section="Run",
+    help="skip what the registry already has, finished",
+)
+@click.option("--keep-checkpoints", default=2, cls=Option, section="Run", help="how many of the last checkpoints stay")
+@config_option
+@options_from(PartitionConfig, section="Data and partition")
+@options_from(TrainConfig, section="Training")
+@place_options
+@output_options
+@click.pass_context
+def train(ctx: click.Context, /, format: str, **params: Any) -> None:
+    """Train a federation with one method.
+
+    Every run is stored in the registry, with its configuration, its partition, its environment and a checkpoint every
+    ten rounds. Several methods or seeds make several runs on the same data. The partition's seed follows --seed unless
+    --partition-seed is given.
+    """
+    from fltk.experiment import Place
+    from fltk.registry import Store
+
+    settings = ctx.obj
+    if params["keep_checkpoints"] < 1:
+        raise UsageError("--keep-checkpoints must be at least 1: a run without one could not be continued")
+    place = Place(settings.data_dir, params["download"], params["engine"], params["device"], params["keep_checkpoints"])
+    if params["resume"]:
+        with Store(settings.db) as store:
+            _warn_readonly(store)
+            rows = [_resume(store, store.find_run(params["resume"]), place, settings)]
+    else:
+        configs = list(_configs(ctx, params))
+        with Store(settings.db, create=True) as store:
+            _warn_readonly(store)
+            rows = _Trainer(store, place, settings, params, origins(ctx)).play(configs)
+    emit(rows, COLUMNS, format)
+
+
+def _warn_readonly(store: Store) -> None:
+    if store.readonly:
+        raise UsageError(f"--db: {store.notice or store.shown + ' is read-only'}")
+
+
+def _configs(ctx: click.Context, params: dict[str, Any]) -> Iterator[RunConfig]:
+    """One configuration per seed and method, methods of one seed after another so that data are dealt once."""
+    partition, train = config_from(PartitionConfig, params), config_from(TrainConfig, params)
+    seeds = [_seed(text) for text in params["seed"].split(",")]
+    names = [name.strip() for name in params["method"].split(",")]
+    if params["name"] and len(seeds) * len(names) > 1:
+        raise UsageError("--name names one run, but several methods or seeds make several")
+    given = origins(ctx).get("partition.partition_seed") != "default"
+    for seed in seeds:
+        own = partition if given else replace(partition, partition_seed=seed)
+        for name in names:
+            yield RunConfig(own, train, name, method_params(ctx), seed)
+
+
+def _seed(text: str) -> int:
+    if not text.strip().isdigit():
+        raise UsageError(f"--seed takes whole numbers from 0, separated by commas, not {text!r}")
+    return int(text)
+
+
+@dataclass
+class _Trainer:
+    """Plays configurations one after another; keeps the last federation, since methods of one seed share it."""
+
+    store: Store
+    place: Place
+    settings: Settings
+    params: dict[str, Any]
+    origin: dict[str, str]
+    prepared: Prepared | None = None
+    dealt: PartitionConfig | None = None
+
+    def play(self, configs: list[RunConfig]) -> list[dict[str, Any]]:
+        from fltk import methods
+
+        for config in configs:
+            methods.create(
+                config.method, config.params
+            )  # a typo in the last method must not cost the first one's hours
+        stored = self.store.find_partition(self.params["stored"]) if self.params["stored"] else None
+        return [self._one(config, stored) for config in configs]
+
+    def _one(self, config: RunConfig, stored: PartitionRow | None) -> dict[str, Any]:
+        from fltk import experiment
+        from fltk.config import build
+
+        if stored is not None:
+            config = replace(config, partition=build(PartitionConfig, stored.config))
+        if self.prepared is None or self.dealt != config.partition:
+            self.prepared, self.dealt = None, config.partition
+            self.prepared = experiment.prepare(config.partition, self.place, self.store, stored)
+        if self.params["skip_done"]:
+            digest = experiment.resolve(config, self.prepared).digest()
+            for run in self.store.runs(method=config.method, status="done"):
+                if run.config_hash == digest:
+                    self.settings.say(f"{run.label} has this configuration already")
+                    return _row(run)
+        with RunProgress(self.settings, f"{config.method} seed {config.seed}") as bar:
+            bar.start(config.train.rounds)
+            number = experiment.train(
+                config,
+                self.prepared,
+                self.store,
+                self.place,
+                name=self.params["name"],
+                origin=self.origin,
+                on_round=lambda done: bar.update(done.round, _shown(done.scalars)),
+                started=lambda run: self.settings.say(
+                    f"run{run}: {config.method} on part{self.prepared.partition_id}" if self.prepared else f"run{run}"
+                ),
+            )
+        return _finished(self.store, number, self.settings)
+
+
+def _resume(store: Store, run: RunRow, place: Place, settings: Settings) -> dict[str, Any]:
+    from fltk import experiment
+
+    with RunProgress(settings, run.method) as bar:
+        bar.start(run.config["train"]["rounds"], run.rounds_done)
+        experiment.resume(run, store, place, lambda done: bar.update(done.round, _shown(done.scalars)))
+    return _finished(store, run.id, settings)
+
+
+def _finished(store: Store, number: int, settings: Settings) -> dict[str, Any]:
+    """The run's row, read back from the registry, and a word when its map has collapsed."""
+    from fltk.evaluation.metrics import collapse
+
+    run = store.find_run(number)
+    rounds = store.map_rounds(run.id)
+    if rounds and run.method not in ("local", "fedavg", "fedavg-ft", "fedprox", "scaffold"):
+        said = collapse(store.maps(run.id, [rounds[-1]])[0].array[0])
+        if said:
+            settings.say(f"{run.label}: {said}")
+    return _row(run)
+
+
+def _row(run: RunRow) -> dict[str, Any]:
+    return {
+        "run": f"run{run.id}",
+        "method": run.method,
+        "seed": run.seed,
+        "partition": None if run.partition_id is None else f"part{run.partition_id}",
+        "rounds": run.rounds_done,
+        "status": run.status,
+        **{c.key: run.last.get(c.key) for c in COLUMNS if c.digits is not None},
+    }
+
+
+def _shown(scalars: dict[str, float]) -> dict[str, float]:
+    """What a progress line tells."""
+    names = {"train_loss": "loss", "personal_val_acc": "val", "personal_test_acc": "test"}
+    return {label: scalars[key] for key, label in names.items() if key in scalars}

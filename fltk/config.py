@@ -1,0 +1,188 @@
+"""Everything that decides a run's numbers, as frozen dataclasses with the standard library alone.
+
+Each field carries its help text once; the command line builds its options from these fields and the registry stores
+them, resolved, as canonical JSON. Engine and device are absent on purpose: they change no bit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from fltk.errors import UsageError, unknown
+from fltk.names import DATASETS, METHODS, MODELS, SCHEMES
+
+
+def option(default: Any, text: str, **extra: Any) -> Any:
+    """A dataclass field with its help text; `choices` in `extra` lists the admissible values."""
+    return field(default=default, metadata={"help": text, **extra})
+
+
+def _positive(name: str, value: float) -> None:
+    if not (value > 0 and math.isfinite(value)):
+        raise UsageError(f"--{name} must be a positive number, not {value}")
+
+
+def _at_least(name: str, value: float, low: float) -> None:
+    if not value >= low:
+        raise UsageError(f"--{name} must be at least {low}, not {value}")
+
+
+def _share(name: str, value: float, *, open_top: bool) -> None:
+    if not (0 <= value < 1 or (value == 1 and not open_top)):
+        raise UsageError(f"--{name} must lie in [0, 1{')' if open_top else ']'}, not {value}")
+
+
+def _choice(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise unknown(name.replace("-", " "), value, known, f"--{name}")
+
+
+@dataclass(frozen=True)
+class PartitionConfig:
+    """Which data, and who holds what."""
+
+    dataset: str = option("digits", "data set", choices=DATASETS)
+    subset: int = option(0, "use a stratified, seeded part of this many samples (0: all)")
+    scheme: str = option("dirichlet", "how labels and samples are dealt to clients", choices=SCHEMES)
+    alpha: float = option(0.1, "Dirichlet concentration: small is skewed (dirichlet*, extended-dirichlet, quantity)")
+    classes_per_client: int = option(2, "classes a client holds (pathological, extended-dirichlet)")
+    shards_per_client: int = option(2, "shards a client holds (shards)")
+    groups: int = option(4, "number of known groups (rotated, permuted-labels)")
+    min_size: int = option(10, "smallest number of samples a client may hold")
+    balance: bool = option(True, "Dirichlet schemes: a client that holds n/N samples gets no more")
+    clients: int = option(20, "clients that train")
+    newcomers: int = option(4, "clients that exist from the start but take no part in training")
+    test_split: str = option(
+        "local",
+        "test data: a part of each client's pool (local), the official test set dealt in the same class proportions "
+        "(match), or the whole official test set for everybody (global)",
+        choices=("local", "match", "global"),
+    )
+    test_share: float = option(0.25, "share of a client's pool kept for testing (test split local)")
+    val_share: float = option(0.2, "share of a client's training part kept for validation")
+    partition_seed: int = option(0, "seed of the partition")
+    from_pfllib: str = option("", "take data and clients from a folder that PFLlib wrote (train/*.npz, test/*.npz)")
+
+    def __post_init__(self) -> None:
+        _choice("dataset", self.dataset, DATASETS)
+        _choice("scheme", self.scheme, SCHEMES)
+        _choice("test-split", self.test_split, ("local", "match", "global"))
+        _positive("alpha", self.alpha)
+        for name in ("classes_per_client", "shards_per_client", "groups", "min_size", "clients"):
+            _at_least(name.replace("_", "-"), getattr(self, name), 1)
+        for name in ("subset", "newcomers", "partition_seed"):
+            _at_least(name.replace("_", "-"), getattr(self, name), 0)
+        _share("test-share", self.test_share, open_top=True)
+        _share("val-share", self.val_share, open_top=True)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How the clients train, shared by all methods so that comparisons have equal budgets."""
+
+    model: str = option("", "network (empty: mlp for images, cnn1d for time series)", choices=("", *MODELS))
+    hidden: str = option("100", "mlp: hidden layer sizes, separated by commas")
+    rounds: int = option(30, "communication rounds")
+    participation: float = option(1.0, "share of clients sampled in each round")
+    epochs: float = option(1.0, "local epochs a round; fractions allowed")
+    steps: int = option(0, "local steps a round, instead of epochs (0: use epochs)")
+    batch_size: int = option(10, "samples in a local batch")
+    lr: float = option(0.05, "local learning rate")
+    lr_schedule: str = option(
+        "constant", "learning rate over the rounds", choices=("constant", "cosine", "exponential")
+    )
+    lr_decay: float = option(0.99, "factor a round of the exponential schedule")
+    momentum: float = option(0.0, "momentum of local SGD, started anew each round")
+    weight_decay: float = option(0.0, "weight decay of local SGD")
+    drop_last: bool = option(False, "drop the last, smaller batch of an epoch")
+    agg_weights: str = option("samples", "weight of a client in averages", choices=("samples", "uniform"))
+    eval_every: int = option(1, "evaluate all clients every so many rounds (the last round always)")
+
+    def __post_init__(self) -> None:
+        _choice("model", self.model, ("", *MODELS))
+        _choice("lr-schedule", self.lr_schedule, ("constant", "cosine", "exponential"))
+        _choice("agg-weights", self.agg_weights, ("samples", "uniform"))
+        _positive("lr", self.lr)
+        _positive("lr-decay", self.lr_decay)
+        for name in ("rounds", "batch_size", "eval_every"):
+            _at_least(name.replace("_", "-"), getattr(self, name), 1)
+        _at_least("steps", self.steps, 0)
+        if self.steps == 0:
+            _positive("epochs", self.epochs)
+        if not 0 < self.participation <= 1:
+            raise UsageError(f"--participation must lie in (0, 1], not {self.participation}")
+        _share("momentum", self.momentum, open_top=True)
+        _at_least("weight-decay", self.weight_decay, 0)
+        self.hidden_sizes()
+
+    def hidden_sizes(self) -> tuple[int, ...]:
+        """The mlp's hidden layers, e.g. (100,); an empty text means logistic regression."""
+        try:
+            sizes = tuple(int(part) for part in self.hidden.split(",") if part.strip())
+        except ValueError:
+            raise UsageError(
+                f"--hidden takes sizes separated by commas, such as 200,100, not {self.hidden!r}"
+            ) from None
+        if any(size < 1 for size in sizes):
+            raise UsageError(f"--hidden: every layer needs at least one unit, not {self.hidden!r}")
+        return sizes
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run: partition, training, method with its hyper-parameters, and the root seed of every random stream."""
+
+    partition: PartitionConfig = PartitionConfig()
+    train: TrainConfig = TrainConfig()
+    method: str = "attn"
+    params: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise unknown("method", self.method, METHODS, "--method")
+        _at_least("seed", self.seed, 0)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested plain data; the form that is stored and hashed."""
+        return {
+            "partition": asdict(self.partition),
+            "train": asdict(self.train),
+            "method": self.method,
+            "params": dict(self.params),
+            "seed": self.seed,
+        }
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> RunConfig:
+        """The inverse of `to_dict`; unknown keys are refused by name."""
+        return RunConfig(
+            partition=build(PartitionConfig, data.get("partition", {})),
+            train=build(TrainConfig, data.get("train", {})),
+            method=data.get("method", "attn"),
+            params=dict(data.get("params", {})),
+            seed=int(data.get("seed", 0)),
+        )
+
+    def digest(self) -> str:
+        """SHA-256 of the canonical JSON: equal for equal experiments."""
+        return hashlib.sha256(canonical_json(self.to_dict()).encode()).hexdigest()
+
+
+def build(cls: type[Any], values: Mapping[str, Any]) -> Any:
+    """An instance of a config class from plain data; refuses what the class does not know, by name."""
+    known = {f.name for f in fields(cls)}
+    for key in values:
+        if key not in known:
+            raise unknown("setting", key, known, cls.__name__)
+    return cls(**values)
+
+
+def canonical_json(data: Any) -> str:
+    """JSON with sorted keys and no spaces, so that equal data give equal text."""
+    return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

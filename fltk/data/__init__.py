@@ -1,0 +1,8 @@
+"""Named data sets as arrays. Importing this package imports no torch; `fltk.data.federation` does."""
+
+from __future__ import annotations
+
+from fltk.data.dataset import Dataset, create
+from fltk.data.sources import SourceInfo, describe, load
+
+__all__ = ["Dataset", "SourceInfo", "create", "describe", "load"]

@@ -1,0 +1,186 @@
+"""All clients' data as one tensor, of which each client's splits are views.
+
+One copy of the used samples exists, however many clients and engines look at it. Transforms of a partition
+(quarter turns, label permutations) are applied here, once, to every split of a client.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from fltk.data.dataset import Dataset, Ints
+from fltk.errors import FltkError
+from fltk.partition import Partition
+
+Key = tuple[int, tuple[int, ...]]  # quarter turns and label map: what a client does to its samples
+
+
+@dataclass(frozen=True)
+class Split:
+    """Samples of one client for one purpose: views, never copies."""
+
+    x: Tensor  # (n, C, H, W) or (n, C, T) float32
+    y: Tensor  # (n,) int64
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+
+@dataclass(frozen=True)
+class ClientData:
+    """What one client holds."""
+
+    id: int
+    train: Split
+    val: Split
+    test: Split
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """Everything about a federation but its samples; small, and pickled as it is."""
+
+    bounds: Ints  # (N_all, 3, 2) first and last + 1 sample of train, val and test
+    n_newcomers: int
+    groups: Tensor | None
+    classes: tuple[str, ...]
+    names: tuple[str, ...]
+    label_counts: Ints
+    fingerprint: str
+
+
+class Federation:
+    """Clients and newcomers over two shared tensors.
+
+    `x` (n, ...) float32 and `y` (n,) int64 hold all samples; `clients` and `newcomers` are views into them, with ids
+    0..N-1 and N..N_all-1. `groups` (N_all,) int64 are the known groups, or None. `names` (N_all) are natural owners or
+    "client 0", ...; `classes` the class names; `shape` that of one sample; `label_counts` (N_all, C) counts the
+    training parts, after label permutations; `fingerprint` is the partition's, which covers the data set's.
+
+    Pickling keeps `x`, `y` and the bounds and makes the views anew, so that torch.multiprocessing sends both tensors as
+    shared memory, and each once.
+    """
+
+    def __init__(self, x: Tensor, y: Tensor, facts: _Facts) -> None:
+        self.x = x
+        self.y = y
+        self._facts = facts
+        everyone = [self._client(client) for client in range(len(facts.bounds))]
+        n_clients = len(everyone) - facts.n_newcomers
+        self.clients = tuple(everyone[:n_clients])
+        self.newcomers = tuple(everyone[n_clients:])
+        self.groups = facts.groups
+        self.classes = facts.classes
+        self.n_classes = len(facts.classes)
+        self.shape = tuple(x.shape[1:])
+        self.names = facts.names
+        self.label_counts = facts.label_counts
+        self.fingerprint = facts.fingerprint
+
+    def _client(self, client: int) -> ClientData:
+        splits = [Split(self.x[a:b], self.y[a:b]) for a, b in self._facts.bounds[client].tolist()]
+        return ClientData(client, *splits)
+
+    def share_memory(self) -> Federation:
+        """Moves the samples into shared memory, where other processes see them without a copy; returns itself."""
+        tensors: tuple[Any, ...] = (self.x, self.y)  # torch leaves share_memory_ untyped
+        for tensor in tensors:
+            tensor.share_memory_()
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Federation, (self.x, self.y, self._facts)
+
+
+def build(dataset: Dataset, partition: Partition) -> Federation:
+    """The federation of a partition of `dataset`. Raises FltkError when the partition is of other data.
+
+    A test set that all share is stored once for each distinct transform, so once where there is none.
+    """
+    if dataset.fingerprint != partition.data_fingerprint:
+        raise FltkError(
+            f"the partition was made from other data than {dataset.name}: give the same --dataset, --subset and seed, "
+            f"or make the partition anew"
+        )
+    blocks, bounds = _layout(partition, _keys(partition))
+    _check(blocks, len(dataset))
+    x = torch.empty((sum(len(part) for part, _ in blocks), *dataset.shape), dtype=torch.float32)
+    y = torch.empty(len(x), dtype=torch.int64)
+    start = 0
+    for part, key in blocks:
+        _fill(dataset, part, key, x[start : start + len(part)], y[start : start + len(part)])
+        start += len(part)
+    return Federation(x, y, _facts(dataset, partition, bounds, y))
+
+
+def _keys(partition: Partition) -> list[Key]:
+    """What each client does to its samples."""
+    n = partition.n_clients
+    turns = partition.transform.get("quarter_turns", [0] * n)
+    maps = partition.transform.get("labels", [()] * n)
+    return [(int(turn) % 4, tuple(labels)) for turn, labels in zip(turns, maps, strict=True)]
+
+
+def _layout(partition: Partition, keys: list[Key]) -> tuple[list[tuple[Ints, Key]], Ints]:
+    """Blocks of samples in storage order, and the bounds (N_all, 3, 2) of each client's splits.
+
+    Equal index arrays (the same object) under equal transforms share a block.
+    """
+    blocks: list[tuple[Ints, Key]] = []
+    placed: dict[tuple[int, Key], tuple[int, int]] = {}
+    bounds = np.zeros((partition.n_clients, 3, 2), np.int64)
+    end = 0
+    for client, key in enumerate(keys):
+        for kind, parts in enumerate((partition.train, partition.val, partition.test)):
+            part = parts[client]
+            mark = (id(part), key)
+            if mark not in placed:
+                placed[mark] = (end, end + len(part))
+                blocks.append((part, key))
+                end += len(part)
+            bounds[client, kind] = placed[mark]
+    return blocks, bounds
+
+
+def _check(blocks: list[tuple[Ints, Key]], n: int) -> None:
+    for part, _ in blocks:
+        if len(part) and not 0 <= part.min() <= part.max() < n:
+            raise FltkError("the partition points outside the data set; make it anew")
+
+
+def _fill(dataset: Dataset, part: Ints, key: Key, x: Tensor, y: Tensor) -> None:
+    """Writes one block, transformed, into its place."""
+    turns, labels = key
+    target: npt.NDArray[np.float32] = x.numpy()
+    np.take(dataset.x, part, axis=0, out=target, mode="clip")  # other modes buffer; the bounds are checked
+    if turns:
+        x.copy_(torch.rot90(x, turns, (-2, -1)))
+    mine = dataset.y[part]
+    y.copy_(torch.from_numpy(np.asarray(labels, np.int64)[mine] if labels else mine))
+
+
+def _facts(dataset: Dataset, partition: Partition, bounds: Ints, y: Tensor) -> _Facts:
+    labels: Ints = y.numpy()
+    counts = [np.bincount(labels[a:b], minlength=dataset.n_classes) for (a, b), _, _ in bounds]
+    return _Facts(
+        bounds,
+        partition.n_newcomers,
+        None if partition.group is None else torch.from_numpy(partition.group.astype(np.int64)),
+        dataset.classes,
+        _names(dataset, partition),
+        np.stack(counts).astype(np.int64),
+        partition.fingerprint,
+    )
+
+
+def _names(dataset: Dataset, partition: Partition) -> tuple[str, ...]:
+    """The owner's name where a client is one owner, else its number."""
+    if partition.config.scheme != "natural" or dataset.owner is None:
+        return tuple(f"client {client}" for client in range(partition.n_clients))
+    return tuple(dataset.owner_names[int(dataset.owner[part[0]])] for part in partition.train)

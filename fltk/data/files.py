@@ -1,0 +1,68 @@
+"""Reading idx and npz files: whatever is wrong with a file becomes one line that names it."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from fltk.errors import FltkError
+
+Bytes = npt.NDArray[np.uint8]
+_DAMAGE = (
+    OSError,
+    EOFError,
+    ValueError,
+    KeyError,
+    IndexError,
+    TypeError,
+    MemoryError,
+    NotImplementedError,  # zipfile: a compression it does not know
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+)
+
+
+@contextmanager
+def reading(what: Path | str) -> Iterator[None]:
+    """Turns what a missing, truncated or corrupted file raises into an FltkError that names it."""
+    try:
+        yield
+    except FltkError:
+        raise
+    except _DAMAGE as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise FltkError(f"{what}: cannot be read ({reason}); replace it") from error
+
+
+def find(path: Path) -> Path | None:
+    """`path`, or `path`.gz, or None."""
+    for candidate in (path, path.with_name(path.name + ".gz")):
+        if candidate.is_file():
+            return candidate
+    return None
+
+
+def read_idx(path: Path) -> Bytes:
+    """Unsigned bytes of an idx file, plain or gzipped, in the shape that its header states."""
+    with reading(path):
+        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        zero, kind, n_axes = struct.unpack_from(">HBB", data)
+        if zero != 0 or kind != 8:
+            raise ValueError("not an idx file of unsigned bytes")
+        shape = struct.unpack_from(f">{n_axes}I", data, 4)
+        return np.frombuffer(data, np.uint8, offset=4 + 4 * n_axes).reshape(shape)
+
+
+def read_npz(path: Path, *keys: str) -> tuple[npt.NDArray[np.generic], ...]:
+    """The named arrays of an npz file; never unpickles."""
+    with reading(path), np.load(path, allow_pickle=False) as archive:
+        return tuple(archive[key] for key in keys)

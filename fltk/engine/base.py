@@ -1,0 +1,100 @@
+"""The contract of an engine, and the bench at which client work is done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from fltk.config import TrainConfig
+from fltk.data.federation import ClientData, Federation
+from fltk.errors import UsageError
+from fltk.methods.base import Method, Task
+from fltk.models import zoo
+from fltk.models.layout import Layout
+from fltk.train.streams import Streams
+from fltk.train.trainer import Trainer
+
+
+def default_model(shape: tuple[int, ...]) -> str:
+    """The network used when none is named: a small convolutional one for time series, an mlp for images."""
+    return "cnn1d" if len(shape) == 2 else "mlp"
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that client work depends on besides its task; sent once to every worker."""
+
+    federation: Federation
+    train: TrainConfig
+    method: Method
+    seed: int
+    device: str = "cpu"
+
+    def streams(self) -> Streams:
+        return Streams(self.seed)
+
+    def network(self) -> torch.nn.Module:
+        name = self.train.model or default_model(self.federation.shape)
+        return zoo.make(name, self.federation.shape, self.federation.n_classes, self.train.hidden_sizes())
+
+    def task(self) -> Task:
+        """What the method is told of the federation."""
+        model, streams = self.network(), self.streams()
+        layout = Layout.of(model)
+        clients = self.federation.clients
+        empty = [c.id for c in clients if not len(c.train)]
+        if empty:
+            raise UsageError(f"client {empty[0]} has no training sample: raise --min-size or lower --clients")
+        counts = torch.as_tensor(self.federation.label_counts)[: len(clients)].long()
+        groups = self.federation.groups
+        return Task(
+            layout=layout,
+            w0=zoo.initial(model, layout, streams.generator("init")),
+            n=torch.tensor([len(c.train) for c in clients]),
+            label_counts=counts,
+            groups=None if groups is None else torch.as_tensor(groups)[: len(clients)].long(),
+            uniform=self.train.agg_weights == "uniform",
+            fresh=lambda purpose, index: zoo.initial(model, layout, streams.generator(f"init/{purpose}", client=index)),
+            seed=lambda purpose: streams.seed(purpose),
+        )
+
+
+class Bench:
+    """One worker's tools: the data, the method and a trainer."""
+
+    def __init__(self, job: Job):
+        if job.device.startswith("cuda") and not torch.cuda.is_available():
+            raise UsageError(f"--device {job.device}: torch sees no CUDA device here; use --device cpu")
+        model = job.network()
+        self.method = job.method
+        self.federation = job.federation
+        self.trainer = Trainer(model, Layout.of(model), job.train, job.streams(), job.device)
+
+    def client(self, id: int) -> ClientData:
+        """A client or newcomer by id."""
+        clients = self.federation.clients
+        return clients[id] if id < len(clients) else self.federation.newcomers[id - len(clients)]
+
+
+Work = Callable[[Bench, Any], Any]
+
+
+class Engine(Protocol):
+    """Runs `work(bench, task)` for every task and returns the results in the order of the tasks."""
+
+    def map(self, work: Work, tasks: Sequence[Any], sizes: Sequence[int]) -> list[Any]:
+        """`work` is a module-level function; `sizes` are the tasks' relative costs, to deal them evenly."""
+
+    def close(self) -> None:
+        """Ends the workers. Calling it twice is harmless."""
+
+
+def pin_threads() -> None:
+    """One torch thread: small kernels collapse on barriers, and sums must not depend on the core count."""
+    torch.set_num_threads(1)
+
+
+__all__ = ["Bench", "Engine", "Job", "Work", "default_model", "pin_threads"]

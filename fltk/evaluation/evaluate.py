@@ -1,0 +1,128 @@
+"""Evaluation of a stored run: every client, personal and global model, before and after local steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from fltk.engine.base import Engine, Job
+from fltk.evaluation import metrics
+from fltk.evaluation.deploy import CANDIDATES, DeployTask, choose, deploy_client
+from fltk.methods.base import State, Task
+from fltk.registry import RunRow, Store
+from fltk.runner import accuracy_of, score
+
+Vectors = dict[str, np.ndarray[Any, Any]]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Rows of a table (one per model and moment) and the per-client vectors behind them."""
+
+    round: int
+    deploy: str
+    rows: list[dict[str, Any]]
+    clients: Vectors
+    chosen: dict[str, int]  # candidate -> number of clients that deploy it
+    rounds: dict[str, Any] = field(default_factory=dict)  # last, selected and best round
+
+    def summary(self) -> dict[str, Any]:
+        """What the registry stores beside the vectors."""
+        return {"deploy": self.deploy, "chosen": self.chosen, "rows": self.rows, "rounds": self.rounds}
+
+
+def evaluate(job: Job, task: Task, engine: Engine, round: int, state: State, deploy: str) -> Evaluation:
+    """Score a state on all clients and all deployment candidates; the deployment is decided on validation data."""
+    counts = np.array([len(c.test) for c in job.federation.clients], np.float64)
+    _, vectors = accuracy_of(score(job.method, engine, task, state, round))
+    candidates = _candidates(job, task, engine, round, state)
+    val_acc = {c: candidates[f"{c}_val_acc"] for c in CANDIDATES}
+    chosen = choose(val_acc, {c: candidates[f"{c}_val_loss"] for c in CANDIDATES}, deploy)
+    clients: Vectors = {**vectors, **candidates}
+    for part in ("val_acc", "test_acc"):
+        clients[f"deployed_{part}"] = np.array([candidates[f"{c}_{part}"][k] for k, c in enumerate(chosen)])
+    rows = [
+        _row(name, clients, counts)
+        for name in ("deployed", "personal", "global", *CANDIDATES)
+        if f"{name}_test_acc" in clients
+    ]
+    return Evaluation(round, deploy, rows, clients, {c: chosen.count(c) for c in CANDIDATES if c in chosen})
+
+
+def _candidates(job: Job, task: Task, engine: Engine, round: int, state: State) -> Vectors:
+    ids = range(task.n_clients)
+    models = job.method.personal_model(state, ids, task)
+    tasks = [DeployTask(round, i, w) for i, w in zip(ids, models, strict=True)]
+    results = engine.map(deploy_client, tasks, [int(n) for n in task.n])
+    found: Vectors = {}
+    for c in CANDIDATES:
+        for k, part in enumerate(("val", "test")):
+            found[f"{c}_{part}_acc"] = np.array([r[c][k].accuracy for r in results])
+            found[f"{c}_{part}_loss"] = np.array([r[c][k].loss for r in results])
+    return found
+
+
+def _row(name: str, clients: Vectors, counts: np.ndarray[Any, Any]) -> dict[str, Any]:
+    validation = clients[f"{name}_val_acc"]
+    known = bool(np.isfinite(validation).any())
+    return {
+        "model": name,
+        **metrics.summary(clients[f"{name}_test_acc"], counts),
+        "val_mean": float(np.nanmean(validation)) if known else math.nan,
+    }
+
+
+def round_choices(store: Store, run: RunRow) -> dict[str, Any]:
+    """Test accuracy at the last round, at the round chosen on validation data, and at the best round in hindsight."""
+    scalars = store.scalars(run.id)
+    if "personal_test_acc" not in scalars:
+        return {}
+    rounds, test = scalars["personal_test_acc"]
+    found: dict[str, Any] = {"last": _at(rounds, test, len(rounds) - 1)}
+    if "personal_val_acc" in scalars:
+        chosen = metrics.selected_round(*scalars["personal_val_acc"])
+        if chosen is not None:
+            found["selected_on_validation"] = _at(rounds, test, int(np.flatnonzero(rounds == chosen)[0]))
+    if np.isfinite(test).any():
+        found["best_on_test_in_hindsight"] = _at(rounds, test, int(np.nanargmax(test)))
+    return found
+
+
+def _at(rounds: Sequence[int] | np.ndarray[Any, Any], values: np.ndarray[Any, Any], k: int) -> dict[str, float]:
+    return {"round": int(rounds[k]), "acc_mean": float(values[k])}
+
+
+def references(store: Store, run: RunRow) -> list[RunRow]:
+    """Finished runs of `local` and `fedavg-ft` on the same partition with the same training set-up and seed."""
+    same = []
+    for method in ("local", "fedavg-ft"):
+        for other in reversed(store.runs(method=method, status="done")):
+            if (
+                other.id != run.id
+                and other.partition_id == run.partition_id
+                and other.seed == run.seed
+                and other.config["train"] == run.config["train"]
+            ):
+                same.append(other)
+                break
+    return same
+
+
+def against_local(store: Store, run: RunRow, done: Evaluation) -> list[dict[str, Any]]:
+    """The rows with gain and harm against `local` on the same partition, where the registry has it finished."""
+    local = next((r for r in references(store, run) if r.method == "local"), None)
+    if local is None or run.method == "local":
+        return done.rows
+    baseline = store.client_values(local.id, "personal_test_acc")[1][-1]
+    return [
+        {
+            **row,
+            "gain_vs_local": metrics.gain_vs_local(done.clients[f"{row['model']}_test_acc"], baseline),
+            "harmed": metrics.harmed(done.clients[f"{row['model']}_test_acc"], baseline),
+        }
+        for row in done.rows
+    ]

@@ -1,0 +1,257 @@
+"""One run from configuration to registry: partition, train, resume, restore.
+
+The command line parses and prints; this module is what it calls, and what a Python user calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fltk import engine as engines
+from fltk import methods, partition, runner
+from fltk.config import PartitionConfig, RunConfig
+from fltk.data import load
+from fltk.data.dataset import Dataset
+from fltk.data.federation import Federation
+from fltk.data.federation import build as build_federation
+from fltk.engine.base import Engine, Job, default_model
+from fltk.errors import FltkError, UsageError
+from fltk.methods.base import Map, State, Task
+from fltk.partition import Partition, pfllib, stats
+from fltk.registry import MapBlob, PartitionRow, RunRow, Store
+from fltk.registry.capture import environment, git_state
+from fltk.train import streams
+
+CHECKPOINT_EVERY = 10
+KEEP = 2
+MAP_CLIENTS = 100  # above so many clients a map is stored every tenth round only
+
+OnRound = Callable[[runner.RoundDone], None]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where things are and how work is done; nothing here changes a bit of a result."""
+
+    data_dir: Path | None = None
+    download: bool = False
+    engine: str = "serial"
+    device: str = "cpu"
+    keep_checkpoints: int = KEEP
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A federation in memory and its partition in the registry."""
+
+    federation: Federation
+    data_fingerprint: str
+    partition_id: int
+    config: PartitionConfig
+
+
+def label_counts(dataset: Dataset, made: Partition) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """(N_all, C) training samples per client and class, as the client sees its labels (after a permutation)."""
+    counts = stats.label_counts(made.train, dataset.y, dataset.n_classes)
+    if made.transform.get("kind") == "permute":
+        for k, labels in enumerate(made.transform["labels"]):
+            counts[k, labels] = counts[k].copy()
+    return counts
+
+
+def partition_summary(dataset: Dataset, made: Partition) -> dict[str, Any]:
+    """What tables and plots need of a partition without loading the data: counts per client and class, groups, skew."""
+    counts = label_counts(dataset, made)
+    return {
+        "clients": len(made.train) - made.n_newcomers,
+        "newcomers": made.n_newcomers,
+        "classes": list(dataset.classes),
+        "label_counts": counts.tolist(),
+        "groups": None if made.group is None else made.group.tolist(),
+        "sizes": {part: [len(ids) for ids in getattr(made, part)] for part in ("train", "val", "test")},
+        "attempts": made.attempts,
+        "skew": stats.summary(counts[: len(counts) - made.n_newcomers]),
+    }
+
+
+def save_partition(store: Store, dataset: Dataset, made: Partition, name: str | None = None) -> int:
+    """The number of the partition in the registry; the same partition is stored once."""
+    return store.save_partition(
+        config=made.config.__dict__,
+        arrays=partition.to_arrays(made),
+        fingerprint=made.fingerprint,
+        data_fingerprint=made.data_fingerprint,
+        summary=partition_summary(dataset, made),
+        name=name,
+    )
+
+
+def prepare(config: PartitionConfig, place: Place, store: Store, stored: PartitionRow | None = None) -> Prepared:
+    """Load the data, deal them to clients (or take the stored partition) and register the partition."""
+    dataset, made = deal(config, place)
+    if stored is None:
+        number = save_partition(store, dataset, made)
+    else:
+        number = stored.id
+        if stored.data_fingerprint != dataset.fingerprint:
+            raise FltkError(
+                f"part{number} was made from other data than --dataset {config.dataset} finds now "
+                f"({stored.data_fingerprint[:12]} against {dataset.fingerprint[:12]}); use the same files"
+            )
+        made = partition.from_arrays(config, store.partition_arrays(stored.id))
+    return Prepared(build_federation(dataset, made), dataset.fingerprint, number, made.config)
+
+
+def deal(config: PartitionConfig, place: Place) -> tuple[Dataset, Partition]:
+    """The data and their partition, from a source by name or from a folder that PFLlib wrote."""
+    if config.from_pfllib:
+        return pfllib.load(Path(config.from_pfllib), config)
+    dataset = load(
+        config.dataset, place.data_dir, download=place.download, subset=config.subset, seed=config.partition_seed
+    )
+    return dataset, partition.make(dataset, config)
+
+
+def resolve(config: RunConfig, prepared: Prepared) -> RunConfig:
+    """The configuration with every default written out, as it is stored and hashed."""
+    federation = prepared.federation
+    method = methods.create(config.method, config.params)
+    train = replace(config.train, model=config.train.model or default_model(federation.shape))
+    return replace(config, partition=prepared.config, train=train, params=methods.resolved(method))
+
+
+def job_of(config: RunConfig, federation: Federation, device: str = "cpu") -> Job:
+    """What engine and runner need to play a run."""
+    return Job(federation, config.train, methods.create(config.method, config.params), config.seed, device)
+
+
+def train(
+    config: RunConfig,
+    prepared: Prepared,
+    store: Store,
+    place: Place,
+    *,
+    name: str | None = None,
+    origin: Mapping[str, str] | None = None,
+    on_round: OnRound | None = None,
+    started: Callable[[int], None] | None = None,
+) -> int:
+    """Play a new run into the registry; returns its number. What is refused is refused before a row is written."""
+    config = resolve(config, prepared)
+    job = job_of(config, prepared.federation, place.device)
+    task = job.task()
+    job.method.check(task)
+    engine = engines.make(place.engine, job)
+    try:
+        run = store.begin_run(
+            config.to_dict(),
+            config.digest(),
+            name=name,
+            origin=origin,
+            partition_id=prepared.partition_id,
+            data_fingerprint=prepared.data_fingerprint,
+            environment={**environment(), "streams": streams.VERSION},
+            git=git_state(),
+            seed=config.seed,
+        )
+        if started:
+            started(run)
+        _play(run, job, task, engine, store, place, None, on_round)
+    finally:
+        engine.close()
+    return run
+
+
+def resume(run: RunRow, store: Store, place: Place, on_round: OnRound | None = None) -> int:
+    """Continue a run behind its last checkpoint (from the start without one); returns the round it went on from."""
+    config, prepared = restore(run, store, place)
+    if run.status == "done":
+        raise UsageError(f"--resume: {run.label} is complete ({run.rounds_done} rounds)")
+    job = job_of(config, prepared.federation, place.device)
+    task = job.task()
+    found = store.latest_checkpoint(run.id)
+    behind = None if found is None else (found[0], State.from_tensors(found[1]))
+    engine = engines.make(place.engine, job)
+    try:
+        _play(run.id, job, task, engine, store, place, behind, on_round)
+    finally:
+        engine.close()
+    return behind[0] if behind else 0
+
+
+def restore(run: RunRow, store: Store, place: Place) -> tuple[RunConfig, Prepared]:
+    """The configuration and the federation of a stored run, checked against what was stored."""
+    config = RunConfig.from_dict(run.config)
+    stored = None if run.partition_id is None else store.find_partition(run.partition_id)
+    prepared = prepare(config.partition, place, store, stored)
+    return config, prepared
+
+
+def checkpoint(run: RunRow, store: Store, round: int | None = None) -> tuple[int, State]:
+    """A stored state: the last one, or that of a round."""
+    found = store.latest_checkpoint(run.id) if round is None else store.load_checkpoint(run.id, round)
+    if found is None:
+        raise FltkError(f"{run.label} has no checkpoint yet; `fltk train --resume run{run.id}` goes on with it")
+    return found[0], State.from_tensors(found[1])
+
+
+def _play(
+    run: int,
+    job: Job,
+    task: Task,
+    engine: Engine,
+    store: Store,
+    place: Place,
+    behind: tuple[int, State] | None,
+    on_round: OnRound | None,
+) -> None:
+    """The rounds of one attempt, stored as they end; a stopped attempt leaves a checkpoint of its last round."""
+    store.start_attempt(run)
+    last: runner.RoundDone | None = None
+    saved = behind[0] if behind else 0
+    try:
+        for done in runner.rounds(job, engine, resume=behind, task=task):
+            last = done
+            store.record_round(run, done.round, done.scalars, done.clients, map_blob(done, job), done.digest)
+            if done.round % CHECKPOINT_EVERY == 0 or done.round == job.train.rounds:
+                saved = _save(run, done, store, place)
+            if on_round:
+                on_round(done)
+    except KeyboardInterrupt:
+        if last is not None and last.round > saved:
+            _save(run, last, store, place)
+        store.finish(run, "interrupted", f"stopped by Ctrl-C after round {last.round if last else saved}")
+        raise
+    except Exception as error:
+        store.finish(run, "failed", " ".join(str(error).split())[:1000])
+        raise
+    store.finish(run, "done")
+
+
+def _save(run: int, done: runner.RoundDone, store: Store, place: Place) -> int:
+    store.add_checkpoint(run, done.round, done.state.tensors(), {"digest": done.digest}, place.keep_checkpoints)
+    return done.round
+
+
+def map_blob(done: runner.RoundDone, job: Job) -> MapBlob | None:
+    """The round's map as it is stored; with many clients only now and then."""
+    if done.map is None:
+        return None
+    many = len(job.federation.clients) > MAP_CLIENTS
+    if many and done.round % CHECKPOINT_EVERY and done.round != job.train.rounds:
+        return None
+    return blob_of(done.map)
+
+
+def blob_of(found: Map) -> MapBlob:
+    """The whole-model map first, then one matrix per slice where slices differ."""
+    arrays, names = [found.whole()], ["whole"]
+    if len(found.slices) > 1:
+        names += list(found.slices)
+        arrays += [m.double() for m in found.slices.values()]
+    return MapBlob(found.kind, tuple(names), np.stack([a.numpy() for a in arrays]).astype(np.float32))

@@ -1,0 +1,283 @@
+"""What a method is: a frozen dataclass of hyper-parameters with pure functions of state.
+
+`Method` answers every question the way FedAvg does; a method overrides what differs. A round is
+
+    downlink (server)  ->  local_update (each client, written for one)  ->  aggregate (server)
+
+Clients are rows: a model is a flat vector (P,), a cohort a matrix (K, P). N is the number of clients of the
+run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from fltk.data.federation import ClientData
+from fltk.models.layout import Layout
+from fltk.train.trainer import Trainer
+
+
+def hyper(default: Any, text: str, low: float | None = None, high: float | None = None, **extra: Any) -> Any:
+    """A hyper-parameter: its default, its one help text, and its admissible range (inclusive)."""
+    return field(default=default, metadata={"help": text, "low": low, "high": high, **extra})
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a method knows of the federation before the first round."""
+
+    layout: Layout
+    w0: Tensor  # (P,) the common initial model
+    n: Tensor  # (N,) int64, training samples
+    label_counts: Tensor  # (N, C) int64, training samples per class
+    groups: Tensor | None  # (N,) int64, the true groups where the partition has them
+    uniform: bool  # clients weigh equally instead of by samples
+    fresh: Callable[[str, int], Tensor]  # (purpose, index) -> another independent initial model (P,)
+    seed: Callable[[str], int]  # (purpose) -> seed of a stream that is no client's
+
+    @property
+    def n_clients(self) -> int:
+        return len(self.n)
+
+    def weights(self, ids: Sequence[int]) -> Tensor:
+        """FedAvg's weights p of the clients `ids`, (K,) float64, summing to 1."""
+        n = torch.ones(len(ids), dtype=torch.float64) if self.uniform else self.n[list(ids)].double()
+        return n / n.sum()
+
+
+@dataclass(frozen=True)
+class State:
+    """All that survives a round, and therefore the checkpoint: tensors only, never changed in place.
+
+    server: what the server holds.  client: one row per client, (N, ...), kept by the client or about it.
+    last: (N,) the last round in which a client took part, -1 for never.
+    """
+
+    server: Mapping[str, Tensor]
+    client: Mapping[str, Tensor]
+    last: Tensor
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Flat names for storage."""
+        named = {f"server.{k}": v for k, v in self.server.items()} | {f"client.{k}": v for k, v in self.client.items()}
+        return named | {"last": self.last}
+
+    @staticmethod
+    def from_tensors(tensors: Mapping[str, Tensor]) -> State:
+        """The inverse of `tensors`."""
+
+        def group(prefix: str) -> dict[str, Tensor]:
+            return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+        return State(group("server."), group("client."), tensors["last"])
+
+
+@dataclass(frozen=True)
+class Down:
+    """What one client trains from: `w` (P,), further tensors from the server, and what the client kept."""
+
+    w: Tensor
+    server: Mapping[str, Tensor] = field(default_factory=dict)
+    own: Mapping[str, Tensor] = field(default_factory=dict)
+    first: bool = False  # this client has never taken part before
+
+
+@dataclass(frozen=True)
+class Upload:
+    """What one client's round produced: the trained row, tensors for the server, and what the client keeps.
+
+    `local_update` returns the whole row (P,); the engine cuts it, so that `aggregate` sees the shared columns
+    only and the private ones travel no further than `own`.
+    """
+
+    w: Tensor
+    sent: Mapping[str, Tensor] = field(default_factory=dict)
+    own: Mapping[str, Tensor] = field(default_factory=dict)
+    client: int = -1
+
+
+Combine = Callable[[Sequence[Tensor], Tensor], Tensor]
+
+
+def weighted_sum(rows: Sequence[Tensor], weights: Tensor) -> Tensor:
+    """sum_k weights[k] rows[k]: K rows (P,), (K,) -> (P,), in the given order (by client id), in float64.
+
+    The float64 accumulator makes the mean of equal rows equal to the row, bit for bit, whatever the weights.
+    """
+    total = torch.zeros(rows[0].shape, dtype=torch.float64)
+    for row, weight in zip(rows, weights.tolist(), strict=True):
+        total.add_(row, alpha=weight)
+    return total.to(rows[0].dtype)
+
+
+@dataclass(frozen=True)
+class Context:
+    """The round as the server sees it. Methods average through `combine`, never on their own."""
+
+    round: int
+    task: Task
+    combine: Combine = weighted_sum
+
+
+@dataclass(frozen=True)
+class Map:
+    """The effective collaboration map: row i holds the weights of the clients' last models in i's next start.
+
+    kind: `exact` (map @ models is the start model), `direction` (up to a server step), `pull` (the client
+    keeps its model and is drawn to the mix), `proxy` (a similarity; never used for numbers).
+    """
+
+    kind: str
+    slices: Mapping[str, Tensor]  # part of the model -> (N, N), rows on the simplex
+    layout: Layout
+
+    def whole(self) -> Tensor:
+        """(N, N): the mean of the slices, weighted by their numbers of parameters."""
+        total = sum(self.layout.width(part) for part in self.slices)
+        rows = [m.double() * (self.layout.width(part) / total) for part, m in self.slices.items()]
+        return torch.stack(rows).sum(0)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Bytes on the wire per participating client and round."""
+
+    down: int
+    up: int
+
+
+@dataclass(frozen=True)
+class Method:
+    """FedAvg's answers. Fields of a subclass are its hyper-parameters."""
+
+    title: ClassVar[str] = ""
+    map_kind: ClassVar[str] = "exact"
+    needs_groups: ClassVar[bool] = False
+
+    @property
+    def shared(self) -> str:
+        """The part of the model that travels (a part name of `Layout`); the rest stays on the client."""
+        return "all"
+
+    def check(self, task: Task) -> None:
+        """Refuse, with the option's name, a federation or training set-up that this method cannot handle."""
+
+    def init(self, task: Task) -> State:
+        """The state before the first round: everybody holds the common initial model."""
+        layout = task.layout
+        private = layout.take(task.w0, layout.rest(self.shared))
+        client = {"private": private.repeat(task.n_clients, 1)} if private.numel() else {}
+        return State(
+            server={"w": layout.take(task.w0, self.shared).clone()},
+            client=client,
+            last=torch.full((task.n_clients,), -1),
+        )
+
+    def downlink(self, state: State, ids: Sequence[int], task: Task) -> list[Down]:
+        """What each client of `ids` trains from."""
+        return [
+            Down(
+                w=self.start(state.server["w"], state, i, task),
+                own={k: rows[i] for k, rows in state.client.items()},
+                first=bool(state.last[i] < 0),
+            )
+            for i in ids
+        ]
+
+    def start(self, shared: Tensor, state: State, i: int, task: Task) -> Tensor:
+        """A whole model (P,) from shared columns and the private ones of client i."""
+        if "private" not in state.client:
+            return shared
+        return task.layout.join(self.shared, shared, state.client["private"][i])
+
+    def local_update(self, down: Down, client: ClientData, trainer: Trainer) -> Upload:
+        """One client's round: pure in what came down, the client's data and its own random streams."""
+        return Upload(trainer.sgd(down.w, client.train))
+
+    def aggregate(self, state: State, uploads: Sequence[Upload], ctx: Context) -> State:
+        """The next state from the uploads, which come in client-id order."""
+        p = ctx.task.weights([u.client for u in uploads])
+        w = ctx.combine([u.w for u in uploads], p)
+        return self.keep(state, uploads, ctx, server={"w": w, "p": spread(p, uploads, ctx.task)})
+
+    def keep(self, state: State, uploads: Sequence[Upload], ctx: Context, server: Mapping[str, Tensor]) -> State:
+        """The next state: `server` tensors replaced, and what the participants keep put into their rows."""
+        client = dict(state.client)
+        for name in {k for u in uploads for k in u.own}:
+            client[name] = client[name].clone()
+            for u in uploads:
+                client[name][u.client] = u.own[name]
+        last = state.last.clone()
+        last[[u.client for u in uploads]] = ctx.round
+        return replace(state, server={**state.server, **server}, client=client, last=last)
+
+    def personal_model(self, state: State, ids: Sequence[int], task: Task) -> list[Tensor]:
+        """The models (P,) that the clients `ids` would use now, before any further local step."""
+        return [self.start(state.server["w"], state, i, task) for i in ids]
+
+    def personalise(self, w: Tensor, client: ClientData, trainer: Trainer) -> Tensor:
+        """A client's last step before it uses its model; never fed back. Default: none."""
+        return w
+
+    def global_model(self, state: State, task: Task) -> Tensor | None:
+        """The one server model (P,), where there is one."""
+        return state.server["w"] if self.shared == "all" else None
+
+    def mixing(self, state: State, task: Task) -> Map | None:
+        """The effective collaboration map of the last round, or None before it."""
+        if "p" not in state.server:
+            return None
+        rows = state.server["p"].expand(task.n_clients, -1)
+        return self.layered(rows, task)
+
+    def layered(self, shared: Tensor, task: Task) -> Map:
+        """A map that is `shared` (N, N) on the shared part and the identity on the private one."""
+        parts = {self.shared: shared, task.layout.rest(self.shared): torch.eye(task.n_clients)}
+        return Map(self.map_kind, {k: v for k, v in parts.items() if task.layout.width(k)}, task.layout)
+
+    def diagnostics(self, state: State, task: Task) -> dict[str, float]:
+        """Further numbers of the last round, for the registry."""
+        return {}
+
+    def cost(self, layout: Layout) -> Cost:
+        """Bytes per participant and round, float32."""
+        size = 4 * layout.width(self.shared)
+        return Cost(size, size)
+
+
+def spread(p: Tensor, uploads: Sequence[Upload], task: Task) -> Tensor:
+    """Participants' weights (K,) as a row over all clients (N,) float64, zero for the absent."""
+    row = torch.zeros(task.n_clients, dtype=torch.float64)
+    row[[u.client for u in uploads]] = p
+    return row
+
+
+def pull_strength(trainer: Trainer, n: int, lam: float, epochs: float | None = None) -> Tensor:
+    """s = 1 - (1 - min(1, eta lam))^steps: how far the pull alone moves a model to its target a round."""
+    return torch.tensor(1 - (1 - min(1.0, trainer.lr * lam)) ** trainer.steps(n, epochs), dtype=torch.float64)
+
+
+def pulled_map(strength: Tensor, target: Tensor) -> Tensor:
+    """diag(1 - s) + diag(s) T: own models (N,), drawn to the rows of T (N, N)."""
+    return torch.diag(1 - strength) + strength[:, None] * target
+
+
+def mix(a: Tensor, rows: Tensor, combine: Combine = weighted_sum, chunk: int = 1 << 15) -> Tensor:
+    """a @ rows in float64 by column chunks: (N, N), (N, P) -> (N, P) float32.
+
+    Always give the whole map: a product of fewer rows may round differently. A map whose rows are all equal
+    has one target, which is computed once and by `combine`: a map that has become FedAvg's gives FedAvg's
+    bits. A one-hot row returns that client's row bit for bit (1.0 x + 0.0 is exact).
+    """
+    if bool((a == a[0]).all()):
+        chosen = torch.nonzero(a[0]).flatten().tolist()
+        return combine([rows[j] for j in chosen], a[0][chosen]).expand(len(a), -1)
+    out = torch.empty_like(rows)
+    for start in range(0, rows.shape[1], chunk):
+        out[:, start : start + chunk] = a @ rows[:, start : start + chunk].double()
+    return out

@@ -1,0 +1,41 @@
+"""Averaging per cluster, shared by every method that keeps several models and a choice per client."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from fltk.methods.base import Context, Map, Task, Upload, spread
+
+
+def cluster_means(
+    server: Mapping[str, Tensor], choice: Sequence[int], uploads: Sequence[Upload], ctx: Context
+) -> tuple[Tensor, Tensor]:
+    """FedAvg within each cluster: (models (M, P), rows (M, N)).
+
+    `choice` is the cluster of each upload; `rows` are the weights with which clients entered each model. A
+    cluster that nobody chose keeps its model and its row, bit for bit.
+    """
+    models, rows = server["models"].clone(), server["rows"].clone()
+    for m in sorted(set(choice)):
+        members = [u for u, c in zip(uploads, choice, strict=True) if c == m]
+        p = ctx.task.weights([u.client for u in members])
+        models[m] = ctx.combine([u.w for u in members], p)
+        rows[m] = spread(p, members, ctx.task)
+    return models, rows
+
+
+def cluster_map(rows: Tensor, choice: Tensor, kind: str, task: Task) -> Map | None:
+    """The collaboration map (N, N) of clients that start from the model of their cluster.
+
+    None before any client took part. A client whose cluster has never been averaged starts from that initial
+    model, to which nobody contributed: its own column counts.
+    """
+    if not bool(rows.any()):
+        return None
+    full = rows[choice]
+    empty = ~full.any(1)
+    full[empty] = torch.eye(task.n_clients, dtype=full.dtype)[empty]
+    return Map(kind, {"all": full}, task.layout)

@@ -1,0 +1,78 @@
+"""IFCA: several global models; every client joins the one that fits its data best.
+
+A. Ghosh, J. Chung, D. Yin, K. Ramchandran. "An Efficient Framework for Clustered Federated Learning." NeurIPS
+2020. arXiv:2006.04088
+
+    (client)  k_i = argmin_k F_i(theta_k)        one pass over its training data, in evaluation mode
+              w_i <- SGD(F_i, theta_{k_i})
+    (server)  theta_k <- sum_{i in S: k_i = k} p_i w_i;  a cluster that nobody chose keeps its model
+
+Differs from the paper: model averaging with the run's local SGD (the gradient variant is not offered);
+weights by samples (the authors' code: uniform, `--agg-weights uniform`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from fltk.data.federation import ClientData
+from fltk.methods.base import Context, Cost, Down, Map, Method, State, Task, Upload, hyper
+from fltk.methods.clusters import cluster_map, cluster_means
+from fltk.models.layout import Layout
+from fltk.train.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class IFCA(Method):
+    """K models, chosen by training loss."""
+
+    title: ClassVar[str] = "K global models; each client joins the one with the lowest loss"
+
+    clusters: int = hyper(4, "number of models K", low=1)
+
+    def init(self, task: Task) -> State:
+        # Equal models would never separate; the first one is the common start, so that K = 1 is FedAvg.
+        models = [task.w0, *(task.fresh("ifca", k) for k in range(1, self.clusters))]
+        rows = torch.zeros(self.clusters, task.n_clients, dtype=torch.float64)
+        choice = torch.zeros(task.n_clients, dtype=torch.int64)
+        last = torch.full((task.n_clients,), -1)
+        return State(server={"models": torch.stack(models), "rows": rows}, client={"choice": choice}, last=last)
+
+    def downlink(self, state: State, ids: Sequence[int], task: Task) -> list[Down]:
+        models = state.server["models"]
+        return [Down(models[0], server={"models": models}) for _ in ids]
+
+    def local_update(self, down: Down, client: ClientData, trainer: Trainer) -> Upload:
+        models = down.server["models"]
+        k = choose(models, client, trainer)
+        choice = torch.tensor(k)
+        return Upload(trainer.sgd(models[k], client.train), sent={"choice": choice}, own={"choice": choice})
+
+    def aggregate(self, state: State, uploads: Sequence[Upload], ctx: Context) -> State:
+        models, rows = cluster_means(state.server, [int(u.sent["choice"]) for u in uploads], uploads, ctx)
+        return self.keep(state, uploads, ctx, server={"models": models, "rows": rows})
+
+    def personal_model(self, state: State, ids: Sequence[int], task: Task) -> list[Tensor]:
+        return [state.server["models"][int(state.client["choice"][i])] for i in ids]
+
+    def global_model(self, state: State, task: Task) -> Tensor | None:
+        return state.server["models"][0] if self.clusters == 1 else None
+
+    def mixing(self, state: State, task: Task) -> Map | None:
+        return cluster_map(state.server["rows"], state.client["choice"], self.map_kind, task)
+
+    def cost(self, layout: Layout) -> Cost:
+        return Cost(4 * layout.size * self.clusters, 4 * layout.size)
+
+
+def choose(models: Tensor, client: ClientData, trainer: Trainer) -> int:
+    """Index of the model (K, P) with the lowest training loss; ties go to the first."""
+    if len(models) == 1:
+        return 0
+    losses = [trainer.score(w, client.train).loss for w in models]
+    return min(range(len(losses)), key=losses.__getitem__)

@@ -1,0 +1,27 @@
+"""Every client trains alone: the lower bound that a personalised method must beat for every client.
+
+No paper; the baseline of all of them.
+
+    w_i <- SGD(F_i, w_i)
+
+Differs from common practice: nothing. With partial participation a client trains only in the rounds in which
+it is sampled, so that all methods make the same number of local steps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from fltk.methods.base import Method
+
+
+@dataclass(frozen=True)
+class Local(Method):
+    """Nothing is shared; the whole model is private."""
+
+    title: ClassVar[str] = "local training, nothing shared"
+
+    @property
+    def shared(self) -> str:
+        return "none"

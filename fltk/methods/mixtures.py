@@ -1,0 +1,81 @@
+"""What FedAMP and its heuristic variant share: personal models, each pulled towards a mixture of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from fltk.data.federation import ClientData
+from fltk.methods.base import (
+    Context,
+    Down,
+    Map,
+    Method,
+    State,
+    Task,
+    Upload,
+    hyper,
+    mix,
+    pull_strength,
+    pulled_map,
+)
+from fltk.train.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class Mixture(Method):
+    """Clients keep their own models w_i and are pulled towards u_i = sum_j xi_ij w_j.
+
+    A subclass says what `attention` is. Row i of xi is one-hot for a client that has no model yet.
+    """
+
+    map_kind: ClassVar[str] = "pull"
+
+    prox: float = hyper(1.0, "strength of the pull towards the mixture", low=0)
+
+    def attention(self, rows: Tensor, task: Task) -> Tensor:
+        """xi among clients with a model: (K, P) -> (K, K) float64, rows on the simplex. Here: self only."""
+        return torch.eye(len(rows), dtype=torch.float64)
+
+    def init(self, task: Task) -> State:
+        eye = torch.eye(task.n_clients, dtype=torch.float64)
+        rows = {
+            "w": task.w0.repeat(task.n_clients, 1),
+            "pulled": torch.zeros(task.n_clients, dtype=torch.float64),
+        }
+        return State(server={"xi": eye}, client=rows, last=torch.full((task.n_clients,), -1))
+
+    def downlink(self, state: State, ids: Sequence[int], task: Task) -> list[Down]:
+        w = state.client["w"]
+        u = mix(state.server["xi"], w)
+        return [Down(w[i], server={"u": u[i]}, first=bool(state.last[i] < 0)) for i in ids]
+
+    def local_update(self, down: Down, client: ClientData, trainer: Trainer) -> Upload:
+        pull = None if down.first else (down.server["u"], self.prox)
+        pulled = pull_strength(trainer, len(client.train), self.prox)
+        return Upload(trainer.sgd(down.w, client.train, pull=pull), own={"pulled": pulled})
+
+    def aggregate(self, state: State, uploads: Sequence[Upload], ctx: Context) -> State:
+        w = state.client["w"].clone()
+        for u in uploads:
+            w[u.client] = u.w
+        state = self.keep(state, uploads, ctx, server={})
+        known = torch.nonzero(state.last >= 0).flatten()
+        xi = torch.eye(ctx.task.n_clients, dtype=torch.float64)
+        xi[known[:, None], known] = self.attention(w[known], ctx.task)
+        return State({**state.server, "xi": xi}, {**state.client, "w": w}, state.last)
+
+    def personal_model(self, state: State, ids: Sequence[int], task: Task) -> list[Tensor]:
+        return [state.client["w"][i] for i in ids]
+
+    def global_model(self, state: State, task: Task) -> Tensor | None:
+        return None
+
+    def mixing(self, state: State, task: Task) -> Map | None:
+        if not bool((state.last >= 0).any()):
+            return None
+        return self.layered(pulled_map(state.client["pulled"], state.server["xi"]), task)

@@ -1,0 +1,142 @@
+"""The networks, and their seeded initialisation.
+
+Networks are built without weights (on torch's meta device) and initialised from a named generator, because
+constructing them the usual way would read the global random state.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from fltk.errors import UsageError, unknown
+from fltk.models.layout import Layout
+from fltk.names import MODELS
+
+
+def mlp(shape: Sequence[int], n_classes: int, hidden: Sequence[int] = (100,)) -> nn.Sequential:
+    """Multi-layer perceptron; 784-100-10 (79,510 parameters) on MNIST shapes."""
+    sizes = [math.prod(shape), *hidden]
+    layers: list[nn.Module] = [nn.Flatten()]
+    for into, out in pairwise(sizes):
+        layers += [nn.Linear(into, out), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(sizes[-1], n_classes))
+
+
+def cnn(shape: Sequence[int], n_classes: int) -> nn.Sequential:
+    """FedAvg's network (McMahan et al. 2017) without padding: 582,026 parameters on MNIST shapes."""
+    channels, side = _image("cnn", shape, 16)
+    flat = 64 * (((side - 4) // 2 - 4) // 2) ** 2
+    return nn.Sequential(
+        *(nn.Conv2d(channels, 32, 5), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(32, 64, 5), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Flatten(), nn.Linear(flat, 512), nn.ReLU(), nn.Linear(512, n_classes)),
+    )
+
+
+def lenet5(shape: Sequence[int], n_classes: int) -> nn.Sequential:
+    """LeNet-5 (LeCun et al. 1998) with ReLU and max-pooling: 6 and 16 filters, 120 and 84 units."""
+    channels, side = _image("lenet5", shape, 16)
+    flat = 16 * (((side - 4) // 2 - 4) // 2) ** 2
+    return nn.Sequential(
+        *(nn.Conv2d(channels, 6, 5), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2)),
+        *(
+            nn.Flatten(),
+            nn.Linear(flat, 120),
+            nn.ReLU(),
+            nn.Linear(120, 84),
+            nn.ReLU(),
+            nn.Linear(84, n_classes),
+        ),
+    )
+
+
+def cnn1d(shape: Sequence[int], n_classes: int) -> nn.Sequential:
+    """Two temporal convolutions and 128 units, for windows of several channels (channels, time)."""
+    if len(shape) != 2 or shape[1] < 64:
+        raise UsageError(f"--model cnn1d takes time series of 64 samples or more, not shape {tuple(shape)}; use mlp")
+    flat = 64 * (((shape[1] - 8) // 4 - 8) // 4)
+    return nn.Sequential(
+        *(nn.Conv1d(shape[0], 32, 9), nn.ReLU(), nn.MaxPool1d(4)),
+        *(nn.Conv1d(32, 64, 9), nn.ReLU(), nn.MaxPool1d(4)),
+        *(nn.Flatten(), nn.Linear(flat, 128), nn.ReLU(), nn.Linear(128, n_classes)),
+    )
+
+
+class Block(nn.Module):
+    """Basic residual block (He et al. 2016), post-activation; a 1x1 convolution where the shape changes."""
+
+    def __init__(self, into: int, out: int, stride: int, batch_norm: bool) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(into, out, 3, stride, 1, bias=False)
+        self.norm1 = _norm(out, batch_norm)
+        self.conv2 = nn.Conv2d(out, out, 3, 1, 1, bias=False)
+        self.norm2 = _norm(out, batch_norm)
+        changes = stride != 1 or into != out
+        self.shortcut = nn.Conv2d(into, out, 1, stride, bias=False) if changes else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm2(self.conv2(self.norm1(self.conv1(x)).relu()))
+        return (y + self.shortcut(x)).relu()  # type: ignore[no-any-return]  # nn.Module calls are untyped
+
+
+def resnet8(shape: Sequence[int], n_classes: int, batch_norm: bool = False) -> nn.Sequential:
+    """ResNet-8: a stem and blocks of 16, 32 and 64 channels; GroupNorm (two groups) or batch norm."""
+    channels, _ = _image("resnet8", shape, 4)
+    return nn.Sequential(
+        *(nn.Conv2d(channels, 16, 3, 1, 1, bias=False), _norm(16, batch_norm), nn.ReLU()),
+        *(Block(16, 16, 1, batch_norm), Block(16, 32, 2, batch_norm), Block(32, 64, 2, batch_norm)),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, n_classes)),
+    )
+
+
+def _norm(channels: int, batch_norm: bool) -> nn.Module:
+    return nn.BatchNorm2d(channels) if batch_norm else nn.GroupNorm(2, channels)
+
+
+def _image(model: str, shape: Sequence[int], smallest: int) -> tuple[int, int]:
+    """(channels, side) of a square image, or the line that says what to change."""
+    if len(shape) != 3 or shape[1] != shape[2] or shape[1] < smallest:
+        text = "x".join(map(str, shape))
+        raise UsageError(
+            f"--model {model} takes square images of {smallest}x{smallest} or more, not {text}; use mlp"
+            + (" or resnet8" if len(shape) == 3 and model != "resnet8" else "")
+        )
+    return shape[0], shape[1]
+
+
+def make(name: str, shape: Sequence[int], n_classes: int, hidden: Sequence[int] = (100,)) -> nn.Module:
+    """The network `name` for inputs of `shape`, without weights (meta device)."""
+    with torch.device("meta"):
+        if name == "mlp":
+            return mlp(shape, n_classes, hidden)
+        if name == "cnn":
+            return cnn(shape, n_classes)
+        if name == "lenet5":
+            return lenet5(shape, n_classes)
+        if name == "cnn1d":
+            return cnn1d(shape, n_classes)
+        if name in ("resnet8", "resnet8-bn"):
+            return resnet8(shape, n_classes, batch_norm=name == "resnet8-bn")
+    raise unknown("model", name, MODELS, "--model")
+
+
+def initial(model: nn.Module, layout: Layout, generator: torch.Generator) -> Tensor:
+    """Seeded initial weights (P,): uniform within 1/sqrt(fan-in), torch's default here; unit norms."""
+    flat = torch.zeros(layout.size)
+    modules = dict(model.named_modules())
+    for e in layout.entries:
+        short = e.name.rpartition(".")[2]
+        if e.norm:
+            e.view(flat).fill_(1.0 if short in ("weight", "running_var") else 0.0)
+            continue
+        weight = modules[e.layer].weight
+        bound = 1 / math.sqrt(weight[0].numel()) if isinstance(weight, Tensor) else 0.0
+        draw = torch.empty(e.shape).uniform_(-bound, bound, generator=generator)
+        e.view(flat).copy_(draw)
+    return flat

@@ -1,0 +1,8 @@
+"""Who holds what: partitions of a data set over clients and newcomers."""
+
+from __future__ import annotations
+
+from fltk.partition.draw import make
+from fltk.partition.record import Partition, create, from_arrays, to_arrays
+
+__all__ = ["Partition", "create", "from_arrays", "make", "to_arrays"]

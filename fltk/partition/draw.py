@@ -1,0 +1,195 @@
+"""From a configuration to a partition: pick the scheme, deal, split."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from fltk.config import PartitionConfig
+from fltk.data.dataset import Dataset, Ints, stream
+from fltk.errors import UsageError
+from fltk.partition import schemes, split
+from fltk.partition.record import Partition, create
+from fltk.partition.schemes import Deal
+
+Rng = np.random.Generator
+
+
+def make(dataset: Dataset, config: PartitionConfig) -> Partition:
+    """The partition that `config` describes; equal arguments give equal partitions, to the bit.
+
+    Each purpose (scheme, test cut, validation cut, label permutations) has its own random stream, and each
+    client its own for the cuts. Raises UsageError, naming the option, when the data do not allow what is
+    asked for.
+    """
+    _check(dataset, config)
+    pool = np.arange(len(dataset), dtype=np.int64)
+    if config.test_split != "local":
+        pool = np.flatnonzero(~_official(dataset, config)).astype(np.int64)
+    group, transform = _groups(dataset, config)
+    if config.scheme == "natural":
+        parts, group = _natural(dataset, pool, config)
+        dealt = Deal(parts)
+    else:
+        dealt = _deal(dataset.y[pool], config, stream(config.partition_seed, "partition/scheme"))
+        dealt = Deal([pool[part] for part in dealt.parts], dealt.attempts)
+    train, test = _cut_test(dataset, dealt.parts, config)
+    train, val = _cut_val(dataset, train, config)
+    return create(
+        config,
+        dataset.fingerprint,
+        (train, val, test),
+        group=group,
+        transform=transform,
+        attempts=dealt.attempts,
+        n_newcomers=config.newcomers,
+    )
+
+
+def _check(dataset: Dataset, config: PartitionConfig) -> None:
+    if dataset.session is not None and config.scheme != "natural":
+        raise UsageError(
+            f"--scheme {config.scheme}: windows of {dataset.name} overlap and would leak between clients; "
+            f"use --scheme natural"
+        )
+    if config.test_split != "local":
+        _official(dataset, config)
+
+
+def _official(dataset: Dataset, config: PartitionConfig) -> np.typing.NDArray[np.bool_]:
+    """(n,) membership of the official test set, which has to exist."""
+    if dataset.is_test is None or dataset.is_test.all() or not dataset.is_test.any():
+        raise UsageError(f"--test-split {config.test_split}: {dataset.name} has no official test set; use local")
+    return dataset.is_test
+
+
+def _deal(labels: Ints, config: PartitionConfig, rng: Rng) -> Deal:
+    n, least = config.clients + config.newcomers, config.min_size
+    match config.scheme:
+        case "dirichlet":
+            return schemes.dirichlet(labels, n, rng, alpha=config.alpha, min_size=least, balance=config.balance)
+        case "dirichlet-capped":
+            return schemes.dirichlet_capped(
+                labels, n, rng, alpha=config.alpha, min_size=least, test_share=config.test_share
+            )
+        case "extended-dirichlet":
+            return schemes.extended_dirichlet(
+                labels,
+                n,
+                rng,
+                classes_per_client=config.classes_per_client,
+                alpha=config.alpha,
+                min_size=least,
+                balance=config.balance,
+            )
+        case "pathological":
+            k = config.classes_per_client
+            return schemes.pathological(labels, n, rng, classes_per_client=k, min_size=least)
+        case "shards":
+            s = config.shards_per_client
+            return schemes.shards(labels, n, rng, shards_per_client=s, min_size=least)
+        case "quantity":
+            return schemes.quantity(labels, n, rng, alpha=config.alpha, min_size=least)
+    return schemes.iid(labels, n, rng, min_size=least)  # iid, rotated, permuted-labels
+
+
+def _natural(dataset: Dataset, pool: Ints, config: PartitionConfig) -> tuple[list[Ints], Ints | None]:
+    """One client per owner, drawn by seed from the sorted names; domains are dealt round robin instead."""
+    if dataset.owner is None:
+        raise UsageError(f"--scheme natural: {dataset.name} has no natural clients; choose another --scheme")
+    owner, names = dataset.owner[pool], dataset.owner_names
+    rng = stream(config.partition_seed, "partition/scheme")
+    n = config.clients + config.newcomers
+    held = {name: pool[owner == i] for i, name in enumerate(names)}
+    large = [name for name in sorted(held) if len(held[name]) >= config.min_size]
+    if dataset.owner_kind == "domain":
+        return _domains([held[name] for name in names], n, config.min_size, rng)
+    if len(large) < n:
+        raise UsageError(
+            f"--clients {config.clients} and --newcomers {config.newcomers}: {dataset.name} has {len(large)} "
+            f"{dataset.owner_kind}s with at least {config.min_size} samples; lower one of them or --min-size"
+        )
+    return [held[large[i]] for i in rng.permutation(len(large))[:n]], None
+
+
+def _domains(held: list[Ints], n: int, min_size: int, rng: Rng) -> tuple[list[Ints], Ints]:
+    """Client i belongs to domain i mod D and gets an equal, random part of it."""
+    group = np.arange(n, dtype=np.int64) % len(held)
+    parts: list[Ints] = [held[0][:0]] * n
+    for domain, samples in enumerate(held):
+        mine = np.flatnonzero(group == domain)
+        if len(mine):
+            dealt = schemes.iid(samples, len(mine), rng, min_size=min_size)
+            for client, part in zip(mine, dealt.parts, strict=True):
+                parts[client] = samples[part]
+    return parts, group
+
+
+def _groups(dataset: Dataset, config: PartitionConfig) -> tuple[Ints | None, dict[str, Any]]:
+    """Known groups, client i in group i mod m, and what each group does to its data."""
+    if config.scheme not in ("rotated", "permuted-labels"):
+        return None, {}
+    m, n = config.groups, config.clients + config.newcomers
+    if m > config.clients:
+        raise UsageError(f"--groups {m}: more groups than clients; lower it or raise --clients")
+    group = np.arange(n, dtype=np.int64) % m
+    if config.scheme == "rotated":
+        return group, {"kind": "rotate", "quarter_turns": _quarter_turns(dataset, m, group)}
+    labels = label_permutations(m, dataset.n_classes, stream(config.partition_seed, "partition/labels"))
+    return group, {"kind": "permute", "labels": labels[group].tolist()}
+
+
+def _quarter_turns(dataset: Dataset, m: int, group: Ints) -> list[int]:
+    """Group g of m turns by 360 g / m degrees; only quarter turns lose nothing."""
+    if m not in (1, 2, 4):
+        raise UsageError(f"--groups {m}: scheme rotated turns by 360/groups degrees without loss; use 1, 2 or 4")
+    if len(dataset.shape) != 3 or dataset.shape[1] != dataset.shape[2]:
+        raise UsageError(f"--scheme rotated: {dataset.name} does not consist of square images")
+    turns: list[int] = (group * 4 // m).tolist()
+    return turns
+
+
+def label_permutations(m: int, n_classes: int, rng: Rng) -> Ints:
+    """(m, C) permutations, the first the identity; any two of them differ on every label.
+
+    Cyclic shifts in a random order of the labels, by different random steps.
+    """
+    if m > n_classes:
+        raise UsageError(f"--groups {m}: {n_classes} classes allow {n_classes} groups that agree on no label; lower it")
+    order = rng.permutation(n_classes)
+    steps = np.concatenate([[0], 1 + rng.permutation(n_classes - 1)[: m - 1]])
+    permutations = np.empty((m, n_classes), np.int64)
+    for group, step in enumerate(steps):
+        permutations[group, order] = np.roll(order, -step)
+    return permutations
+
+
+def _cut_test(dataset: Dataset, parts: list[Ints], config: PartitionConfig) -> tuple[list[Ints], Sequence[Ints]]:
+    seed = config.partition_seed
+    if config.test_split == "global":
+        official = np.flatnonzero(_official(dataset, config)).astype(np.int64)
+        return parts, [official] * len(parts)
+    if config.test_split == "match":
+        official = np.flatnonzero(_official(dataset, config)).astype(np.int64)
+        return parts, split.matched(parts, official, dataset.y, stream(seed, "partition/test"))
+    if dataset.session is not None:
+        cuts = [split.recordings(p, dataset.y, dataset.session, config.test_share) for p in parts]
+    else:
+        cuts = [
+            split.stratified(p, dataset.y, config.test_share, stream(seed, "partition/test", client))
+            for client, p in enumerate(parts)
+        ]
+    return [left for left, _ in cuts], [cut for _, cut in cuts]
+
+
+def _cut_val(dataset: Dataset, parts: list[Ints], config: PartitionConfig) -> tuple[list[Ints], list[Ints]]:
+    if dataset.session is not None:
+        cuts = [split.tails(p, dataset.y, dataset.session, config.val_share) for p in parts]
+    else:
+        cuts = [
+            split.stratified(p, dataset.y, config.val_share, stream(config.partition_seed, "partition/val", client))
+            for client, p in enumerate(parts)
+        ]
+    return [left for left, _ in cuts], [cut for _, cut in cuts]

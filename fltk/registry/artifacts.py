@@ -1,0 +1,168 @@
+"""A folder of files named by the SHA-256 of their content: weights as safetensors, arrays as npz.
+
+    <folder>/ab/abcdef...      a file
+    <folder>/staging/...       files being written; leftovers of killed processes are removed after a day
+
+A file is written aside, flushed to the disk and only then renamed, so a name never stands for half a file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fltk.config import canonical_json
+from fltk.errors import FltkError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+STAGING = "staging"
+_LEFTOVER_SECONDS = 24 * 3600.0
+
+
+@dataclass(frozen=True)
+class Staged:
+    """A complete file that has no public name yet. `size` in bytes."""
+
+    sha256: str
+    size: int
+    temporary: Path
+    final: Path
+
+    def publish(self) -> None:
+        """Give the file its name. Quick: safe to call while the database's write lock is held."""
+        self.final.parent.mkdir(exist_ok=True)
+        os.replace(self.temporary, self.final)
+        _sync_folder(self.final.parent)
+
+
+@dataclass(frozen=True)
+class ArtifactFolder:
+    """The content-addressed folder beside a database; made on first use."""
+
+    folder: Path
+
+    def path(self, sha256: str) -> Path:
+        """Where the file with this hash is, or would be."""
+        return self.folder / sha256[:2] / sha256
+
+    @contextmanager
+    def stage(self, write: Callable[[Path], object]) -> Iterator[Staged]:
+        """Let `write` fill a temporary file, flush and hash it; inside the block it may be published.
+
+        An unpublished file is removed afterwards. FltkError when the folder cannot be written or is full.
+        """
+        temporary = self.folder / STAGING / f"{os.getpid()}-{uuid.uuid4().hex}"
+        try:
+            temporary.parent.mkdir(parents=True, exist_ok=True)
+            self._remove_leftovers()
+            write(temporary)
+            _sync(temporary)
+            sha256, size = digest_file(temporary)
+            yield Staged(sha256, size, temporary, self.path(sha256))
+        except OSError as error:
+            raise FltkError(f"--db: cannot write to {self.folder}: {error.strerror or error}") from error
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+    def verified(self, sha256: str) -> Path:
+        """The path of a file whose content still has its hash; FltkError naming the file otherwise."""
+        path = self.path(sha256)
+        try:
+            found, _ = digest_file(path)
+        except FileNotFoundError as error:
+            raise FltkError(f"artifact file {path} is missing; restore it (it belongs beside the database)") from error
+        except OSError as error:
+            raise FltkError(f"artifact file {path} cannot be read ({error.strerror})") from error
+        if found != sha256:
+            raise FltkError(f"artifact file {path} is damaged: its content does not match its hash; restore a copy")
+        return path
+
+    def remove(self, sha256: str) -> None:
+        """Delete a file; one that is gone already is fine."""
+        try:
+            self.path(sha256).unlink(missing_ok=True)
+        except OSError as error:
+            raise FltkError(f"artifact file {self.path(sha256)} cannot be removed ({error.strerror})") from error
+
+    def _remove_leftovers(self) -> None:
+        limit = time.time() - _LEFTOVER_SECONDS
+        for path in (self.folder / STAGING).iterdir():
+            with contextlib.suppress(OSError):  # another process may be removing the same file
+                if path.stat().st_mtime < limit:
+                    path.unlink()
+
+
+def digest_file(path: Path) -> tuple[str, int]:
+    """(SHA-256, size in bytes) of a file."""
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256, file.tell()
+
+
+def write_tensors(tensors: Mapping[str, Tensor], meta: Mapping[str, str]) -> Callable[[Path], None]:
+    """A writer of one safetensors file. Equal tensors and metadata give equal bytes."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    # One metadata entry: the format keeps several in no fixed order, and the hash names the file.
+    header = {"fltk": canonical_json(dict(meta))}
+
+    def write(path: Path) -> None:
+        try:
+            save_file(_separate(tensors), path, metadata=header)
+        except SafetensorError as error:  # the library's wrapping of, among others, a full disk
+            raise FltkError(f"--db: cannot write weights to {path.parent.parent}: {error}") from error
+
+    return write
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, on the CPU."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise FltkError(f"artifact file {path} is not readable as weights ({error})") from error
+
+
+def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous CPU tensors with a memory of their own, as the format demands; copies only where needed."""
+    result: dict[str, Tensor] = {}
+    taken: set[int] = set()
+    for name, tensor in tensors.items():
+        flat = tensor.detach().cpu().contiguous()
+        memory: Any = flat.untyped_storage()
+        if memory.data_ptr() in taken or memory.nbytes() != flat.numel() * flat.element_size():
+            flat = flat.clone()
+            memory = flat.untyped_storage()
+        taken.add(memory.data_ptr())
+        result[name] = flat
+    return result
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename durable, where the system can open folders."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

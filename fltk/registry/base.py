@@ -1,0 +1,136 @@
+"""What the parts of the store share: the open database, its artifact folder, and a few look-ups."""
+
+from __future__ import annotations
+
+import re
+import time
+import unicodedata
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Table, insert, select
+from sqlalchemy.engine import Connection, CursorResult
+
+from fltk.errors import UsageError
+from fltk.registry import artifacts, schema
+from fltk.registry.database import open_database
+
+NAME_LENGTH = 200
+NOTE_LENGTH = 1_000_000
+
+
+class Base:
+    """An open registry. The parts of `Store` build on it; use `Store`."""
+
+    def __init__(self, target: str | Path, *, readonly: bool = False, create: bool = False) -> None:
+        self._db = open_database(target, readonly=readonly, create=create)
+        self._files = artifacts.ArtifactFolder(self._db.location.artifacts)
+        self._clock: Callable[[], float] = time.time
+
+    @property
+    def readonly(self) -> bool:
+        """Whether writing is refused: asked for, or because a newer fltk wrote the database."""
+        return self._db.readonly
+
+    @property
+    def notice(self) -> str | None:
+        """A line that the user should see once, such as that the database was upgraded."""
+        return self._db.notice
+
+    @property
+    def shown(self) -> str:
+        """The database as messages call it."""
+        return self._db.shown
+
+    @property
+    def artifact_folder(self) -> Path:
+        """Where weights, partitions and diffs lie."""
+        return self._files.folder
+
+    def close(self) -> None:
+        """Close all connections; SQLite then folds its log into the database file."""
+        self._db.engine.dispose()
+
+    def _stage(self, write: Callable[[Path], object]) -> AbstractContextManager[artifacts.Staged]:
+        self._db.require_writable()  # before anything is written beside the database
+        return self._files.stage(write)
+
+    def _stage_bytes(self, data: bytes) -> AbstractContextManager[artifacts.Staged]:
+        return self._stage(lambda path: path.write_bytes(data))
+
+    def _publish(self, connection: Connection, staged: artifacts.Staged, kind: str) -> None:
+        """Name a staged file and make sure of its row, inside the caller's write transaction.
+
+        Pruning removes files under the same lock, so it cannot take the file between rename and commit.
+        """
+        staged.publish()
+        table = schema.artifact
+        if connection.execute(select(table.c.sha256).where(table.c.sha256 == staged.sha256)).first() is None:
+            values = {"sha256": staged.sha256, "kind": kind, "size": staged.size, "created": self._clock()}
+            connection.execute(insert(table).values(values))
+
+
+def check_name(name: str) -> str:
+    """A name as stored: any script, but nothing like a number or `latest`. UsageError otherwise."""
+    text = unicodedata.normalize("NFC", name).strip()
+    if not text:
+        raise UsageError("--name must not be empty")
+    if len(text) > NAME_LENGTH:
+        raise UsageError(f"--name has {len(text)} characters; at most {NAME_LENGTH} are allowed")
+    if any(unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") for char in text):
+        raise UsageError(f"--name {text!r} has characters that cannot be printed; use letters, digits and dashes")
+    if re.fullmatch(r"(run|part)?\d+|latest", text, re.ASCII | re.IGNORECASE):
+        raise UsageError(f"--name {text!r} looks like a number of a run or partition; choose another")
+    return text
+
+
+def check_text(text: str, option: str) -> str:
+    """Free text that every database can hold; UsageError naming the option otherwise."""
+    if len(text) > NOTE_LENGTH:
+        raise UsageError(f"{option} has {len(text)} characters; at most {NOTE_LENGTH} are allowed")
+    if "\0" in text or any(unicodedata.category(char) == "Cs" for char in text):
+        raise UsageError(f"{option} holds characters that cannot be stored; use plain text")
+    return text
+
+
+def check_free(connection: Connection, table: Table, prefix: str, name: str) -> None:
+    """UsageError when a row of `table` has that name."""
+    taken = connection.execute(select(table.c.id).where(table.c.name == name)).scalar()
+    if taken is not None:
+        raise UsageError(f"--name: {name!r} is taken by {prefix}{taken}; choose another")
+
+
+def find_id(
+    connection: Connection, table: Table, prefix: str, key: str, ref: str | int
+) -> tuple[int | None, list[int]]:
+    """Look a reference up: PREFIX<number>, a number, `latest`, a name, or the start of column `key`.
+
+    Returns (id, []) or (None, candidates): several candidates when ambiguous, none when unknown.
+    """
+    # Bytes of a command line that are no text arrive as surrogates, which no database takes.
+    text = unicodedata.normalize("NFC", str(ref)).strip().encode("utf-8", "replace").decode()
+    if text == "latest":
+        return connection.execute(select(table.c.id).order_by(table.c.id.desc()).limit(1)).scalar(), []
+    number = re.fullmatch(rf"(?:{prefix})?(\d{{1,9}})", text, re.ASCII)
+    conditions: list[Any] = [table.c.id == int(number[1])] if number else []
+    conditions.append(table.c.name == text)
+    digits = text.replace("-", "").lower()
+    # A mistyped number must not hit a row by the chance start of its hash: plain digits need to be longer.
+    if re.fullmatch(r"[0-9a-f]{4,64}", digits) and (len(digits) >= 8 or not digits.isdigit()):
+        conditions.append(table.c[key].startswith(digits, autoescape=True))
+    for condition in conditions:
+        found: Sequence[int] = (
+            connection.execute(select(table.c.id).where(condition).order_by(table.c.id)).scalars().all()
+        )
+        if found:
+            return (found[0], []) if len(found) == 1 else (None, list(found))
+    return None, []
+
+
+def new_id(result: CursorResult[Any]) -> int:
+    """The key that an insert made."""
+    key = result.inserted_primary_key
+    assert key is not None
+    return int(key[0])

@@ -1,0 +1,176 @@
+"""The circumstances of a run: software, hardware, and the state of the working tree.
+
+What cannot be found out is recorded as absent; nothing here can make a run fail.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import platform
+import subprocess
+import sys
+import threading
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from fltk.errors import FltkError
+
+DIFF_LIMIT = 2 * 1024 * 1024  # bytes; a longer diff is recorded by hash and size alone
+UNTRACKED_LIMIT = 1000  # files
+GIT_SECONDS = 20.0
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "CUBLAS_WORKSPACE_CONFIG")
+
+
+def environment() -> dict[str, Any]:
+    """Python, system, processor, torch and every installed distribution; equal ones give equal data."""
+    return {
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "os": platform.platform(),
+        "machine": platform.machine(),
+        "cpu": _cpu_model(),
+        "cores": os.cpu_count(),
+        "usable_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "variables": {name: os.environ[name] for name in _THREAD_VARIABLES if name in os.environ},
+        "torch": _torch(),
+        "packages": _packages(),
+    }
+
+
+def git_state(folder: Path | None = None) -> dict[str, Any]:
+    """Commit, branch, changes and untracked Python files around `folder` (default: the current one).
+
+    `diff` (bytes) is present when tracked files differ from the commit by at most DIFF_LIMIT; `diff_size` and
+    `diff_hash` describe any difference. Without a repository: {"present": False, "reason": ...}. Either way
+    `fltk_sha256` identifies the code of this package.
+    """
+    return {**_tree(folder or Path.cwd()), "fltk_sha256": package_digest()}
+
+
+def _tree(where: Path) -> dict[str, Any]:
+    try:
+        top = Path(os.fsdecode(_git(where, "rev-parse", "--show-toplevel").rstrip(b"\r\n")))
+        state: dict[str, Any] = {
+            "present": True,
+            "commit": _maybe(top, "rev-parse", "--verify", "--quiet", "HEAD"),
+            "branch": _maybe(top, "symbolic-ref", "--quiet", "--short", "HEAD"),
+            "dirty": bool(_git(top, "status", "--porcelain", "-z", "--untracked-files=normal")),
+            "untracked": _untracked(top),
+        }
+        if state["commit"] is not None:
+            state |= _diff(top)
+    except _GitFailed as error:
+        return {"present": False, "reason": str(error)}
+    return state
+
+
+def package_digest() -> str:
+    """SHA-256 over names and content of the installed package's Python files."""
+    root = Path(__file__).resolve().parents[1]
+    total = hashlib.sha256()
+    for path in sorted(root.rglob("*.py"), key=lambda item: item.relative_to(root).as_posix()):
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        total.update(f"{path.relative_to(root).as_posix()}\0{content}\n".encode())
+    return total.hexdigest()
+
+
+class _GitFailed(FltkError):
+    """Git is absent, or this is no repository; never leaves this module."""
+
+
+def _git(folder: Path, *arguments: str, limit: int | None = None) -> bytes:
+    """The output of one git command, at most `limit` bytes of it."""
+    return _git_hashed(folder, *arguments, limit=limit)[0]
+
+
+def _git_hashed(folder: Path, *arguments: str, limit: int | None) -> tuple[bytes, int, str]:
+    """(start of the output up to `limit` bytes, its full size, its full SHA-256), in bounded memory."""
+    # No lock on the index and no monitor process: looking must not disturb a git command of the user.
+    command = ["git", "-c", "core.fsmonitor=false", "--no-optional-locks", *arguments]
+    try:
+        process = subprocess.Popen(
+            command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL
+        )
+    except OSError as error:
+        raise _GitFailed("git is not installed or cannot be started here") from error
+    timer = threading.Timer(GIT_SECONDS, process.kill)
+    timer.start()
+    kept, size, sha256 = bytearray(), 0, hashlib.sha256()
+    try:
+        with process:
+            assert process.stdout is not None
+            while chunk := process.stdout.read(1 << 16):
+                sha256.update(chunk)
+                size += len(chunk)
+                kept += chunk if limit is None else chunk[: max(0, limit - len(kept))]
+    finally:
+        timer.cancel()
+    if process.returncode != 0:
+        raise _GitFailed("not a git repository" if process.returncode > 0 else "git took too long")
+    return bytes(kept), size, sha256.hexdigest()
+
+
+def _maybe(folder: Path, *arguments: str) -> str | None:
+    """One line of output; None where git has no answer, such as the commit of an empty repository."""
+    try:
+        return os.fsdecode(_git(folder, *arguments)).strip().encode("utf-8", "replace").decode() or None
+    except _GitFailed:
+        return None
+
+
+def _diff(top: Path) -> dict[str, Any]:
+    arguments = ("diff", "HEAD", "--binary", "--no-color", "--no-ext-diff", "--no-textconv")
+    content, size, sha256 = _git_hashed(top, *arguments, limit=DIFF_LIMIT)
+    if not size:
+        return {}
+    described = {"diff_size": size, "diff_hash": sha256}
+    return described | ({"diff": content} if size <= DIFF_LIMIT else {})
+
+
+def _untracked(top: Path) -> dict[str, str]:
+    """Path -> SHA-256 of the untracked, not ignored Python files; the first UNTRACKED_LIMIT by name."""
+    listing = _git(top, "ls-files", "--others", "--exclude-standard", "-z", "--", "*.py")
+    names = sorted(name for name in listing.split(b"\0") if name)
+    found: dict[str, str] = {}
+    for name in names[:UNTRACKED_LIMIT]:
+        with contextlib.suppress(OSError):
+            content = (top / os.fsdecode(name)).read_bytes()
+            found[name.decode("utf-8", "replace")] = hashlib.sha256(content).hexdigest()
+    return found
+
+
+def _cpu_model() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
+            if line.startswith(("model name", "Model")):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _torch() -> dict[str, Any]:
+    """Version, and what only a loaded torch knows. It is not imported for this: that takes seconds."""
+    module: Any = sys.modules.get("torch")
+    if module is None:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            return {"version": metadata.version("torch")}
+        return {}
+    return {
+        "version": str(module.__version__),
+        "config": str(module.__config__.show()),
+        "threads": int(module.get_num_threads()),
+        "deterministic": bool(module.are_deterministic_algorithms_enabled()),
+        "gpus": [module.cuda.get_device_name(i) for i in range(module.cuda.device_count())],
+    }
+
+
+def _packages() -> dict[str, str]:
+    """Name -> version of every installed distribution; damaged installations are left out."""
+    found: dict[str, str] = {}
+    for distribution in metadata.distributions():
+        with contextlib.suppress(Exception):  # third-party metadata can be broken in any way
+            name = distribution.metadata["Name"]
+            if name:
+                found.setdefault(str(name).lower(), str(distribution.version))
+    return dict(sorted(found.items()))

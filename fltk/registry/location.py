@@ -1,0 +1,163 @@
+"""Where a registry lives, and what is found there before anything is opened for writing."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sqlite3
+import stat
+import time
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+
+from fltk.errors import FltkError, UsageError
+from fltk.registry.schema import VERSION_TABLE
+
+MAGIC = b"SQLite format 3\x00"
+
+
+@dataclass(frozen=True)
+class Location:
+    """A registry's place: an SQLite file (`path`) or a server (`url`), and the folder of its artifacts.
+
+    `shown` is how messages call it; a password is hidden there.
+    """
+
+    shown: str
+    path: Path | None
+    url: str | None
+    artifacts: Path
+
+
+def locate(target: str | Path) -> Location:
+    """Read `--db`: a plain path is an SQLite file, anything with :// is an SQLAlchemy URL."""
+    text = str(target)
+    if not text.strip() or "\0" in text:
+        raise UsageError("--db: name a database file or URL")
+    if "://" not in text:
+        return _file(text, Path(text).expanduser())
+    try:
+        url = make_url(text)
+    except ArgumentError as error:
+        raise UsageError(f"--db: {text!r} is not a database URL such as postgresql+psycopg://host/name") from error
+    if url.get_backend_name() != "sqlite":
+        folder = Path(f"{Path(url.database or 'fltk').stem}.artifacts")
+        return Location(url.render_as_string(), None, url.render_as_string(hide_password=False), folder)
+    if not url.database or url.database == ":memory:" or url.database.startswith("file:"):
+        raise UsageError(f"--db: {text} keeps nothing; name a database file")
+    return _file(url.database, Path(url.database))
+
+
+def _file(shown: str, path: Path) -> Location:
+    return Location(shown, path, None, path.with_name(f"{path.stem}.artifacts"))
+
+
+def uri(path: Path, options: str) -> str:
+    """The SQLite URI of a file, any character in its name escaped."""
+    return f"{path.absolute().as_uri()}?{options}"
+
+
+def has_wal(path: Path) -> bool:
+    """Whether a write-ahead log beside the file holds changes: the file alone is not the whole database."""
+    try:
+        return path.with_name(path.name + "-wal").stat().st_size > 0
+    except OSError:
+        return False
+
+
+def _may(path: Path, mode: int) -> bool:
+    """os.access for the user that files are opened as: not the caller in a set-user-id process."""
+    return os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)
+
+
+def is_writable(path: Path) -> bool:
+    """Whether SQLite can write: the file, and the folder, where it keeps the write-ahead log."""
+    return _may(path, os.W_OK) and _may(path.absolute().parent, os.W_OK)
+
+
+def probe(location: Location) -> str | None:
+    """The schema revision stored in an SQLite file; None where there is nothing yet.
+
+    Never changes, creates or locks anything. Raises FltkError for a folder, for a file that is no database,
+    and for the database of another program.
+    """
+    path, shown = location.path, location.shown
+    assert path is not None
+    if not _readable_file(path, shown):
+        return None
+    with path.open("rb") as file:
+        if file.read(len(MAGIC)) != MAGIC:
+            raise FltkError(f"--db: {shown} is not an fltk database (no SQLite file); name another file")
+    tables, revision = _contents(path, shown)
+    if revision is None and tables:
+        raise FltkError(f"--db: {shown} is not an fltk database but one of another program; name another file")
+    return revision
+
+
+def _readable_file(path: Path, shown: str) -> bool:
+    """False where there is no file or an empty one; FltkError for what can never be a database."""
+    try:
+        info = path.stat()
+        if stat.S_ISDIR(info.st_mode):
+            raise FltkError(f"--db: {shown} is a folder; name a file in it, such as {path / 'results.db'}")
+        if not stat.S_ISREG(info.st_mode):
+            raise FltkError(f"--db: {shown} is not a regular file; name another")
+        if not _may(path, os.R_OK):
+            raise FltkError(f"--db: {shown} cannot be read (permission denied)")
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        reason = "its folder is a file" if error.errno == errno.ENOTDIR else str(error.strerror)
+        raise FltkError(f"--db: {shown} cannot be opened ({reason})") from error
+    return info.st_size > 0
+
+
+def _contents(path: Path, shown: str) -> tuple[list[str], str | None]:
+    """Table names and fltk revision, read without leaving a trace beside the file."""
+    for pause in (0.05, 0.2):
+        # A writer that comes up at this moment can make an immutable reading inconsistent: look again.
+        with contextlib.suppress(sqlite3.Error):
+            return _read_contents(path)
+        time.sleep(pause)
+    try:
+        return _read_contents(path)
+    except sqlite3.Error as error:
+        raise FltkError(
+            f"--db: {shown} is no fltk database or is damaged ({error}); restore a copy or name another file"
+        ) from error
+
+
+def _read_contents(path: Path) -> tuple[list[str], str | None]:
+    # Even a reader of a WAL database creates files next to it, unless it declares the file immutable.
+    mode = "mode=ro" if has_wal(path) else "mode=ro&immutable=1"
+    with closing(sqlite3.connect(uri(path, mode), uri=True, timeout=30)) as connection:
+        found = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        tables = [str(row[0]) for row in found]
+        if VERSION_TABLE not in tables:
+            return tables, None
+        row = connection.execute(f"SELECT version_num FROM {VERSION_TABLE}").fetchone()
+        return tables, None if row is None else str(row[0])
+
+
+def check_creatable(location: Location) -> None:
+    """FltkError with the reason when a new database file cannot be made there."""
+    assert location.path is not None
+    parent = location.path.absolute().parent
+    if not parent.is_dir():
+        raise FltkError(f"--db: cannot create {location.shown}: there is no folder {parent}; create it first")
+    if not _may(parent, os.W_OK):
+        raise FltkError(f"--db: cannot create {location.shown}: the folder {parent} is read-only")
+
+
+def check_writable(location: Location) -> None:
+    """FltkError with the reason when an existing database file cannot be written."""
+    assert location.path is not None
+    if is_writable(location.path):
+        return
+    what = "its folder" if _may(location.path, os.W_OK) else "the file"
+    raise FltkError(f"--db: {location.shown} cannot be written: {what} is read-only; copy it or name another file")

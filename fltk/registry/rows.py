@@ -1,0 +1,126 @@
+"""What the registry takes and gives back: frozen dataclasses of plain data and NumPy arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class MapBlob:
+    """A collaboration map to be stored: `array` (S, N, N) float32, one matrix per named slice.
+
+    `ids` are the client ids of the N rows and columns; empty means 0..N-1.
+    """
+
+    kind: str
+    slices: tuple[str, ...]
+    array: NDArray[Any]
+    ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class StoredMap:
+    """A collaboration map as stored: `array` (S, N, N) float32, `ids` the N client ids."""
+
+    round: int
+    kind: str
+    slices: tuple[str, ...]
+    array: Float32
+    ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class RunRow:
+    """One run. `started` and `finished` are seconds since 1970; `last` has each scalar's most recent value.
+
+    `status` is running, done, interrupted, failed, or stale: recorded as running by a process that is gone.
+    `rounds_done` is the highest round number recorded (0 when none).
+    """
+
+    id: int
+    uuid: str
+    name: str | None
+    kind: str
+    parent: int | None
+    status: str
+    message: str | None
+    method: str
+    dataset: str
+    config: dict[str, Any]
+    config_hash: str
+    origin: dict[str, str]
+    partition_id: int | None
+    data_fingerprint: str
+    environment_id: int
+    git: dict[str, Any]
+    seed: int
+    note: str
+    started: float
+    finished: float | None
+    rounds_done: int
+    last: dict[str, float] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """How the run is called in messages: run42, with its name when it has one."""
+        return f"run{self.id}" + (f" ({self.name})" if self.name else "")
+
+
+@dataclass(frozen=True)
+class AttemptRow:
+    """One process that worked on a run. `ended` is None while it works or when it was killed."""
+
+    id: int
+    run: int
+    host: str
+    pid: int
+    started: float
+    heartbeat: float
+    ended: float | None
+    status: str
+
+
+@dataclass(frozen=True)
+class CheckpointRow:
+    """A stored checkpoint; `size` in bytes, `sha256` names its file in the artifact folder."""
+
+    run: int
+    round: int
+    sha256: str
+    size: int
+    meta: dict[str, str]
+    created: float
+
+
+@dataclass(frozen=True)
+class PartitionRow:
+    """A stored partition; its index arrays are read by `Store.partition_arrays`."""
+
+    id: int
+    name: str | None
+    fingerprint: str
+    data_fingerprint: str
+    config: dict[str, Any]
+    summary: dict[str, Any]
+    sha256: str
+    created: float
+
+
+@dataclass(frozen=True)
+class EvaluationRow:
+    """An evaluation of a run after `round`: a summary and one array per client measure."""
+
+    id: int
+    run: int
+    round: int
+    summary: dict[str, Any]
+    clients: dict[str, NDArray[Any]]
+    created: float

@@ -1,0 +1,130 @@
+"""The round loop: sample, train, aggregate, evaluate, and tell.
+
+`rounds` is a generator of events. Who stores them, draws bars or stops early is none of its business, so a
+run without a database is a plain for-loop.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from fltk.config import TrainConfig
+from fltk.engine.base import Engine, Job
+from fltk.engine.work import ClientScores, ScoreTask, TrainTask, score_client, train_client
+from fltk.methods.base import Context, Map, Method, State, Task, Upload
+from fltk.train.streams import Streams
+
+Values = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
+
+
+@dataclass(frozen=True)
+class RoundDone:
+    """One finished round, counted from 1; per-client vectors have one entry per client, NaN for no value."""
+
+    round: int
+    scalars: dict[str, float]
+    clients: dict[str, Values]
+    map: Map | None
+    digest: str
+    state: State
+
+
+def sample(task: Task, train: TrainConfig, streams: Streams, round: int) -> list[int]:
+    """The participants of a round, ascending: max(1, round(participation N)) clients, all equally likely."""
+    n = task.n_clients
+    m = max(1, math.floor(train.participation * n + 0.5))
+    if m >= n:
+        return list(range(n))
+    return sorted(torch.randperm(n, generator=streams.generator("sampling", round))[:m].tolist())
+
+
+def digest(state: State) -> str:
+    """SHA-256 over all tensors of a state, by name."""
+    h = hashlib.sha256()
+    for name, tensor in sorted(state.tensors().items()):
+        h.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
+        h.update(tensor.detach().contiguous().numpy().data.cast("B") if tensor.numel() else b"")
+    return h.hexdigest()
+
+
+def rounds(
+    job: Job, engine: Engine, *, resume: tuple[int, State] | None = None, task: Task | None = None
+) -> Iterator[RoundDone]:
+    """Play the rounds of a job, from the start or behind a checkpoint (rounds done, state)."""
+    task = task or job.task()
+    job.method.check(task)
+    done, state = resume if resume else (0, job.method.init(task))
+    for t in range(done, job.train.rounds):
+        started = time.perf_counter()
+        ids = sample(task, job.train, job.streams(), t)
+        uploads, losses = train(job.method, engine, task, state, ids, t)
+        trained = time.perf_counter()
+        state = job.method.aggregate(state, uploads, Context(t, task))
+        aggregated = time.perf_counter()
+        scalars = {"train_loss": _mean(losses), "participants": float(len(ids))}
+        clients = {"train_loss": _scatter(task.n_clients, ids, losses)}
+        scalars |= job.method.diagnostics(state, task)
+        cost = job.method.cost(task.layout)
+        scalars |= {"bytes_down": float(cost.down * len(ids)), "bytes_up": float(cost.up * len(ids))}
+        if (t + 1) % job.train.eval_every == 0 or t + 1 == job.train.rounds:
+            more, vectors = accuracy_of(score(job.method, engine, task, state, t))
+            scalars, clients = scalars | more, clients | vectors
+        ended = time.perf_counter()
+        scalars |= {"seconds": ended - started, "seconds_train": trained - started}
+        scalars |= {"seconds_aggregate": aggregated - trained, "seconds_eval": ended - aggregated}
+        yield RoundDone(t + 1, scalars, clients, job.method.mixing(state, task), digest(state), state)
+
+
+def train(
+    method: Method, engine: Engine, task: Task, state: State, ids: Sequence[int], round: int
+) -> tuple[list[Upload], list[float]]:
+    """Local work of the clients `ids`, in client-id order: uploads and training losses."""
+    downs = method.downlink(state, ids, task)
+    tasks = [TrainTask(round, i, down) for i, down in zip(ids, downs, strict=True)]
+    results = engine.map(train_client, tasks, [int(task.n[i]) for i in ids])
+    return [upload for upload, _ in results], [loss for _, loss in results]
+
+
+def score(method: Method, engine: Engine, task: Task, state: State, round: int) -> list[ClientScores]:
+    """Scores of all clients, sampled or not."""
+    ids = range(task.n_clients)
+    shared = method.global_model(state, task)
+    models = method.personal_model(state, ids, task)
+    tasks = [ScoreTask(round, i, w, shared) for i, w in zip(ids, models, strict=True)]
+    return engine.map(score_client, tasks, [int(task.n[i]) for i in ids])
+
+
+def accuracy_of(scores: Sequence[ClientScores]) -> tuple[dict[str, float], dict[str, Values]]:
+    """Means and per-client vectors of one evaluation.
+
+    `personal_*` is each client's own model, `global_*` the one server model on the same data (absent without
+    one).
+    """
+    vectors: dict[str, Values] = {}
+    for part in ("val", "test"):
+        own = [getattr(s, part) for s in scores]
+        other = [getattr(s, f"shared_{part}") for s in scores]
+        for name, column in (("personal", own), ("global", other)):
+            if all(s is not None for s in column):
+                vectors[f"{name}_{part}_acc"] = np.array([s.accuracy for s in column], np.float32)
+                vectors[f"{name}_{part}_loss"] = np.array([s.loss for s in column], np.float32)
+    return {key: _mean(value) for key, value in vectors.items()}, vectors
+
+
+def _mean(values: Sequence[float] | Values) -> float:
+    """Mean over the clients that have a value; NaN where none has."""
+    array = np.asarray(values, np.float64)
+    return float(np.nanmean(array)) if np.isfinite(array).any() else math.nan
+
+
+def _scatter(n: int, ids: Sequence[int], values: Sequence[float]) -> Values:
+    full = np.full(n, np.nan, np.float32)
+    full[list(ids)] = values
+    return full

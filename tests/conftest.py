@@ -1,0 +1,73 @@
+"""Shared fixtures. Environment variables are set before a test imports torch, which reads them once."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+from hypothesis import settings
+
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["MKL_NUM_THREADS"] = "1"
+os.environ["MPLBACKEND"] = "Agg"
+PERSONAL = ("FLTK_", "_FLTK_", "NO_COLOR", "FORCE_COLOR", "CLICOLOR")  # of whoever runs the tests
+for name in [name for name in os.environ if name.startswith(PERSONAL) and name != "FLTK_DATA"]:
+    del os.environ[name]
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# A shared, slow machine must not fail a test, and a test must not pass today and fail tomorrow.
+settings.register_profile("fltk", deadline=None, derandomize=True, max_examples=50)
+settings.load_profile("fltk")
+
+
+class RunCli(Protocol):
+    """`fltk ARGS` as a process of its own in an empty folder, its output captured as text."""
+
+    def __call__(
+        self, *args: str, env: Mapping[str, str] | None = None, cwd: Path | None = None, timeout: float = 120
+    ) -> subprocess.CompletedProcess[str]: ...
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder of real data sets."""
+    folder = os.environ.get("FLTK_DATA")
+    if not folder:
+        pytest.skip("FLTK_DATA is not set: no folder with real data sets")
+    path = Path(folder).resolve()
+    if not path.is_dir():
+        pytest.skip(f"FLTK_DATA: {path} is no folder")
+    return path
+
+
+def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """This process's environment without FLTK_DATA, and with the checkout importable."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(PERSONAL)}
+    path = os.pathsep.join(filter(None, [str(ROOT), kept.get("PYTHONPATH", "")]))
+    return {**kept, "PYTHONPATH": path, **(extra or {})}
+
+
+@pytest.fixture
+def run_cli(tmp_path: Path) -> RunCli:
+    """See `RunCli`; `env` is added to a clean environment."""
+
+    def run(
+        *args: str, env: Mapping[str, str] | None = None, cwd: Path | None = None, timeout: float = 120
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "fltk", *args],
+            cwd=cwd or tmp_path,
+            env=clean_environment(env),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    return run

@@ -1,0 +1,150 @@
+"""The map figure: order, scale, and rows that are the drawn cells."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from matplotlib.axes import Axes
+
+from fltk.errors import FltkError
+from fltk.evaluation.metrics import label_similarity
+from fltk.plots.attention_maps import (
+    Clients,
+    MapPanel,
+    attention_maps,
+    colour_limit,
+    order_clients,
+    spread_rounds,
+)
+from fltk.plots.save import save_figure
+
+Array = npt.NDArray[Any]
+
+
+def some_maps(n: int = 12, rounds: tuple[int, ...] = (1, 5), seed: int = 0) -> list[MapPanel]:
+    generator = np.random.default_rng(seed)
+    panels = []
+    for number in rounds:
+        weights = generator.random((n, n))
+        np.fill_diagonal(weights, 20.0)
+        panels.append(MapPanel(number, weights / weights.sum(axis=1, keepdims=True), 0.5, 0.01))
+    return panels
+
+
+def some_similarity(n: int = 12, seed: int = 0) -> Array:
+    return label_similarity(np.random.default_rng(seed).integers(0, 9, (n, 5)) + np.eye(n, 5, dtype=int))
+
+
+def drawn(ax: Axes) -> Array:
+    image = ax.get_images()[0].get_array()
+    assert image is not None
+    return np.asarray(np.ma.asarray(image).filled(np.nan))
+
+
+def test_spread_rounds_hold_the_first_and_the_last() -> None:
+    assert spread_rounds(range(1, 31)) == (1, 11, 20, 30)
+    assert spread_rounds([9, 3, 3]) == (3, 9)
+    assert spread_rounds([4]) == (4,)
+    assert spread_rounds([]) == ()
+
+
+def test_groups_are_put_together_and_sorted_by_id_inside() -> None:
+    groups = np.array([2, 0, 1, 0, 2, 1])
+    assert order_clients(Clients(some_similarity(6), groups), 6).tolist() == [1, 3, 2, 5, 0, 4]
+
+
+def test_without_groups_similar_clients_become_neighbours() -> None:
+    hidden = np.random.default_rng(0).permutation(np.arange(16) % 4)
+    counts = 30 * np.eye(4, dtype=int)[hidden] + np.random.default_rng(1).integers(0, 3, (16, 4))
+    order = order_clients(Clients(label_similarity(counts)), 16)
+    assert sorted(order) == list(range(16))
+    assert np.count_nonzero(np.diff(hidden[order])) == 3
+
+
+def test_clients_without_samples_come_last() -> None:
+    counts = np.random.default_rng(0).integers(1, 9, (6, 3))
+    counts[2] = 0
+    assert order_clients(Clients(label_similarity(counts)), 6)[-1] == 2
+    assert order_clients(Clients(label_similarity(counts[:3])), 3).tolist() == [0, 1, 2]
+    assert order_clients(Clients(), 3).tolist() == [0, 1, 2]
+
+
+def test_scale_ends_at_the_largest_off_diagonal_weight_of_all_panels() -> None:
+    panels = some_maps()
+    largest = max(p.weights[i, j] for p in panels for i in range(12) for j in range(12) if i != j)
+    assert colour_limit(panels) == largest
+    figure, _ = attention_maps(panels)
+    assert {ax.get_images()[0].get_clim() for ax in figure.axes[:2]} == {(0.0, largest)}
+    assert colour_limit([MapPanel(1, np.eye(3))]) == 1.0
+
+
+@pytest.mark.parametrize("grouped", [True, False])
+def test_rows_are_the_drawn_cells(grouped: bool) -> None:
+    panels, similarity = some_maps(), some_similarity()
+    groups = np.arange(12) % 3 if grouped else None
+    ids, malicious = np.arange(12) + 100, np.arange(12) == 4
+    figure, rows = attention_maps(panels, Clients(similarity, groups, malicious, ids))
+    assert len(rows) == 3 * 144
+    for k, ax in enumerate(figure.axes[:3]):
+        part = rows[144 * k : 144 * (k + 1)]
+        assert drawn(ax).ravel().tolist() == [row["value"] for row in part]
+        source = panels[k].weights if k < 2 else similarity
+        for row in part:
+            assert row["value"] == source[row["receiver"] - 100, row["contributor"] - 100]
+            assert row["receiver_malicious"] == (row["receiver"] == 104)
+            assert row.get("contributor_group") == ((row["contributor"] - 100) % 3 if grouped else None)
+    assert {(row["panel"], row["round"]) for row in rows} == {
+        ("weight", 1),
+        ("weight", 5),
+        ("label-similarity", None),
+    }
+    assert rows[0]["alignment"] == 0.5 and rows[0]["p_value"] == 0.01
+
+
+def test_titles_name_the_round_and_the_alignment() -> None:
+    panels = [MapPanel(10, np.eye(4), -0.25, 0.5), MapPanel(20, np.eye(4))]
+    figure, _ = attention_maps(panels)
+    assert figure.axes[0].get_title() == "round 10\n$\\rho$ = \u22120.25, $p$ = 0.500"
+    assert figure.axes[1].get_title() == "round 20"
+
+
+@pytest.mark.parametrize("n", [1, 2, 4, 41, 100])
+@pytest.mark.parametrize("width", [3.35, 7.0])
+def test_any_number_of_clients_can_be_drawn(tmp_path: Path, n: int, width: float) -> None:
+    clients = Clients(some_similarity(n), np.arange(n) % 4, np.arange(n) % 5 == 0)
+    figure, _ = attention_maps(some_maps(n, (1, 2, 3)), clients, width=width)
+    save_figure(figure, tmp_path / "maps.png")
+    assert (tmp_path / "maps.png").stat().st_size > 5000
+
+
+def test_nothing_reaches_over_the_edge_or_into_a_neighbour() -> None:
+    panels = some_maps(20, (1, 10, 20, 30))
+    for width in (3.35, 7.0):
+        clients = Clients(some_similarity(20), np.arange(20) % 4, np.arange(20) < 3)
+        figure, _ = attention_maps(panels, clients, width=width)
+        box = figure.get_tightbbox()
+        assert box.x0 >= 0 and box.y0 >= 0
+        assert box.x1 <= width and box.y1 <= figure.get_size_inches()[1]
+        boxes = [ax.get_tightbbox() for ax in figure.axes]
+        for i, left in enumerate(boxes):
+            for right in boxes[i + 1 :]:
+                assert left is not None and right is not None
+                assert not left.overlaps(right)
+
+
+def test_unknown_rows_are_drawn_as_empty() -> None:
+    weights = np.full((3, 3), 1 / 3)
+    weights[1] = np.nan
+    figure, _ = attention_maps([MapPanel(1, weights)])
+    assert np.isnan(drawn(figure.axes[0])[1]).all()
+    save = attention_maps([MapPanel(1, np.full((3, 3), np.nan))])[0]
+    save.canvas.draw()
+
+
+def test_without_maps_the_reason_is_told() -> None:
+    with pytest.raises(FltkError, match="no collaboration map"):
+        attention_maps([])

@@ -1,0 +1,134 @@
+"""Figures of accuracy: over rounds and over sorted clients."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from matplotlib.collections import PolyCollection
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from fltk.errors import FltkError
+from fltk.plots.clients import ClientScores, client_accuracy
+from fltk.plots.curves import Curve, accuracy_curves
+from fltk.plots.style import line_style
+
+
+def points(figure: Figure) -> list[list[tuple[float, float]]]:
+    lines = [np.asarray(line.get_xydata()) for line in figure.axes[0].get_lines()]
+    return [[(float(x), float(y)) for x, y in line] for line in lines]
+
+
+def legend(figure: Figure) -> list[str]:
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def test_curves_of_one_label_become_mean_and_sample_deviation() -> None:
+    rounds = np.arange(1, 5)
+    runs = [np.array([0.1, 0.2, 0.3, 0.4]), np.array([0.3, 0.2, 0.5, 0.8]), np.array([0.2, 0.2, 0.1, 0.9])]
+    curves = [Curve("attn", rounds, values) for values in runs] + [Curve("local", rounds, runs[0])]
+    figure, rows = accuracy_curves(curves)
+    for k, row in enumerate(rows[:4]):
+        three = [run[k] for run in runs]
+        mean = sum(three) / 3
+        assert row["mean"] == pytest.approx(mean)
+        assert row["std"] == pytest.approx((sum((v - mean) ** 2 for v in three) / 2) ** 0.5)
+        assert (row["label"], row["round"], row["runs"]) == ("attn", k + 1, 3)
+    assert all(np.isnan(row["std"]) and row["runs"] == 1 for row in rows[4:])
+    assert legend(figure) == ["attn", "local"]
+
+
+def test_curve_rows_are_the_drawn_points_and_band() -> None:
+    rounds = np.arange(1, 7)
+    generator = np.random.default_rng(0)
+    figure, rows = accuracy_curves([Curve(label, rounds, generator.random(6)) for label in ("a", "a", "b")])
+    for label, line in zip("ab", points(figure), strict=True):
+        assert line == [(row["round"], row["mean"]) for row in rows if row["label"] == label]
+    bands = [c for c in figure.axes[0].collections if isinstance(c, PolyCollection)]
+    assert len(bands) == 1
+    drawn = {(float(x), float(y)) for x, y in np.asarray(bands[0].get_paths()[0].vertices)}
+    for row in rows[:6]:
+        assert {(row["round"], row["mean"] + row["std"]), (row["round"], row["mean"] - row["std"])} <= drawn
+
+
+def test_curves_skip_rounds_without_evaluation_and_keep_shared_ones() -> None:
+    first = Curve("a", np.array([1, 2, 3, 4]), np.array([0.1, np.nan, 0.3, 0.4]))
+    second = Curve("a", np.array([1, 2, 3]), np.array([0.3, 0.5, 0.5]))
+    _, rows = accuracy_curves([first, second])
+    assert [row["round"] for row in rows] == [1, 3]
+    assert [row["mean"] for row in rows] == pytest.approx([0.2, 0.4])
+
+
+def test_curves_without_anything_to_draw() -> None:
+    with pytest.raises(FltkError, match="no curve"):
+        accuracy_curves([])
+    with pytest.raises(FltkError, match="'a' has no evaluated round"):
+        accuracy_curves(
+            [Curve("a", np.array([1]), np.array([0.5])), Curve("a", np.array([2]), np.array([0.5]))]
+        )
+
+
+def test_curve_axes_are_labelled() -> None:
+    figure, _ = accuracy_curves(
+        [Curve("a", np.array([1, 2]), np.array([0.1, 0.9]))], y_label="validation accuracy"
+    )
+    ax = figure.axes[0]
+    assert ax.get_xlabel() == "communication round"
+    assert ax.get_ylabel() == "validation accuracy (%)"
+    assert ax.yaxis.get_major_formatter()(0.25, 0) == "25"
+    losses = [Curve("a", np.array([1, 2]), np.array([2.3, 0.9]))]
+    ax = accuracy_curves(losses, y_label="train loss", percent=False)[0].axes[0]
+    assert ax.get_ylabel() == "train loss"
+    assert not isinstance(ax.yaxis.get_major_formatter(), PercentFormatter)
+
+
+def test_clients_are_sorted_run_by_run_and_rows_are_the_points() -> None:
+    scores = [
+        ClientScores("a", np.array([0.5, np.nan, 0.1, 0.9]), np.array([10, 11, 12, 13])),
+        ClientScores("b", np.array([0.3, 0.2, 0.2, 0.8])),
+    ]
+    figure, rows = client_accuracy(scores)
+    assert [row["client"] for row in rows] == [12, 10, 13, 1, 2, 0, 3]
+    for label, line in zip("ab", points(figure), strict=True):
+        assert line == [(row["rank"], row["accuracy"]) for row in rows if row["label"] == label]
+    assert legend(figure) == ["a", "b"]
+
+
+def test_clients_without_anything_to_draw() -> None:
+    with pytest.raises(FltkError, match="no client accuracy"):
+        client_accuracy([ClientScores("a", np.full(3, np.nan))])
+    with pytest.raises(FltkError, match="no client accuracy"):
+        client_accuracy([])
+
+
+@pytest.mark.parametrize("lines", [1, 5, 12])
+@pytest.mark.parametrize("width", [3.35, 7.0])
+def test_the_legend_stays_on_the_page(lines: int, width: float) -> None:
+    rounds = np.arange(1, 9)
+    figure, _ = accuracy_curves(
+        [Curve(f"run{k} (attn, seed {k})", rounds, rounds / 20) for k in range(lines)], width=width
+    )
+    figure.canvas.draw()
+    box = figure.get_tightbbox()
+    assert box.x0 >= -0.01 and box.x1 <= width + 0.01
+    assert box.y1 <= figure.get_size_inches()[1] + 0.01
+    assert figure.axes[0].get_position().height * figure.get_size_inches()[1] > 1.2
+
+
+def test_lines_differ_in_colour_marker_and_dash_together() -> None:
+    styles = [line_style(k) for k in range(385)]
+    assert len({(s.color, s.marker, str(s.dash)) for s in styles}) == 385
+    near = styles[:5]
+    for part in ({s.color for s in near}, {s.marker for s in near}, {str(s.dash) for s in near}):
+        assert len(part) == 5
+
+
+def test_no_figure_needs_pyplot_or_torch() -> None:
+    code = (
+        "import sys; from fltk.plots import attention_maps, clients, curves, partition, save;"
+        "sys.exit('matplotlib.pyplot' in sys.modules or 'torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

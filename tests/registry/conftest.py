@@ -1,0 +1,74 @@
+"""Shared pieces of the registry's tests."""
+
+from __future__ import annotations
+
+import copy
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fltk.registry import Store
+
+CONFIG: dict[str, Any] = {
+    "partition": {"dataset": "digits", "alpha": 0.1, "balance": True, "partition_seed": 0},
+    "train": {"lr": 0.05, "rounds": 30, "hidden": "100"},
+    "method": "attn",
+    "params": {"heads": 2, "alpha": 7.0},
+    "seed": 1,
+}
+
+
+@pytest.fixture
+def config() -> dict[str, Any]:
+    """A fresh copy that a test may change."""
+    return copy.deepcopy(CONFIG)
+
+
+@pytest.fixture
+def begin() -> Callable[..., int]:
+    """Make a run in a store, with everything that the test does not care about filled in."""
+
+    def make(store: Store, **changes: Any) -> int:
+        config = changes.pop("config", CONFIG)
+        fixed = {
+            "data_fingerprint": "d" * 64,
+            "environment": {"python": "3"},
+            "git": {"present": False},
+            "seed": 1,
+        }
+        return store.begin_run(config, "c" * 64, **{**fixed, **changes})
+
+    return make
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    return tmp_path / "results.db"
+
+
+@pytest.fixture
+def store(database: Path) -> Iterator[Store]:
+    with Store(database, create=True) as opened:
+        yield opened
+
+
+@pytest.fixture
+def unprivileged() -> Iterator[Path]:
+    """A folder that an ordinary user may enter and read; the test runs as that user when started by root."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        if os.geteuid() != 0:
+            yield folder
+            return
+        os.seteuid(65534)
+        try:
+            if not os.access(folder, os.R_OK | os.X_OK, effective_ids=True):
+                pytest.skip("the folder for temporary files is closed to other users")
+            yield folder
+        finally:
+            os.seteuid(0)

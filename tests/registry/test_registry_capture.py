@@ -1,0 +1,112 @@
+"""What is recorded of the circumstances of a run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fltk.registry import capture
+
+
+def git(folder: Path, *arguments: str) -> str:
+    name = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "init.defaultBranch=trunk"]
+    done = subprocess.run(["git", *name, *arguments], cwd=folder, check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    if shutil.which("git") is None:
+        pytest.skip("git is not installed")
+    git(tmp_path, "init")
+    (tmp_path / "a.py").write_text("a = 1\n")
+    (tmp_path / ".gitignore").write_text("ignored.py\n")
+    return tmp_path
+
+
+def test_the_environment_is_plain_data_and_repeats() -> None:
+    first = capture.environment()
+    assert first == capture.environment() == json.loads(json.dumps(first))
+    assert first["packages"]["sqlalchemy"] and first["cpu"] and first["cores"] >= 1
+    assert first["python"].split()[1] == sys.version.split()[0]
+
+
+def test_torch_is_asked_only_when_it_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    assert "config" in capture.environment()["torch"]
+    monkeypatch.delitem(sys.modules, "torch")
+    assert capture.environment()["torch"] == {"version": torch.__version__}
+
+
+def test_a_clean_tree(repository: Path) -> None:
+    git(repository, "add", ".")
+    git(repository, "commit", "-m", "first")
+    state = capture.git_state(repository)
+    assert state["commit"] == git(repository, "rev-parse", "HEAD") and state["branch"] == "trunk"
+    assert state["present"] and not state["dirty"] and state["untracked"] == {} and "diff_size" not in state
+    assert state["fltk_sha256"] == capture.package_digest()
+
+
+def test_changes_are_recorded_so_that_they_can_be_applied(repository: Path) -> None:
+    (repository / "data.bin").write_bytes(bytes(range(256)))
+    git(repository, "add", ".")
+    git(repository, "commit", "-m", "first")
+    git(repository, "checkout", "--detach")
+    (repository / "a.py").write_text("a = 2\n")
+    (repository / "data.bin").write_bytes(bytes(reversed(range(256))))
+    for name in ("ignored.py", "new ü.py", "note.txt"):
+        (repository / name).write_text("new")
+    (repository / "sub").mkdir()
+    state = capture.git_state(repository / "sub")
+    assert state["dirty"] and state["branch"] is None
+    assert list(state["untracked"]) == ["new ü.py"]
+    assert state["diff_size"] == len(state["diff"])
+    git(repository, "checkout", ".")
+    (repository / "patch").write_bytes(state["diff"])
+    git(repository, "apply", "patch")
+    assert (repository / "a.py").read_text() == "a = 2\n"
+    assert (repository / "data.bin").read_bytes() == bytes(reversed(range(256)))
+
+
+def test_a_long_diff_is_only_described(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    git(repository, "add", ".")
+    git(repository, "commit", "-m", "first")
+    (repository / "a.py").write_text("a = 2\n" * 100)
+    monkeypatch.setattr(capture, "DIFF_LIMIT", 100)
+    state = capture.git_state(repository)
+    assert "diff" not in state and state["diff_size"] > 100 and len(state["diff_hash"]) == 64
+
+
+def test_a_repository_without_commits(repository: Path) -> None:
+    state = capture.git_state(repository)
+    assert state["present"] and state["commit"] is None and state["branch"] == "trunk" and state["dirty"]
+    assert list(state["untracked"]) == ["a.py"]
+
+
+def test_no_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    state = capture.git_state(tmp_path)
+    assert not state["present"] and state["reason"] in (
+        "not a git repository",
+        "git is not installed or cannot be started here",
+    )
+
+
+def test_no_git(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(repository / "nowhere"))
+    state = capture.git_state(repository)
+    assert not state["present"] and "not installed" in state["reason"] and len(state["fltk_sha256"]) == 64
+
+
+def test_a_git_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = tmp_path / "git"
+    fake.write_text(f"#!{sys.executable}\nimport time\ntime.sleep(60)\n")
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(capture, "GIT_SECONDS", 0.2)
+    assert capture.git_state(tmp_path)["reason"] == "git took too long"

@@ -1,0 +1,132 @@
+"""The schema and its migrations agree; upgrades keep what was there."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy.engine import make_url
+from sqlalchemy.schema import CreateTable
+
+from fltk.errors import FltkError
+from fltk.registry import Store, database, migrate, schema
+
+Begin = Callable[..., int]
+
+NEXT = '''"""Only for tests."""
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+
+
+def upgrade() -> None:
+    with op.batch_alter_table("run") as batch:
+        batch.alter_column("note", new_column_name="remark")
+'''
+
+
+def scripts() -> ScriptDirectory:
+    config = Config()
+    config.set_main_option("script_location", str(migrate.SCRIPTS))
+    return ScriptDirectory.from_config(config)
+
+
+def test_the_constant_is_alembics_head() -> None:
+    assert scripts().get_heads() == [schema.HEAD_REVISION]
+    assert tuple(s.revision for s in reversed(list(scripts().walk_revisions()))) == schema.REVISIONS
+
+
+def test_the_migrations_make_the_schema(store: Store) -> None:
+    with store._db.read() as connection:
+        context = MigrationContext.configure(connection, opts={"version_table": schema.VERSION_TABLE})
+        assert compare_metadata(context, schema.metadata) == []
+
+
+def test_ids_are_not_used_twice_and_details_survive_the_migration(store: Store, begin: Begin) -> None:
+    begin(store)
+    with store._db.write() as connection:
+        connection.exec_driver_sql("DELETE FROM run")
+    assert begin(store) == 2
+    with store._db.read() as connection:
+        sql = connection.exec_driver_sql("SELECT sql FROM sqlite_master WHERE name = 'scalar'").scalar_one()
+        assert "WITHOUT ROWID" in sql and "ON DELETE CASCADE" in sql
+
+
+def test_connections_are_set_up(store: Store) -> None:
+    expected = {"journal_mode": "wal", "foreign_keys": 1, "synchronous": 1, "busy_timeout": 30_000}
+    with store._db.read() as connection:
+        found = {name: connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in expected}
+    assert found == expected
+
+
+def test_postgresql_can_express_every_table() -> None:
+    dialect = make_url("postgresql+psycopg://").get_dialect()()
+    for table in schema.metadata.sorted_tables:
+        assert "CREATE TABLE" in str(CreateTable(table).compile(dialect=dialect))
+
+
+@pytest.fixture
+def future(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An fltk with one more revision."""
+    folder = tmp_path / "100% migrations"
+    shutil.copytree(migrate.SCRIPTS, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "versions" / "v0002_next.py").write_text(NEXT)
+    monkeypatch.setattr(migrate, "SCRIPTS", folder)
+    monkeypatch.setattr(migrate, "HEAD_REVISION", "0002")
+    monkeypatch.setattr(database, "HEAD_REVISION", "0002")
+    monkeypatch.setattr(database, "REVISIONS", ("0001", "0002"))
+
+
+@pytest.mark.parametrize("readonly", [False, True])
+def test_an_older_database_is_backed_up_and_upgraded(
+    database: Path, begin: Begin, readonly: bool, request: pytest.FixtureRequest
+) -> None:
+    with Store(database, create=True) as store:
+        store.set_note(begin(store), "kept")
+    request.getfixturevalue("future")
+    with Store(database, readonly=readonly) as store:
+        assert store.notice is not None and "upgraded to schema 0002" in store.notice
+        with store._db.read() as connection:
+            assert connection.exec_driver_sql("SELECT remark FROM run").scalar() == "kept"
+    with Store(database) as store:
+        assert store.notice is None
+    with closing(sqlite3.connect(database.with_name("results.db.before-0002"))) as copy:
+        assert copy.execute("SELECT note FROM run").fetchone() == ("kept",)
+    assert len(list(database.parent.glob("*.before-*"))) == 1
+
+
+def test_a_failed_upgrade_changes_nothing(database: Path, begin: Begin, request: pytest.FixtureRequest) -> None:
+    with Store(database, create=True) as store:
+        begin(store)
+    request.getfixturevalue("future")
+    broken = NEXT + '    op.execute("SELECT * FROM nowhere")\n'
+    (migrate.SCRIPTS / "versions" / "v0002_next.py").write_text(broken)
+    with pytest.raises(FltkError, match="nowhere"):
+        Store(database)
+    with closing(sqlite3.connect(database)) as connection:
+        assert connection.execute("SELECT version_num FROM fltk_schema_version").fetchone() == ("0001",)
+        assert connection.execute("SELECT note FROM run").fetchone() == ("",)
+
+
+def test_a_newer_database_opens_for_reading_only(database: Path, begin: Begin) -> None:
+    with Store(database, create=True) as store:
+        begin(store, name="a")
+    with closing(sqlite3.connect(database)) as connection:
+        connection.execute("UPDATE fltk_schema_version SET version_num = '9999'")
+        connection.commit()
+    with Store(database, create=True) as store:
+        assert store.readonly and store.notice is not None and "written by a newer fltk (schema 9999" in store.notice
+        assert store.find_run("a").id == 1
+        with pytest.raises(FltkError, match="newer fltk"):
+            begin(store)
+    assert [path.name for path in database.parent.iterdir()] == ["results.db"]
