@@ -1,5 +1,6 @@
 # make demo        train the attention method on the embedded digits and draw its maps
 # make test        the suite without its slow part        make test-slow   the slow part
+# make example     results.db.example, from nothing       make figures     the README's figures, from it
 # make lint        ruff and mypy                          make format      ruff, changing files
 # make clean       remove what make made (never results.db)
 #
@@ -16,7 +17,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Workers share the cores; one thread each is faster than many that compete.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8
 
-.PHONY: demo test test-slow lint format clean
+.PHONY: demo test test-slow example figures lint format clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.fltk
@@ -29,6 +30,13 @@ test: $(VENV)/.dev
 
 test-slow: $(VENV)/.dev
 	$(PYTEST) -m slow $(ARGS)
+
+example: $(VENV)/.fltk
+	FLTK="$(BIN)/fltk" sh experiments/example.sh results.db.example
+
+# Run numbers are those of experiments/example.sh.
+figures: $(VENV)/.fltk
+	FLTK="$(BIN)/fltk --db results.db.example" sh experiments/figures.sh
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -146,7 +146,8 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise unknown("method", self.method, METHODS, "--method")
-        _at_least("seed", self.seed, 0)
+        if not 0 <= self.seed < 2**63:  # the registry's integers
+            raise UsageError(f"--seed must lie in [0, 2^63), not {self.seed}")
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain data; the form that is stored and hashed."""

@@ -6,6 +6,7 @@ The command line parses and prints; this module is what it calls, and what a Pyt
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -169,9 +170,9 @@ def train(
 
 def resume(run: RunRow, store: Store, place: Place, on_round: OnRound | None = None) -> int:
     """Continue a run behind its last checkpoint (from the start without one); returns the round it went on from."""
-    config, prepared = restore(run, store, place)
     if run.status == "done":
         raise UsageError(f"--resume: {run.label} is complete ({run.rounds_done} rounds)")
+    config, prepared = restore(run, store, place)
     job = job_of(config, prepared.federation, place.device)
     task = job.task()
     found = store.latest_checkpoint(run.id)
@@ -216,19 +217,22 @@ def _play(
     saved = behind[0] if behind else 0
     try:
         for done in runner.rounds(job, engine, resume=behind, task=task):
-            last = done
             store.record_round(run, done.round, done.scalars, done.clients, map_blob(done, job), done.digest)
+            last = done  # only now: behind a checkpoint of an unrecorded round, the resumed run would have a gap
             if done.round % CHECKPOINT_EVERY == 0 or done.round == job.train.rounds:
                 saved = _save(run, done, store, place)
             if on_round:
                 on_round(done)
     except KeyboardInterrupt:
+        store.finish(run, "interrupted", f"stopped by Ctrl-C after round {last.round if last else saved}")
         if last is not None and last.round > saved:
             _save(run, last, store, place)
-        store.finish(run, "interrupted", f"stopped by Ctrl-C after round {last.round if last else saved}")
         raise
     except Exception as error:
-        store.finish(run, "failed", " ".join(str(error).split())[:1000])
+        with suppress(FltkError):  # a registry that cannot be written is the error itself; it is told once
+            store.finish(run, "failed", " ".join(str(error).split())[:1000])
+            if last is not None and last.round > saved:
+                _save(run, last, store, place)
         raise
     store.finish(run, "done")
 

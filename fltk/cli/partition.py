@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -142,14 +144,29 @@ def export(settings: Settings, ref: str, output: Path) -> None:
     if output.suffix == ".npz":
         import numpy as np
 
-        np.savez_compressed(output, allow_pickle=False, **arrays)
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, allow_pickle=False, **arrays)
+        content = buffer.getvalue()
     elif output.suffix == ".json":
         lists = {key: value.tolist() for key, value in arrays.items()}
-        content = {"schema": 1, "config": row.config, "fingerprint": row.fingerprint, "arrays": lists}
-        output.write_text(json.dumps(content, sort_keys=True) + "\n", encoding="utf-8")
+        data = {"schema": 1, "config": row.config, "fingerprint": row.fingerprint, "arrays": lists}
+        content = (json.dumps(data, sort_keys=True) + "\n").encode()
     else:
         raise UsageError(f"--output must end in .npz or .json, not {output.suffix or 'nothing'!r}")
+    _write(output, content)
     click.echo(output)
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Through a temporary neighbour: a full disk leaves neither half a file nor loses the old one."""
+    part = path.with_name(f".fltk-{os.getpid()}.part")
+    try:
+        part.write_bytes(content)
+        part.replace(path)
+    except OSError as error:
+        raise FltkError(f"--output: cannot write {path}: {error.strerror or error}") from None
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _line(row: PartitionRow) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from fltk.cli.command import Option, command
 from fltk.cli.context import Settings
@@ -32,6 +33,8 @@ COLUMNS = [
     Column("seconds", "s/round", 3),
     Column("status"),
 ]
+
+WITH_RESUME = ("resume", "engine", "device", "download", "keep_checkpoints", "format", "as_json")
 
 
 def place_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -117,6 +120,7 @@ def train(ctx: click.Context, /, format: str, **params: Any) -> None:
     from fltk.registry import Store
 
     settings = ctx.obj
+    _refuse_ignored(ctx, params)
     if params["keep_checkpoints"] < 1:
         raise UsageError("--keep-checkpoints must be at least 1: a run without one could not be continued")
     place = Place(settings.data_dir, params["download"], params["engine"], params["device"], params["keep_checkpoints"])
@@ -130,6 +134,20 @@ def train(ctx: click.Context, /, format: str, **params: Any) -> None:
             _warn_readonly(store)
             rows = _Trainer(store, place, settings, params, origins(ctx)).play(configs)
     emit(rows, COLUMNS, format)
+
+
+def _refuse_ignored(ctx: click.Context, params: dict[str, Any]) -> None:
+    """A flag that --resume or --partition would overrule is an error and not silently without effect."""
+    given = {
+        param.name: param.opts[0]
+        for param in ctx.command.params
+        if param.name and ctx.get_parameter_source(param.name) is ParameterSource.COMMANDLINE
+    }
+    for name, flag in given.items():
+        if params["resume"] and name not in WITH_RESUME and not name.startswith("global_"):
+            raise UsageError(f"{flag} does not go with --resume, which keeps the run's own settings; leave it out")
+        if params["stored"] and name in PartitionConfig.__dataclass_fields__:
+            raise UsageError(f"{flag} does not go with --partition, which settles it; leave one of them out")
 
 
 def _warn_readonly(store: Store) -> None:
@@ -152,7 +170,7 @@ def _configs(ctx: click.Context, params: dict[str, Any]) -> Iterator[RunConfig]:
 
 
 def _seed(text: str) -> int:
-    if not text.strip().isdigit():
+    if not text.strip().isdecimal():
         raise UsageError(f"--seed takes whole numbers from 0, separated by commas, not {text!r}")
     return int(text)
 

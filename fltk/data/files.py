@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -28,6 +29,8 @@ _DAMAGE = (
     zipfile.BadZipFile,
     zlib.error,
     struct.error,
+    SyntaxError,  # NumPy parses the header of an array as Python text
+    tokenize.TokenError,
 )
 
 

@@ -13,7 +13,7 @@ def make(spec: str, job: Job) -> Engine:
         from fltk.engine.serial import Serial
 
         return Serial(job)
-    if name == "process" and count.isdigit() and int(count) >= 1:
+    if name == "process" and count.isdecimal() and int(count) >= 1:
         from fltk.engine.process import Pool
 
         return Pool(job, int(count))

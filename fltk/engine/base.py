@@ -57,17 +57,28 @@ class Job:
             label_counts=counts,
             groups=None if groups is None else torch.as_tensor(groups)[: len(clients)].long(),
             uniform=self.train.agg_weights == "uniform",
+            plain_sgd=not (self.train.momentum or self.train.weight_decay),
             fresh=lambda purpose, index: zoo.initial(model, layout, streams.generator(f"init/{purpose}", client=index)),
             seed=lambda purpose: streams.seed(purpose),
         )
+
+
+def check_device(device: str) -> None:
+    """Refuse what torch cannot compute on here."""
+    kind, colon, index = device.partition(":")
+    if kind not in ("cpu", "cuda") or (colon and not (kind == "cuda" and index.isdecimal())):
+        raise UsageError(f"--device takes cpu, cuda or cuda:N, not {device!r}")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise UsageError(f"--device {device}: torch sees no CUDA device here; use --device cpu")
+    if index and int(index) >= torch.cuda.device_count():
+        raise UsageError(f"--device {device}: there are {torch.cuda.device_count()} CUDA devices, counted from 0")
 
 
 class Bench:
     """One worker's tools: the data, the method and a trainer."""
 
     def __init__(self, job: Job):
-        if job.device.startswith("cuda") and not torch.cuda.is_available():
-            raise UsageError(f"--device {job.device}: torch sees no CUDA device here; use --device cpu")
+        check_device(job.device)
         model = job.network()
         self.method = job.method
         self.federation = job.federation
@@ -97,4 +108,4 @@ def pin_threads() -> None:
     torch.set_num_threads(1)
 
 
-__all__ = ["Bench", "Engine", "Job", "Work", "default_model", "pin_threads"]
+__all__ = ["Bench", "Engine", "Job", "Work", "check_device", "default_model", "pin_threads"]

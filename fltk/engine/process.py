@@ -11,7 +11,7 @@ import io
 import pickle
 import signal
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -20,7 +20,7 @@ import numpy as np
 import torch
 import torch.multiprocessing as mp
 
-from fltk.engine.base import Bench, Job, Work, pin_threads
+from fltk.engine.base import Bench, Job, Work, check_device, pin_threads
 from fltk.errors import FltkError
 
 PATIENCE = 2.0  # seconds that a worker gets to end by itself
@@ -30,6 +30,7 @@ class Pool:
     """A fixed set of workers that live as long as the run."""
 
     def __init__(self, job: Job, workers: int):
+        check_device(job.device)
         pin_threads()
         job.federation.share_memory()
         context = mp.get_context("spawn")
@@ -37,7 +38,8 @@ class Pool:
         for _ in range(workers):
             here, there = context.Pipe()
             process = context.Process(target=_serve, args=(there, job), daemon=True)
-            process.start()
+            with _no_interrupt():
+                process.start()
             there.close()
             self._workers.append((process, here))
 
@@ -89,6 +91,19 @@ class Pool:
                 f"--engine: a worker process has ended (exit code {process.exitcode}); "
                 "continue with `fltk train --resume`, or use fewer workers if memory was short"
             ) from None
+
+
+@contextlib.contextmanager
+def _no_interrupt() -> Iterator[None]:
+    """Holds Ctrl-C back; a worker inherits this, so that none dies with a traceback while it still imports."""
+    if not hasattr(signal, "pthread_sigmask"):  # no such call on this system
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _ready(pipes: Iterable[Connection]) -> list[Connection]:

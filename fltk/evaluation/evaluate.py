@@ -36,10 +36,14 @@ class Evaluation:
 
 
 def evaluate(job: Job, task: Task, engine: Engine, round: int, state: State, deploy: str) -> Evaluation:
-    """Score a state on all clients and all deployment candidates; the deployment is decided on validation data."""
+    """Score a state on all clients and all deployment candidates; the deployment is decided on validation data.
+
+    round: finished rounds of the state. Local steps take the random streams and the learning rate of the last of them,
+    so that the personal model scores as it did in training; a cosine schedule has no rate left for one more round.
+    """
     counts = np.array([len(c.test) for c in job.federation.clients], np.float64)
-    _, vectors = accuracy_of(score(job.method, engine, task, state, round))
-    candidates = _candidates(job, task, engine, round, state)
+    _, vectors = accuracy_of(score(job.method, engine, task, state, round - 1))
+    candidates = _candidates(job, task, engine, round - 1, state)
     val_acc = {c: candidates[f"{c}_val_acc"] for c in CANDIDATES}
     chosen = choose(val_acc, {c: candidates[f"{c}_val_loss"] for c in CANDIDATES}, deploy)
     clients: Vectors = {**vectors, **candidates}

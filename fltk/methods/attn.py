@@ -5,7 +5,7 @@ fltk's own method. Nearest published work: FedAMP (arXiv:2007.03797), pFedGraph,
     token    z_i = direction of theta_i - theta^0             displacement from the common initial model
     score    S_ij = <z_i, z_j>,  m_i = max_{j != i} S_ij      m_i estimates the noise ceiling of the cosine
              e_ij = -max(0, m_i - S_ij)^2 / (2 tau^2),  e_ii = 0
-    map      A_ij = softmax_j(e_ij + gamma log n_j)           a lone client (m_i far below median): e_i
+    map      A_ij = softmax_j(e_ij + gamma log n_j);          a lone client (m_i far below the median) keeps its model
     mix      u_i = (1 - s) theta_i + s sum_j A_ij theta_j     every client's own next start and personal model
 
 The server keeps a bank of last uploads, so that absent clients are attended to and get models too. In the
@@ -40,7 +40,7 @@ class Attn(Method):
 
     score: str = hyper("gap", "score between clients", choices=("gap", "relgap", "raw", "zscore"))
     tau: float | None = hyper(
-        None, "width of the score (default: .135 gap, .5 relgap, .1 raw, .5 zscore; inf: FedAvg)", low=0
+        None, "width of the score (default: .135 gap, .5 relgap, .1 raw, .5 zscore; inf: FedAvg)", low=1e-12
     )
     center: str = hyper("init", "origin of displacements", choices=("init", "mean", "median", "none"))
     omega: float = hyper(0.0, "weight of the last update against the displacement in the token", low=0, high=1)

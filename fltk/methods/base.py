@@ -39,6 +39,7 @@ class Task:
     uniform: bool  # clients weigh equally instead of by samples
     fresh: Callable[[str, int], Tensor]  # (purpose, index) -> another independent initial model (P,)
     seed: Callable[[str], int]  # (purpose) -> seed of a stream that is no client's
+    plain_sgd: bool = True  # local SGD has neither momentum nor weight decay
 
     @property
     def n_clients(self) -> int:

@@ -40,6 +40,10 @@ class Scaffold(Method):
     def map_kind(self) -> str:  # type: ignore[override]  # the one method whose kind depends on a parameter
         return "exact" if self.server_lr == 1 else "direction"
 
+    def check(self, task: Task) -> None:
+        if not task.plain_sgd:
+            raise UsageError("--method scaffold assumes plain SGD: leave --momentum and --weight-decay at 0")
+
     def init(self, task: Task) -> State:
         state = super().init(task)
         zero = torch.zeros(task.layout.trainable)
@@ -54,8 +58,6 @@ class Scaffold(Method):
         return [replace(d, server={"c": state.server["c"]}) for d in downs]
 
     def local_update(self, down: Down, client: ClientData, trainer: Trainer) -> Upload:
-        if trainer.config.momentum or trainer.config.weight_decay:
-            raise UsageError("--method scaffold assumes plain SGD: leave --momentum and --weight-decay at 0")
         c, c_i = down.server["c"], down.own["c"]
         y = trainer.sgd(down.w, client.train, drift=c - c_i)
         k = trainer.steps(len(client.train))

@@ -32,8 +32,8 @@ def cnn(shape: Sequence[int], n_classes: int) -> nn.Sequential:
     channels, side = _image("cnn", shape, 16)
     flat = 64 * (((side - 4) // 2 - 4) // 2) ** 2
     return nn.Sequential(
-        *(nn.Conv2d(channels, 32, 5), nn.ReLU(), nn.MaxPool2d(2)),
-        *(nn.Conv2d(32, 64, 5), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(channels, 32, 5), nn.MaxPool2d(2), nn.ReLU()),
+        *(nn.Conv2d(32, 64, 5), nn.MaxPool2d(2), nn.ReLU()),
         *(nn.Flatten(), nn.Linear(flat, 512), nn.ReLU(), nn.Linear(512, n_classes)),
     )
 
@@ -43,8 +43,8 @@ def lenet5(shape: Sequence[int], n_classes: int) -> nn.Sequential:
     channels, side = _image("lenet5", shape, 16)
     flat = 16 * (((side - 4) // 2 - 4) // 2) ** 2
     return nn.Sequential(
-        *(nn.Conv2d(channels, 6, 5), nn.ReLU(), nn.MaxPool2d(2)),
-        *(nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(channels, 6, 5), nn.MaxPool2d(2), nn.ReLU()),
+        *(nn.Conv2d(6, 16, 5), nn.MaxPool2d(2), nn.ReLU()),
         *(
             nn.Flatten(),
             nn.Linear(flat, 120),
@@ -62,8 +62,8 @@ def cnn1d(shape: Sequence[int], n_classes: int) -> nn.Sequential:
         raise UsageError(f"--model cnn1d takes time series of 64 samples or more, not shape {tuple(shape)}; use mlp")
     flat = 64 * (((shape[1] - 8) // 4 - 8) // 4)
     return nn.Sequential(
-        *(nn.Conv1d(shape[0], 32, 9), nn.ReLU(), nn.MaxPool1d(4)),
-        *(nn.Conv1d(32, 64, 9), nn.ReLU(), nn.MaxPool1d(4)),
+        *(nn.Conv1d(shape[0], 32, 9), nn.MaxPool1d(4), nn.ReLU()),
+        *(nn.Conv1d(32, 64, 9), nn.MaxPool1d(4), nn.ReLU()),
         *(nn.Flatten(), nn.Linear(flat, 128), nn.ReLU(), nn.Linear(128, n_classes)),
     )
 

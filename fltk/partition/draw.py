@@ -28,6 +28,11 @@ def make(dataset: Dataset, config: PartitionConfig) -> Partition:
     pool = np.arange(len(dataset), dtype=np.int64)
     if config.test_split != "local":
         pool = np.flatnonzero(~_official(dataset, config)).astype(np.int64)
+    if config.clients + config.newcomers > len(pool):
+        raise UsageError(
+            f"--clients {config.clients} and --newcomers {config.newcomers}: {len(pool)} samples are too few; "
+            f"lower one of them or raise --subset"
+        )
     group, transform = _groups(dataset, config)
     if config.scheme == "natural":
         parts, group = _natural(dataset, pool, config)

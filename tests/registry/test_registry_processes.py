@@ -73,10 +73,11 @@ def check_integrity(database: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
-def test_a_writer_killed_at_any_moment_leaves_whole_rounds(database: Path) -> None:
+@pytest.mark.parametrize("kills", [3, pytest.param(10, marks=pytest.mark.slow)])
+def test_a_writer_killed_at_any_moment_leaves_whole_rounds(database: Path, kills: int) -> None:
     moments = random.Random(0)
     reported: dict[int, int] = {}
-    for _ in range(10):
+    for _ in range(kills):
         writer = start(WRITER, database)
         assert writer.stdout is not None
         for _ in range(moments.randint(1, 6)):
@@ -92,7 +93,7 @@ def test_a_writer_killed_at_any_moment_leaves_whole_rounds(database: Path) -> No
         assert writer.wait() == -signal.SIGKILL
         check_integrity(database)
     with Store(database) as store:
-        assert len(store.runs()) == len(reported) == 10
+        assert len(store.runs()) == len(reported) == kills
         for run, number in reported.items():
             check_rounds(store, run, number)
         for row in store.partitions():

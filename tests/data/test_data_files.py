@@ -1,0 +1,148 @@
+"""Files that are missing, damaged or odd give one line that names them."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fltk.data import load
+from fltk.data.files import read_idx, read_npz
+from fltk.errors import FltkError, UsageError
+
+
+def idx_bytes(array: np.ndarray) -> bytes:
+    return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.tobytes()
+
+
+def write_mnist(root: Path, *, gz: bool, folder: str = "MNIST/raw", names: tuple[str, str] = ("train", "t10k")) -> None:
+    """Thirty training and twenty test images whose first pixel is their position."""
+    (root / folder).mkdir(parents=True)
+    for part, n in zip(names, (30, 20), strict=True):
+        x = np.zeros((n, 28, 28), np.uint8)
+        x[:, 0, 1] = np.arange(n)
+        y = (np.arange(n) % 10).astype(np.uint8)
+        for kind, array in (("images-idx3", x), ("labels-idx1", y)):
+            data = idx_bytes(array)
+            path = root / folder / f"{part}-{kind}-ubyte"
+            if gz:
+                path.with_name(path.name + ".gz").write_bytes(gzip.compress(data))
+            else:
+                path.write_bytes(data)
+
+
+@pytest.mark.parametrize("gz", [False, True])
+def test_idx_files_are_read_plain_and_gzipped(tmp_path: Path, gz: bool) -> None:
+    write_mnist(tmp_path, gz=gz)
+    before = sorted(tmp_path.rglob("*"))
+    data = load("mnist", tmp_path)
+    assert data.x.shape == (50, 1, 28, 28) and data.x.dtype == np.float32 and data.y.dtype == np.int64
+    assert data.is_test is not None and data.is_test.tolist() == [False] * 30 + [True] * 20
+    np.testing.assert_allclose(data.x[:, 0, 0, 1], np.r_[0:30, 0:20] / 255 * 2 - 1, atol=1e-6)
+    assert sorted(tmp_path.rglob("*")) == before, "nothing may be unpacked into the data folder"
+
+
+def test_plain_and_gzipped_files_have_one_fingerprint(tmp_path: Path) -> None:
+    write_mnist(tmp_path / "a", gz=False)
+    write_mnist(tmp_path / "b", gz=True)
+    assert load("mnist", tmp_path / "a").fingerprint == load("mnist", tmp_path / "b").fingerprint
+
+
+def test_emnist_images_are_turned_upright(tmp_path: Path) -> None:
+    names = ("emnist-balanced-train", "emnist-balanced-test")
+    write_mnist(tmp_path, gz=False, folder="EMNIST/raw", names=names)
+    data = load("emnist", tmp_path)
+    assert len(data.classes) == 47
+    np.testing.assert_allclose(data.x[:30, 0, 1, 0], np.arange(30) / 255 * 2 - 1, atol=1e-6)
+
+
+@pytest.mark.parametrize("keep", [0, 3, 10, 100, -1])
+@pytest.mark.parametrize("gz", [False, True])
+def test_a_truncated_idx_file_is_named(tmp_path: Path, gz: bool, keep: int) -> None:
+    write_mnist(tmp_path, gz=gz)
+    path = tmp_path / "MNIST/raw" / ("t10k-images-idx3-ubyte" + (".gz" if gz else ""))
+    path.write_bytes(path.read_bytes()[:keep])
+    one_line(path.name, "mnist", tmp_path)
+
+
+def test_a_corrupted_gzip_file_is_named(tmp_path: Path) -> None:
+    write_mnist(tmp_path, gz=True)
+    path = tmp_path / "MNIST/raw/train-images-idx3-ubyte.gz"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 255
+    path.write_bytes(data)
+    one_line(path.name, "mnist", tmp_path)
+
+
+def test_labels_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    write_mnist(tmp_path, gz=False)
+    path = tmp_path / "MNIST/raw/train-labels-idx1-ubyte"
+    path.write_bytes(idx_bytes(np.arange(29, dtype=np.uint8) % 10))
+    one_line("train-images", "mnist", tmp_path)
+    path.write_bytes(idx_bytes(np.full(30, 10, np.uint8)))
+    one_line("labels", "mnist", tmp_path)
+    path.write_bytes(idx_bytes(np.zeros((30, 1), np.uint8)))
+    one_line("mnist", "mnist", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["mnist", "cifar10", "cifar100", "svhn", "usps", "femnist", "hapt", "cifar10-jpeg"])
+def test_an_absent_data_set_says_what_to_do(tmp_path: Path, name: str) -> None:
+    error = one_line(name, name, tmp_path)
+    assert "--data-dir" in error and "FLTK_DATA" in error and str(tmp_path) in error
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("femnist", "FEMNIST/femnist_360writers.npz"),
+        ("hapt", "HAPT/hapt_windows.npz"),
+        ("usps", "Digits/usps.npz"),
+        ("cifar10-jpeg", "CIFAR10-jpeg/cifar10_jpeg_q75.npz"),
+    ],
+)
+def test_a_damaged_npz_file_is_named(tmp_path: Path, name: str, file: str) -> None:
+    path = tmp_path / file
+    path.parent.mkdir()
+    path.write_bytes(b"")
+    one_line(path.name, name, tmp_path)
+    np.savez(path, other=np.zeros(3))
+    one_line(path.name, name, tmp_path)
+    path.write_bytes(path.read_bytes()[:-30])
+    one_line(path.name, name, tmp_path)
+
+
+def test_arrays_of_the_wrong_shape_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "HAPT").mkdir()
+    y = np.zeros(4, np.uint8)
+    np.savez(
+        tmp_path / "HAPT/hapt_windows.npz", x=np.zeros((4, 3)), y=y, subject=y, experiment=y, classes=np.array(["a"])
+    )
+    one_line("hapt", "hapt", tmp_path)
+
+
+def test_npz_files_are_never_unpickled(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=np.array([{"a": 1}], dtype=object))
+    with pytest.raises(FltkError, match=r"a\.npz"):
+        read_npz(tmp_path / "a.npz", "x")
+
+
+def test_idx_keeps_the_shape_of_its_header(tmp_path: Path) -> None:
+    array = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
+    (tmp_path / "a").write_bytes(idx_bytes(array))
+    np.testing.assert_array_equal(read_idx(tmp_path / "a"), array)
+
+
+def test_an_unknown_name_gets_a_hint(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="mnist"):
+        load("mnits", tmp_path)
+
+
+def one_line(needle: str, name: str, root: Path) -> str:
+    with pytest.raises(FltkError) as caught:
+        load(name, root)
+    message = str(caught.value)
+    assert needle in message and "\n" not in message
+    return message

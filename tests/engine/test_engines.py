@@ -1,0 +1,238 @@
+"""Engines: how work is dealt, what travels, and what happens when a worker dies."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from toys import SIZES, federation, job, play, random
+
+from fltk import engine, runner
+from fltk.engine.base import Bench, Job, default_model
+from fltk.engine.process import Pool, deal, pack, unpack
+from fltk.engine.serial import Serial
+from fltk.engine.work import ScoreTask, score_client
+from fltk.errors import Diverged, FltkError, UsageError
+
+
+@given(st.lists(st.integers(0, 1000), max_size=40), st.integers(1, 8))
+def test_every_task_is_dealt_once_and_loads_differ_by_one_task_at_most(sizes: list[int], workers: int) -> None:
+    hands = deal(sizes, workers)
+    assert len(hands) == workers
+    assert sorted(k for hand in hands for k in hand) == list(range(len(sizes)))
+    assert all(hand == sorted(hand) for hand in hands)
+    loads = [sum(max(1, sizes[k]) for k in hand) for hand in hands]
+    assert max(loads) - min(loads) <= max((max(1, s) for s in sizes), default=0)
+
+
+def test_large_tasks_are_dealt_first() -> None:
+    assert deal([1, 1, 1, 10, 1, 1], 2) == [[3], [0, 1, 2, 4, 5]]
+
+
+def test_messages_return_as_they_were() -> None:
+    message = {
+        "float": random(3, 4),
+        "double": random(5).double(),
+        "whole": torch.arange(4),
+        "yes": torch.tensor([True, False]),
+        "number": torch.tensor(3),
+        "empty": torch.zeros(0, 7),
+        "rest": [1, "two", None, (3.5,)],
+    }
+    got = unpack(pack(message))
+    assert got["rest"] == message["rest"]
+    for key, value in message.items():
+        if isinstance(value, torch.Tensor):
+            assert got[key].dtype == value.dtype
+            assert got[key].shape == value.shape
+            assert torch.equal(got[key], value)
+
+
+def test_strided_views_travel_by_value() -> None:
+    base = random(6, 8)
+    views = [base.t(), base[::2], base[1], base[:, 3], base[0].expand(4, -1), base[0]]
+    for mine, got in zip(views, unpack(pack(views)), strict=True):
+        assert torch.equal(mine, got)
+
+
+def test_equal_tensors_travel_once() -> None:
+    w = random(50_000)
+    once, twice = len(pack([w])), len(pack([w, w, w[:], w.view(-1)]))
+    assert twice < once + 500
+    assert len(pack([w, w.clone()])) > 2 * once - 500
+    got = unpack(pack([w, w]))
+    assert got[0].data_ptr() == got[1].data_ptr()  # by which a shared model is scored once
+
+
+def test_the_same_memory_in_another_form_is_another_tensor() -> None:
+    w = random(12)
+    a, b, c = unpack(pack([w, w.view(3, 4), w[:6]]))
+    assert torch.equal(a, w)
+    assert torch.equal(b, w.view(3, 4))
+    assert torch.equal(c, w[:6])
+
+
+def test_received_tensors_may_be_written() -> None:
+    unpack(pack(random(4))).add_(1)
+
+
+@pytest.mark.parametrize(
+    "spec", ["", "process", "process:0", "process:-1", "process:two", "serial:2", "ray", "thread:2"]
+)
+def test_other_engines_are_refused_by_name(spec: str) -> None:
+    with pytest.raises(UsageError, match="--engine takes serial or process:N"):
+        engine.make(spec, job("fedavg"))
+
+
+def test_serial_is_an_engine_by_name() -> None:
+    made = engine.make("serial", job("fedavg"))
+    assert isinstance(made, Serial)
+    made.close()
+    made.close()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
+def test_a_missing_device_is_told() -> None:
+    from dataclasses import replace
+
+    with pytest.raises(UsageError, match="--device cuda"):
+        Serial(replace(job("fedavg"), device="cuda"))
+
+
+def test_newcomers_come_behind_the_clients() -> None:
+    bench = Bench(job("fedavg"))
+    assert [bench.client(i).id for i in range(len(SIZES))] == list(range(len(SIZES)))
+
+
+def test_the_default_network_follows_the_shape() -> None:
+    assert default_model((6, 128)) == "cnn1d"
+    assert default_model((1, 8, 8)) == "mlp"
+    made = job("fedavg", data=federation((5, 5), (3, 64)), model="")
+    assert any(e.name == "0.weight" and len(e.shape) == 3 for e in made.task().layout.entries)
+
+
+def test_one_model_for_everybody_is_scored_once_and_alike() -> None:
+    made = job("fedavg")
+    w = made.task().w0
+    bench = Bench(made)
+    shared = score_client(bench, ScoreTask(0, 0, w, w))
+    copied = score_client(bench, ScoreTask(0, 0, w, w.clone()))
+    assert shared == copied
+    assert score_client(bench, ScoreTask(0, 0, w, None)).shared_val is None
+
+
+def big_job(**settings: Any) -> Job:
+    """A network with convolutions and running statistics, on clients of unequal size."""
+    data = federation((12, 23, 8, 17), (1, 8, 8), groups=(0, 1, 0, 1))
+    return job("fedper", data=data, model="resnet8-bn", **settings)
+
+
+def where(bench: Bench, task: Any) -> int:
+    """The process that works."""
+    return os.getpid()
+
+
+def echo(bench: Bench, task: Any) -> Any:
+    return task
+
+
+def fail(bench: Bench, task: Any) -> Any:
+    """Errors of both kinds, by task."""
+    if task == "user":
+        raise Diverged("client 3, round 7: told in one line")
+    if task == "bug":
+        raise KeyError("deep inside")
+    return task
+
+
+def threads(bench: Bench, task: Any) -> int:
+    return torch.get_num_threads()
+
+
+@pytest.fixture(scope="module")
+def pool_and_job() -> Any:
+    made = big_job(eval_every=1, momentum=0.5)
+    pool = Pool(made, 2)
+    yield pool, made
+    pool.close()
+
+
+def test_two_processes_give_the_bits_of_one(pool_and_job: tuple[Pool, Job]) -> None:
+    pool, made = pool_and_job
+    parallel = list(runner.rounds(made, pool))
+    serial = play(made)
+    assert [r.digest for r in parallel] == [r.digest for r in serial]
+    for a, b in zip(parallel, serial, strict=True):
+        assert a.clients.keys() == b.clients.keys()
+        assert all(np.array_equal(a.clients[k], b.clients[k]) for k in b.clients)
+
+
+def test_results_come_in_the_order_of_the_tasks(pool_and_job: tuple[Pool, Job]) -> None:
+    pool, _ = pool_and_job
+    tasks = list(range(20))
+    assert pool.map(echo, tasks, [(7 * k) % 11 for k in tasks]) == tasks
+    assert pool.map(echo, [], []) == []
+    assert pool.map(echo, ["one"], [1]) == ["one"]
+    assert len(set(pool.map(where, tasks, [1] * 20)) - {os.getpid()}) == 2
+    assert set(pool.map(threads, tasks, [1] * 20)) == {1}
+
+
+def test_large_answers_do_not_block(pool_and_job: tuple[Pool, Job]) -> None:
+    pool, _ = pool_and_job
+    tasks = [torch.full((300_000,), float(k)) for k in range(6)]
+    for mine, got in zip(tasks, pool.map(echo, tasks, [1] * 6), strict=True):
+        assert torch.equal(mine, got)
+
+
+def test_errors_cross_the_process_and_leave_it_usable(pool_and_job: tuple[Pool, Job]) -> None:
+    pool, _ = pool_and_job
+    with pytest.raises(Diverged, match="client 3, round 7: told in one line"):
+        pool.map(fail, ["a", "user", "b"], [1, 1, 1])
+    with pytest.raises(RuntimeError, match=r"KeyError.*deep inside.*in fail, line \d+"):
+        pool.map(fail, ["bug", "b"], [1, 1])
+    assert pool.map(fail, ["a", "b"], [1, 1]) == ["a", "b"]
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; a dead child that nobody waited for does not count."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8") as stat:
+            return stat.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs /proc")
+def test_a_killed_worker_is_told_in_one_line_and_closing_ends_the_others() -> None:
+    pool = Pool(job("fedavg"), 2)
+    try:
+        pids = sorted(set(pool.map(where, list(range(8)), [1] * 8)))
+        assert len(pids) == 2
+        os.kill(pids[0], signal.SIGKILL)
+        with pytest.raises(FltkError, match=r"--engine: a worker process has ended.*--resume") as caught:
+            for _ in range(3):  # the first message may still fit into the dead worker's pipe
+                pool.map(where, list(range(8)), [1] * 8)
+        assert "\n" not in str(caught.value)
+        assert caught.value.exit_code == 1
+    finally:
+        started = time.monotonic()
+        pool.close()
+    assert time.monotonic() - started < 10
+    assert not any(alive(pid) for pid in pids)
+    pool.close()
+
+
+def test_errors_survive_pickling() -> None:
+    for error in (FltkError("one line"), UsageError("one line"), Diverged("one line")):
+        again = pickle.loads(pickle.dumps(error))
+        assert type(again) is type(error)
+        assert str(again) == "one line"
+        assert again.exit_code == error.exit_code
