@@ -160,9 +160,7 @@ def train(
             git=git_state(),
             seed=config.seed,
         )
-        if started:
-            started(run)
-        _play(run, job, task, engine, store, place, None, on_round)
+        _play(run, job, task, engine, store, place, on_round=on_round, started=started)
     finally:
         engine.close()
     return run
@@ -179,7 +177,7 @@ def resume(run: RunRow, store: Store, place: Place, on_round: OnRound | None = N
     behind = None if found is None else (found[0], State.from_tensors(found[1]))
     engine = engines.make(place.engine, job)
     try:
-        _play(run.id, job, task, engine, store, place, behind, on_round)
+        _play(run.id, job, task, engine, store, place, behind=behind, on_round=on_round)
     finally:
         engine.close()
     return behind[0] if behind else 0
@@ -208,14 +206,18 @@ def _play(
     engine: Engine,
     store: Store,
     place: Place,
-    behind: tuple[int, State] | None,
-    on_round: OnRound | None,
+    *,
+    behind: tuple[int, State] | None = None,
+    on_round: OnRound | None = None,
+    started: Callable[[int], None] | None = None,
 ) -> None:
     """The rounds of one attempt, stored as they end; a stopped attempt leaves a checkpoint of its last round."""
     store.start_attempt(run)
     last: runner.RoundDone | None = None
     saved = behind[0] if behind else 0
     try:
+        if started:
+            started(run)
         for done in runner.rounds(job, engine, resume=behind, task=task):
             store.record_round(run, done.round, done.scalars, done.clients, map_blob(done, job), done.digest)
             last = done  # only now: behind a checkpoint of an unrecorded round, the resumed run would have a gap

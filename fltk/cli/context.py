@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
+
+from fltk.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -84,6 +87,8 @@ def _store(name: str, convert: Callable[[Any], Any]) -> Callback:
 
     def callback(ctx: click.Context, param: click.Parameter, value: Any) -> None:
         settings = ctx.ensure_object(Settings)
+        if value == "" and ctx.get_parameter_source(param.name or "") is ParameterSource.COMMANDLINE:
+            raise UsageError(f"{param.opts[0]} must not be empty")  # an unset shell variable must not mean the default
         if value:
             _set(ctx, replace(settings, **{name: convert(value)}))
 

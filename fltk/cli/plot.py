@@ -140,6 +140,8 @@ def attention_maps(
         raise UsageError(f"--slice: {found.label} has maps of {', '.join(stored[0].slices)}, not of {slice_!r}")
     at = stored[0].slices.index(slice_)
     counts = np.array(summary["label_counts"])[: summary["clients"]]
+    if len(counts) < 2:
+        raise UsageError(f"{found.label} has a single client: there is nobody to learn from and no map to draw")
     similarity = label_similarity(counts)
     groups = None if summary["groups"] is None else np.array(summary["groups"])[: summary["clients"]]
     panels = []

@@ -12,6 +12,7 @@ import pickle
 import signal
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -34,6 +35,7 @@ class Pool:
         pin_threads()
         job.federation.share_memory()
         context = mp.get_context("spawn")
+        resource_tracker.ensure_running()  # it would let Ctrl-C through again if it started below
         self._workers: list[tuple[BaseProcess, Connection]] = []
         for _ in range(workers):
             here, there = context.Pipe()

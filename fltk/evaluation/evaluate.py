@@ -76,7 +76,7 @@ def _row(name: str, clients: Vectors, counts: np.ndarray[Any, Any]) -> dict[str,
     return {
         "model": name,
         **metrics.summary(clients[f"{name}_test_acc"], counts),
-        "val_mean": float(np.nanmean(validation)) if known else math.nan,
+        "val_mean": float(np.nanmean(validation.astype(np.float64))) if known else math.nan,
     }
 
 

@@ -275,9 +275,7 @@ def _bars(figure: Figure, grid: _Grid, images: list[AxesImage], maps: int) -> No
         _bar(figure, grid, images[maps:], (grid.left + grid.span - length, length), "1 \u2212 JS divergence")
 
 
-def _bar(
-    figure: Figure, grid: _Grid, images: list[AxesImage], place: tuple[float, float], label: str
-) -> None:
+def _bar(figure: Figure, grid: _Grid, images: list[AxesImage], place: tuple[float, float], label: str) -> None:
     limit = images[0].norm.vmax
     over = any(bool(np.any(np.ma.asarray(image.get_array()).filled(0.0) > limit)) for image in images)
     x, length = place
@@ -313,9 +311,7 @@ def _labels(figure: Figure, grid: _Grid, clients: Clients, note: str, by_group: 
     if clients.malicious is not None and np.any(clients.malicious):
         mark = Line2D([], [], linestyle="", marker="v", color=ALERT, markersize=3.5, markeredgewidth=0)
         corner = ((grid.left + grid.span) / grid.width, under)
-        figure.legend(
-            [mark], ["malicious"], loc="upper right", bbox_to_anchor=corner, borderpad=0, handlelength=1
-        )
+        figure.legend([mark], ["malicious"], loc="upper right", bbox_to_anchor=corner, borderpad=0, handlelength=1)
 
 
 def _rows(panels: Sequence[MapPanel], clients: Clients, order: Array) -> list[Row]:

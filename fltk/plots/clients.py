@@ -61,9 +61,7 @@ def client_accuracy(
         ax.set_xlabel("client, from worst to best")
         ax.xaxis.set_major_locator(MaxNLocator(8, integer=True, steps=[1, 2, 5, 10]))
         legend_above(figure, handles, [entry.label for entry in scores])
-    return figure, [
-        row for entry, run in zip(scores, sorted_runs, strict=True) for row in _rows(entry.label, *run)
-    ]
+    return figure, [row for entry, run in zip(scores, sorted_runs, strict=True) for row in _rows(entry.label, *run)]
 
 
 def _sorted(entry: ClientScores) -> tuple[Array, Array]:

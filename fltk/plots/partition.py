@@ -160,9 +160,7 @@ def _size_legend(figure: Figure, largest: int, scale: float) -> None:
         for v in values
     ]
     names = [f"{value:,}" for value in values]
-    figure.legend(
-        handles, names, title="samples", loc="outside right center", title_fontsize=7, handlelength=1.2
-    )
+    figure.legend(handles, names, title="samples", loc="outside right center", title_fontsize=7, handlelength=1.2)
 
 
 def _rounded(value: float) -> int:

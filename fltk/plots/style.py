@@ -94,9 +94,7 @@ class LineStyle:
 
 def line_style(index: int) -> LineStyle:
     """The style of the index-th line; the list lengths share no factor, so that 385 lines all differ."""
-    return LineStyle(
-        PALETTE[index % len(PALETTE)], MARKERS[index % len(MARKERS)], DASHES[index % len(DASHES)]
-    )
+    return LineStyle(PALETTE[index % len(PALETTE)], MARKERS[index % len(MARKERS)], DASHES[index % len(DASHES)])
 
 
 def thin_ticks(axis: Axis, labels: list[str], most: int) -> None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 from toys import SIZES, federation, final, job, models, play
 
 from fltk.engine.base import Bench
 
 
-def personal(
-    made_with: dict[str, object], client: int = 0, **settings: object
-) -> tuple[torch.Tensor, torch.Tensor, Bench]:
+def personal(params: dict[str, object], **settings: object) -> tuple[Tensor, Tensor, Bench]:
     """The global model, client 0's fine-tuned one, and the bench."""
     made = job("fedavg-ft", params, **settings)
     state = play(made)[-1].state

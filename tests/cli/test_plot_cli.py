@@ -1,0 +1,119 @@
+"""`fltk plot`: every figure in every format, and the numbers of the registry beside it."""
+
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from calls import TINY, done, fltk
+
+from fltk.registry import Store
+
+STARTS = {".png": b"\x89PNG\r\n\x1a\n", ".svg": b"<?xml", ".pdf": b"%PDF-"}
+KINDS = {
+    "attention-maps": ("attention-maps", "run3"),
+    "curves": ("curves", "run1", "run2", "run3"),
+    "clients": ("clients", "run2", "run3"),
+    "partition": ("partition", "part1"),
+}
+
+
+@pytest.fixture(scope="module")
+def db(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs of local, fedavg and attn on part1: run1 to run3."""
+    path = tmp_path_factory.mktemp("plots") / "r.db"
+    done(path, "train", "--method", "local,fedavg,attn", *TINY)
+    return path
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("suffix", STARTS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_figure_in_every_format(db: Path, tmp_path: Path, kind: str, suffix: str) -> None:
+    output = tmp_path / f"figure{suffix}"
+    assert done(db, "plot", *KINDS[kind], "-o", str(output)) == f"{output}\n"
+    assert output.read_bytes().startswith(STARTS[suffix]) and output.stat().st_size > 1000
+    assert list(tmp_path.iterdir()) == [output]
+
+
+def test_the_default_place(db: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert done(db, "plot", "curves", "run1", "run2") == "plots/curves-run1-run2.png\n"
+    assert Path("plots/curves-run1-run2.png").is_file()
+    assert done(db, "plot", "attention-maps", "latest", "--width", "column") == "plots/attention-maps-run3.png\n"
+
+
+def test_a_place_that_is_taken_by_a_file(db: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("plots").write_text("mine")
+    assert "plots" in fltk(db, "plot", "curves", "run1").line
+    assert Path("plots").read_text() == "mine"
+
+
+def draw(db: Path, tmp_path: Path, *args: str) -> list[dict[str, str]]:
+    """The rows of --data."""
+    data = tmp_path / "data.csv"
+    out = done(db, "plot", *args, "-o", str(tmp_path / "a.png"), "--data", str(data))
+    assert out.splitlines() == [str(tmp_path / "a.png"), str(data)]
+    return table(data)
+
+
+def test_the_numbers_of_maps(db: Path, tmp_path: Path) -> None:
+    rows = draw(db, tmp_path, "attention-maps", "run3", "--rounds", "1,2")
+    with Store(db) as store:
+        stored = {m.round: m.array[0] for m in store.maps(3)}
+    weights = [row for row in rows if row["panel"] == "weight"]
+    assert len(weights) == 2 * 4 * 4
+    for row in weights:
+        value = stored[int(row["round"])][int(row["receiver"]), int(row["contributor"])]
+        assert np.float32(row["value"]) == value
+
+
+def test_the_numbers_of_curves(db: Path, tmp_path: Path) -> None:
+    for key in ("personal_test_acc", "train_loss"):
+        rows = draw(db, tmp_path, "curves", "run1", "run3", "--key", key)
+        with Store(db) as store:
+            for name, run in (("local", 1), ("attn", 3)):
+                rounds, values = store.scalars(run, key)[key]
+                mine = [row for row in rows if row["label"] == name]
+                assert [int(row["round"]) for row in mine] == rounds.tolist()
+                assert [float(row["mean"]) for row in mine] == values.tolist()
+
+
+def test_the_numbers_of_clients(db: Path, tmp_path: Path) -> None:
+    rows = draw(db, tmp_path, "clients", "run2", "run3", "--key", "personal_val_acc")
+    with Store(db) as store:
+        for name, run in (("fedavg", 2), ("attn", 3)):
+            last = store.client_values(run, "personal_val_acc")[1][-1]
+            mine = {int(row["client"]): np.float32(row["accuracy"]) for row in rows if row["label"] == name}
+            assert mine == dict(enumerate(last))
+
+
+def test_the_numbers_of_a_partition(db: Path, tmp_path: Path) -> None:
+    by_run, by_partition = (draw(db, tmp_path, "partition", ref) for ref in ("run1", "part1"))
+    assert by_run == by_partition
+    with Store(db) as store:
+        counts = store.find_partition("part1").summary["label_counts"]
+    assert {(int(r["client"]), int(r["class"])): int(r["samples"]) for r in by_run if int(r["samples"])} == {
+        (k, c): n for k, row in enumerate(counts) for c, n in enumerate(row) if n
+    }
+
+
+def test_figures_of_runs_without_test_or_validation_data(tmp_path: Path) -> None:
+    db = tmp_path / "r.db"
+    done(db, "train", *TINY, "--method", "fedavg-ft", "--test-share", "0")
+    done(db, "train", *TINY, "--method", "fedavg-ft", "--val-share", "0")
+    assert "evaluated round" in fltk(db, "plot", "curves", "run1", "-o", str(tmp_path / "a.png")).line
+    assert "no client accuracy" in fltk(db, "plot", "clients", "run1", "-o", str(tmp_path / "a.png")).line
+    assert not (tmp_path / "a.png").exists()
+    for run in ("run1", "run2"):
+        done(db, "plot", "attention-maps", run, "-o", str(tmp_path / "a.png"))
+    rows = draw(db, tmp_path, "curves", "run2")
+    assert not any(math.isnan(float(row["mean"])) for row in rows)

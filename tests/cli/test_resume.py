@@ -1,0 +1,211 @@
+"""Killed, interrupted and failed runs go on to the same bits, and harm nothing beside them."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from calls import PATIENCE, descendants, done, fltk, kept, kill, lines_told, played, start, wait_for, wait_until_gone
+
+from fltk.registry import Store
+
+ROUNDS = 60
+LONG = ("--subset", "300", "--clients", "4", "--newcomers", "1", "--rounds", str(ROUNDS), "--participation", "0.5")
+ATTN = ("train", "--method", "attn", *LONG)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the long run comes to when nobody disturbs it."""
+    db = tmp_path_factory.mktemp("whole") / "r.db"
+    done(db, *ATTN)
+    with Store(db) as store:
+        assert [c.round for c in store.checkpoints(1)] == [ROUNDS - 10, ROUNDS]
+        return played(store, 1)
+
+
+@pytest.fixture
+def db(tmp_path: Path) -> Path:
+    """A registry with a finished neighbour, run1."""
+    path = tmp_path / "r.db"
+    done(path, "train", "--method", "ditto", *LONG[:-4], "--rounds", "3")
+    return path
+
+
+def check(db: Path, run: int, expected: dict[str, Any], attempts: int) -> None:
+    """The run is finished and equals the undisturbed one in every number."""
+    with Store(db) as store:
+        row = store.find_run(run)
+        assert (row.status, row.rounds_done, row.message) == ("done", ROUNDS, None)
+        found = played(store, run)
+        assert list(found["digests"]) == list(range(1, ROUNDS + 1))
+        assert found == expected
+        assert len(store.attempts(run)) == attempts
+        assert store.latest_checkpoint(run)[0] == ROUNDS
+
+
+def test_kill_9_at_two_moments_and_resume(db: Path, undisturbed: dict[str, Any]) -> None:
+    """Killed before the first checkpoint and again between two; the neighbour keeps every bit."""
+    with Store(db) as store:
+        neighbour = kept(store, 1)
+    process = start(db, *ATTN)
+    wait_for(process, "round 6/")
+    kill(process)
+    with Store(db) as store:
+        assert store.find_run(2).status == "stale"
+        had = store.digests(2)
+    assert had and had.items() <= undisturbed["digests"].items()
+    process = start(db, "train", "--resume", "run2")
+    wait_for(process, "round 24/")
+    kill(process)
+    with Store(db) as store:
+        assert store.latest_checkpoint(2)[0] in range(20, ROUNDS, 10)
+    out = done(db, "train", "--resume", "run2", "--format", "csv")
+    assert out.splitlines()[1].startswith("run2,attn,") and out.splitlines()[1].endswith(",done")
+    check(db, 2, undisturbed, attempts=3)
+    with Store(db) as store:
+        assert kept(store, 1) == neighbour
+        assert len(store.runs()) == 2
+    files = {path.name for path in db.with_name("r.artifacts").rglob("*") if path.is_file()}
+    assert not [name for name in files if len(name) != 64], "no half-written file is left"
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="children are found through /proc")
+def test_kill_9_leaves_no_orphan_worker(db: Path, undisturbed: dict[str, Any]) -> None:
+    process = start(db, *ATTN, "--engine", "process:2")
+    wait_for(process, "round 12/")
+    workers = descendants(process.pid)
+    assert len(workers) >= 2
+    kill(process)
+    wait_until_gone(workers)
+    done(db, "train", "--resume", "latest")
+    check(db, 2, undisturbed, attempts=2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["serial", "process:2"])
+@pytest.mark.parametrize("moment", ["run2:", "round 6/", "round 18/", "round 30/", "round 54/"])
+def test_kill_9_at_many_moments(db: Path, undisturbed: dict[str, Any], engine: str, moment: str) -> None:
+    process = start(db, *ATTN, "--engine", engine)
+    wait_for(process, moment)
+    workers = descendants(process.pid)
+    kill(process)
+    wait_until_gone(workers)
+    again = start(db, "train", "--resume", "run2", "--engine", engine)
+    _, err = again.communicate(timeout=PATIENCE)
+    assert again.returncode == 0 and lines_told(err) == []
+    check(db, 2, undisturbed, attempts=2)
+
+
+def test_ctrl_c_saves_and_resumes(db: Path, undisturbed: dict[str, Any]) -> None:
+    process = start(db, *ATTN)
+    wait_for(process, "round 12/")
+    busy = fltk(db, "train", "--resume", "run2").line
+    assert f"is being worked on by process {process.pid}" in busy
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, out, lines_told(err)) == (130, "", ["fltk: interrupted"])
+    with Store(db) as store:
+        row = store.find_run("run2")
+        assert row.status == "interrupted" and str(row.rounds_done) in row.message
+        assert store.latest_checkpoint(2)[0] == row.rounds_done >= 12
+    done(db, "train", "--resume", "run2")
+    check(db, 2, undisturbed, attempts=2)
+    assert "run2 is complete" in fltk(db, "train", "--resume", "run2").line
+
+
+def test_ctrl_c_while_workers_start(db: Path, undisturbed: dict[str, Any]) -> None:
+    """The terminal sends Ctrl-C to workers too, which are still importing: none of them may complain."""
+    process = start(db, *ATTN, "--engine", "process:2")
+    wait_for(process, "run2: attn")
+    workers = descendants(process.pid)
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 130
+    assert lines_told(err) == ["fltk: interrupted"]
+    wait_until_gone(workers)
+    with Store(db) as store:
+        assert store.find_run(2).status == "interrupted" and store.latest_checkpoint(2) is None
+    done(db, "train", "--resume", "run2")
+    check(db, 2, undisturbed, attempts=2)
+
+
+@pytest.mark.slow
+def test_ctrl_c_with_busy_workers(db: Path, undisturbed: dict[str, Any]) -> None:
+    process = start(db, *ATTN, "--engine", "process:2")
+    wait_for(process, "round 18/")
+    workers = descendants(process.pid)
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 130 and lines_told(err) == ["fltk: interrupted"]
+    wait_until_gone(workers)
+    done(db, "train", "--resume", "run2")
+    check(db, 2, undisturbed, attempts=2)
+
+
+def test_an_interrupt_while_a_round_is_stored_leaves_no_gap(
+    tmp_path: Path, undisturbed: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    db, record = tmp_path / "r.db", Store.record_round
+
+    def interrupted(self: Store, run: int, round: int, *more: Any) -> None:
+        if round == 13:
+            raise KeyboardInterrupt
+        record(self, run, round, *more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "record_round", interrupted)
+        called = fltk(db, *ATTN)
+    assert (called.code, called.err) == (130, "fltk: interrupted\n")
+    with Store(db) as store:
+        assert store.latest_checkpoint(1)[0] == store.find_run(1).rounds_done == 12
+    done(db, "train", "--resume", "run1")
+    check(db, 1, undisturbed, attempts=2)
+
+
+def test_a_dead_worker_fails_the_run_which_then_resumes(
+    tmp_path: Path, undisturbed: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever stops a run, the last finished round is kept."""
+    from fltk.engine.serial import Serial
+    from fltk.errors import FltkError
+
+    db, play, calls = tmp_path / "r.db", Serial.map, [0]
+
+    def dying(self: Serial, *more: Any) -> list[Any]:
+        calls[0] += 1
+        if calls[0] == 2 * 17:  # a round trains, then scores
+            raise FltkError("--engine: a worker process has ended")
+        return play(self, *more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Serial, "map", dying)
+        assert "a worker process has ended" in fltk(db, *ATTN).line
+    with Store(db) as store:
+        assert (store.find_run(1).status, store.latest_checkpoint(1)[0]) == ("failed", 16)
+    done(db, "train", "--resume", "run1")
+    check(db, 1, undisturbed, attempts=2)
+
+
+def test_resuming_what_is_not_there(db: Path, tmp_path: Path) -> None:
+    assert "no run 'run9'" in fltk(db, "train", "--resume", "run9").line
+    assert "run1 is complete (3 rounds)" in fltk(db, "train", "--resume", "run1").line
+    none = tmp_path / "none.db"
+    assert "no registry" in fltk(none, "train", "--resume", "run1").line
+    assert not none.exists()
+
+
+def test_resume_takes_no_other_settings(db: Path) -> None:
+    for args, flag in (
+        (("--lr", "0.1"), "--lr"),
+        (("--method", "fedavg"), "--method"),
+        (("--set", "mu=1"), "--set"),
+        (("--no-balance",), "--balance"),
+        (("--rounds", "90"), "--rounds"),
+        (("--skip-done",), "--skip-done"),
+    ):
+        line = fltk(db, "train", "--resume", "run1", *args).line
+        assert f"{flag} does not go with --resume" in line
