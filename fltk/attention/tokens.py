@@ -32,7 +32,7 @@ def gram(rows: Tensor, origin: Tensor, chunk: int = 1 << 15) -> Tensor:
     """Inner products of displacements: (K, P), (P,) -> (K, K) float64."""
     total = torch.zeros(len(rows), len(rows), dtype=torch.float64)
     for a in range(0, rows.shape[1], chunk):
-        d = (rows[:, a : a + chunk] - origin[a : a + chunk]).double()
+        d = rows[:, a : a + chunk].double() - origin[a : a + chunk].double()
         total.addmm_(d, d.t())
     return total
 
@@ -52,7 +52,7 @@ def countsketch(rows: Tensor, origin: Tensor, r: int, seed: int, chunk: int = 1 
     generator = torch.Generator().manual_seed(seed)
     out = torch.zeros(len(rows), r, dtype=torch.float64)
     for a in range(0, rows.shape[1], chunk):
-        d = (rows[:, a : a + chunk] - origin[a : a + chunk]).double()
+        d = rows[:, a : a + chunk].double() - origin[a : a + chunk].double()
         bucket = torch.randint(r, (d.shape[1],), generator=generator)
         sign = torch.randint(2, (d.shape[1],), generator=generator, dtype=torch.float64) * 2 - 1
         out.index_add_(1, bucket, d * sign)
@@ -64,7 +64,7 @@ def gaussian(rows: Tensor, origin: Tensor, r: int, seed: int, chunk: int = 1 << 
     generator = torch.Generator().manual_seed(seed)
     out = torch.zeros(len(rows), r, dtype=torch.float64)
     for a in range(0, rows.shape[1], chunk):
-        d = (rows[:, a : a + chunk] - origin[a : a + chunk]).double()
+        d = rows[:, a : a + chunk].double() - origin[a : a + chunk].double()
         out.addmm_(d, torch.randn(d.shape[1], r, generator=generator, dtype=torch.float64))
     return out / math.sqrt(r)
 

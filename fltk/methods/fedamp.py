@@ -65,4 +65,4 @@ def with_self_weight(xi: Tensor) -> Tensor:
     """xi_ii = 1 - sum_{j != i} xi_ij; a row with more than 1 on others is scaled down, so that xi_ii is 0."""
     xi = xi.clone().fill_diagonal_(0)
     xi = xi / xi.sum(1, keepdim=True).clamp_min(1)
-    return xi + torch.diag(1 - xi.sum(1))
+    return xi + torch.diag((1 - xi.sum(1)).clamp_min(0))  # rounding must not make a weight negative

@@ -210,7 +210,7 @@ def test_countsketch_as_a_loop() -> None:
     expected = torch.zeros(2, r, dtype=torch.float64)
     for i in range(2):
         for q in range(30):
-            expected[i, bucket[q]] += sign[q] * float(rows[i, q] - origin[q])
+            expected[i, bucket[q]] += sign[q] * (float(rows[i, q]) - float(origin[q]))
     torch.testing.assert_close(countsketch(rows, origin, r, 3), expected, rtol=0, atol=1e-12)
 
 

@@ -231,7 +231,8 @@ def test_a_fixed_self_weight_stands_on_the_diagonal() -> None:
 def test_the_update_is_a_second_token() -> None:
     """With all weight on it, similarity is that of theta_i - u_i; u_i = theta^0 in the first round."""
     w = cohort()
-    assert torch.allclose(after({"omega": 1}, w)[1].server["map"], after({}, w)[1].server["map"], rtol=0, atol=1e-12)
+    only_updates, free = after({"omega": 1}, w)[1].server["map"], after({}, w)[1].server["map"]
+    torch.testing.assert_close(only_updates, free, rtol=0, atol=1e-6)  # updates are float32 differences
     made = job("attn", {"omega": 1})
     state = aggregated(made, made_up(made, w))
     starts = models(made, state)
