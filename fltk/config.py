@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from fltk.errors import UsageError, unknown
-from fltk.names import DATASETS, METHODS, MODELS, SCHEMES
+from fltk.names import DATASETS, IMPORTED, METHODS, MODELS, SCHEMES
 
 
 def option(default: Any, text: str, **extra: Any) -> Any:
@@ -69,8 +69,8 @@ class PartitionConfig:
     from_pfllib: str = option("", "take data and clients from a folder that PFLlib wrote (train/*.npz, test/*.npz)")
 
     def __post_init__(self) -> None:
-        _choice("dataset", self.dataset, DATASETS)
-        _choice("scheme", self.scheme, SCHEMES)
+        _choice("dataset", self.dataset, (*DATASETS, IMPORTED) if self.from_pfllib else DATASETS)
+        _choice("scheme", self.scheme, (*SCHEMES, IMPORTED) if self.from_pfllib else SCHEMES)
         _choice("test-split", self.test_split, ("local", "match", "global"))
         _positive("alpha", self.alpha)
         for name in ("classes_per_client", "shards_per_client", "groups", "min_size", "clients"):

@@ -226,7 +226,7 @@ def _play(
             if on_round:
                 on_round(done)
     except KeyboardInterrupt:
-        store.finish(run, "interrupted", f"stopped by Ctrl-C after round {last.round if last else saved}")
+        store.finish(run, "interrupted", f"stopped by a signal after round {last.round if last else saved}")
         if last is not None and last.round > saved:
             _save(run, last, store, place)
         raise

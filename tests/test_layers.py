@@ -119,9 +119,7 @@ def test_terminal_and_sql_stay_where_they_belong(library: str) -> None:
         if part_of(module_name(file)) in OWNERS[library]:
             continue
         for found in imports(file):
-            assert found.target.split(".")[0] != library, (
-                f"{file}:{found.line}: {library} is not for this layer"
-            )
+            assert found.target.split(".")[0] != library, f"{file}:{found.line}: {library} is not for this layer"
 
 
 def test_the_registry_and_the_command_line_load_without_heavy_libraries() -> None:

@@ -59,14 +59,10 @@ def test_the_wheel_works_away_from_the_checkout(tmp_path: Path) -> None:
     pytest.importorskip("hatchling")
     if not (ROOT / "pyproject.toml").exists():
         pytest.skip("not run from a checkout")
-    checked(
-        sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path, ROOT, cwd=tmp_path
-    )
+    checked(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path, ROOT, cwd=tmp_path)
     (wheel,) = tmp_path.glob("fltk-*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    source = {
-        f"fltk/{path.relative_to(ROOT / 'fltk')}" for path in (ROOT / "fltk").rglob("*") if path.is_file()
-    }
+    source = {f"fltk/{path.relative_to(ROOT / 'fltk')}" for path in (ROOT / "fltk").rglob("*") if path.is_file()}
     assert {name for name in names if name.startswith("fltk/")} == {
         name for name in source if "__pycache__" not in name
     }, "everything of the package is in the wheel, and nothing else"

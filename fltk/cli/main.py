@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import json
 import select
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -147,7 +148,8 @@ def cli() -> None:
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
-    """The `fltk` program."""
+    """The `fltk` program. SIGTERM, by which a cluster asks to end, is taken like Ctrl-C: a run saves its last round."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(run(sys.argv[1:] if args is None else args))
 
 

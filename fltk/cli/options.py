@@ -9,7 +9,7 @@ import difflib
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import MISSING, Field, fields
+from dataclasses import MISSING, Field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
@@ -94,6 +94,14 @@ def config_from(cls: type[C], params: Mapping[str, Any]) -> C:
     """An instance of a config dataclass from the command's parameters; the class refuses what is wrong."""
     known: tuple[Field[Any], ...] = fields(cls)  # type: ignore[arg-type]  # typeshed has no bound for this
     return cls(**{item.name: params[item.name] for item in known})
+
+
+def partition_config(ctx: click.Context, params: Mapping[str, Any]) -> PartitionConfig:
+    """The partition's configuration; an imported federation keeps all its clients unless newcomers were asked for."""
+    config = config_from(PartitionConfig, params)
+    if config.from_pfllib and _source(ctx, "newcomers") == "default":
+        return replace(config, newcomers=0)
+    return config
 
 
 def config_option(function: F) -> F:

@@ -12,7 +12,7 @@ import click
 
 from fltk.cli.command import Group, Option, epilog
 from fltk.cli.context import Settings
-from fltk.cli.options import config_from, options_from
+from fltk.cli.options import options_from, partition_config
 from fltk.cli.output import Column, emit, output_options
 from fltk.config import PartitionConfig
 from fltk.errors import FltkError, UsageError
@@ -79,13 +79,14 @@ def partition() -> None:
 )
 @options_from(PartitionConfig, section="Data and partition")
 @output_options
-@click.pass_obj
-def make(settings: Settings, /, name: str | None, download: bool, format: str, **params: Any) -> None:
+@click.pass_context
+def make(ctx: click.Context, /, name: str | None, download: bool, format: str, **params: Any) -> None:
     """Make a partition, store it and show it; the same arguments give the same fingerprint on every machine."""
     from fltk.experiment import Place, deal, save_partition
     from fltk.registry import Store
 
-    config = config_from(PartitionConfig, params)
+    settings: Settings = ctx.obj
+    config = partition_config(ctx, params)
     dataset, made = deal(config, Place(settings.data_dir, download))
     with Store(settings.db, create=True) as store:
         if store.readonly:

@@ -11,7 +11,15 @@ from click.core import ParameterSource
 
 from fltk.cli.command import Option, command
 from fltk.cli.context import Settings
-from fltk.cli.options import config_from, config_option, method_params, options_from, origins, set_option
+from fltk.cli.options import (
+    config_from,
+    config_option,
+    method_params,
+    options_from,
+    origins,
+    partition_config,
+    set_option,
+)
 from fltk.cli.output import Column, emit, output_options
 from fltk.cli.progress import RunProgress
 from fltk.config import PartitionConfig, RunConfig, TrainConfig
@@ -157,7 +165,7 @@ def _warn_readonly(store: Store) -> None:
 
 def _configs(ctx: click.Context, params: dict[str, Any]) -> Iterator[RunConfig]:
     """One configuration per seed and method, methods of one seed after another so that data are dealt once."""
-    partition, train = config_from(PartitionConfig, params), config_from(TrainConfig, params)
+    partition, train = partition_config(ctx, params), config_from(TrainConfig, params)
     seeds = [_seed(text) for text in params["seed"].split(",")]
     names = [name.strip() for name in params["method"].split(",")]
     if params["name"] and len(seeds) * len(names) > 1:

@@ -21,10 +21,11 @@ from fltk.config import PartitionConfig
 from fltk.data.dataset import Dataset, Floats, Ints, create, stream
 from fltk.data.files import reading
 from fltk.errors import FltkError, UsageError
+from fltk.names import IMPORTED
 from fltk.partition import record, split
 from fltk.partition.record import Partition
 
-DEFAULT = PartitionConfig(dataset="mnist", scheme="dirichlet-capped", newcomers=0)
+DEFAULT = PartitionConfig(newcomers=0)
 _MODULES = ("numpy.core.multiarray", "numpy._core.multiarray")  # before and since NumPy 2
 
 
@@ -88,8 +89,16 @@ def load(folder: Path, config: PartitionConfig = DEFAULT) -> tuple[Dataset, Part
     if min(len(block) for block in blocks[::2]) == 0:
         raise FltkError(f"{folder}: a client has no training samples")
     classes = tuple(str(label) for label in range(int(y.max()) + 1))
-    dataset = create(config.dataset, x, y, classes)
-    config = replace(config, clients=n_clients - config.newcomers, subset=0, test_split="local")
+    dataset = create(IMPORTED, x, y, classes)
+    config = replace(
+        config,
+        dataset=IMPORTED,
+        scheme=IMPORTED,
+        from_pfllib=str(folder.resolve()),
+        clients=n_clients - config.newcomers,
+        subset=0,
+        test_split="local",
+    )
     return dataset, _partition(dataset, blocks[::2], blocks[1::2], config)
 
 

@@ -87,8 +87,10 @@ def test_pfllib_clients(db: Path, data_dir: Path) -> None:
     folder = data_dir / "PFLlib-MNIST"
     if not folder.is_dir():
         pytest.skip("FLTK_DATA has no PFLlib-MNIST")
-    made = shown(done(db, "partition", "--from-pfllib", str(folder), "--newcomers", "2", "--json"))
     clients = len(list((folder / "train").glob("*.npz")))
+    whole = shown(done(db, "partition", "--from-pfllib", str(folder), "--json"))
+    assert [row["role"] for row in whole["rows"]] == ["client"] * clients
+    made = shown(done(db, "partition", "--from-pfllib", str(folder), "--newcomers", "2", "--json"))
     assert [row["role"] for row in made["rows"]] == ["client"] * (clients - 2) + ["newcomer"] * 2
     assert all(row["train"] and row["val"] and row["test"] for row in made["rows"])
     assert "--newcomers" in fltk(db, "partition", "--from-pfllib", str(folder), "--newcomers", "99").line

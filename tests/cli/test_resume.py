@@ -100,12 +100,13 @@ def test_kill_9_at_many_moments(db: Path, undisturbed: dict[str, Any], engine: s
     check(db, 2, undisturbed, attempts=2)
 
 
-def test_ctrl_c_saves_and_resumes(db: Path, undisturbed: dict[str, Any]) -> None:
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_saves_and_resumes(db: Path, undisturbed: dict[str, Any], stop: signal.Signals) -> None:
     process = start(db, *ATTN)
     wait_for(process, "round 12/")
     busy = fltk(db, "train", "--resume", "run2").line
     assert f"is being worked on by process {process.pid}" in busy
-    os.killpg(process.pid, signal.SIGINT)
+    os.killpg(process.pid, stop)
     out, err = process.communicate(timeout=PATIENCE)
     assert (process.returncode, out, lines_told(err)) == (130, "", ["fltk: interrupted"])
     with Store(db) as store:

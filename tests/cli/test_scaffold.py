@@ -30,9 +30,7 @@ HEAVY = ("torch", "torchvision", "sklearn", "scipy", "matplotlib", "numpy", "sql
 def python(code: str, *args: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """Run a few lines in a fresh interpreter."""
     command = [sys.executable, "-c", code, *args]
-    return subprocess.run(
-        command, env=clean_environment(env), capture_output=True, text=True, check=False, timeout=120
-    )
+    return subprocess.run(command, env=clean_environment(env), capture_output=True, text=True, check=False, timeout=120)
 
 
 def on_terminal(code: str, env: Mapping[str, str] | None = None) -> str:
@@ -88,15 +86,9 @@ def test_every_command_explains_itself_and_ends_with_two_examples(name: str) -> 
     found = cli.get_command(click.Context(cli), name)
     assert found is not None and found.name == name
     for path, item in walk(found, f"fltk {name}"):
-        assert item.help and item.help.splitlines()[0].endswith("."), (
-            f"{path}: the first line is one sentence"
-        )
-        lines = [
-            line.strip() for line in (item.epilog or "").splitlines() if line.strip().startswith("fltk ")
-        ]
-        assert len(lines) >= 2 and all(line.startswith(path) for line in lines), (
-            f"{path}: two examples: {lines}"
-        )
+        assert item.help and item.help.splitlines()[0].endswith("."), f"{path}: the first line is one sentence"
+        lines = [line.strip() for line in (item.epilog or "").splitlines() if line.strip().startswith("fltk ")]
+        assert len(lines) >= 2 and all(line.startswith(path) for line in lines), f"{path}: two examples: {lines}"
         for param in item.params:
             assert not isinstance(param, click.Option) or param.help, f"{path}: {param.name} has no help"
 
@@ -182,9 +174,7 @@ def test_a_command_may_choose_its_exit_code() -> None:
 
 
 @pytest.mark.usefixtures("extra_commands")
-@pytest.mark.parametrize(
-    "args", [["-vv", "fail", "bug"], ["fail", "bug", "-vv"], ["fail", "-v", "-v", "bug"]]
-)
+@pytest.mark.parametrize("args", [["-vv", "fail", "bug"], ["fail", "bug", "-vv"], ["fail", "-v", "-v", "bug"]])
 def test_a_traceback_only_on_request(args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     run(args)
     assert "Traceback" in capsys.readouterr().err

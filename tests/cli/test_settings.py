@@ -97,9 +97,7 @@ def test_a_flag_pair_and_the_file_from_the_environment(experiment: Path) -> None
     assert settled("--no-balance")["balance"] is False
     found = settled("--balance", env={"FLTK_SETTLE_CONFIG": str(experiment), "FLTK_SETTLE_SET": "a=1 b=x"})
     assert found["balance"] is True and found["rounds"] == 7
-    assert (
-        found["params"] == {"mu": 0.1, "top_k": 3, "a": 1, "b": "x"} and found["origin"]["params.b"] == "env"
-    )
+    assert found["params"] == {"mu": 0.1, "top_k": 3, "a": 1, "b": "x"} and found["origin"]["params.b"] == "env"
 
 
 @pytest.mark.parametrize(

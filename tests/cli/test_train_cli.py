@@ -182,10 +182,13 @@ def test_pfllib_clients_are_trained(db: Path, data_dir: Path) -> None:
     folder = data_dir / "PFLlib-MNIST"
     if not folder.is_dir():
         pytest.skip("FLTK_DATA has no PFLlib-MNIST")
-    args = ("--from-pfllib", str(folder), "--dataset", "mnist")
+    args = ("--from-pfllib", str(folder))
     done(db, "partition", *args)
     out = done(db, "train", "--method", "fedavg", *args, "--rounds", "1", "--steps", "2", "--hidden", "8", "--json")
     assert rows(out)[0]["partition"] == "part1" and rows(out)[0]["personal_test_acc"] > 0
+    with Store(db) as store:
+        config = store.find_run(1).config["partition"]
+    assert (config["dataset"], config["scheme"], config["newcomers"]) == ("pfllib", "pfllib", 0)
     again = ("train", "--method", "fedavg", "--partition", "part1", "--rounds", "1", "--steps", "2", "--hidden", "8")
     done(db, *again)
     assert digests(db, 1) == digests(db, 2)

@@ -100,9 +100,7 @@ def test_harm_starts_beyond_half_a_point_even_in_float32() -> None:
 
 
 def test_gain_counts_clients_known_on_both_sides() -> None:
-    assert metrics.gain_vs_local(np.array([0.9, np.nan, 0.5]), np.array([0.8, 0.8, np.nan])) == pytest.approx(
-        0.1
-    )
+    assert metrics.gain_vs_local(np.array([0.9, np.nan, 0.5]), np.array([0.8, 0.8, np.nan])) == pytest.approx(0.1)
 
 
 def test_shapes_that_do_not_match_are_refused() -> None:
@@ -129,9 +127,7 @@ def test_label_similarity_equals_loops() -> None:
     for i, left in enumerate(counts / counts.sum(axis=1, keepdims=True)):
         for j, right in enumerate(counts / counts.sum(axis=1, keepdims=True)):
             middle = (left + right) / 2
-            kl = [
-                sum(a * math.log2(a / m) for a, m in zip(p, middle, strict=True) if a) for p in (left, right)
-            ]
+            kl = [sum(a * math.log2(a / m) for a, m in zip(p, middle, strict=True) if a) for p in (left, right)]
             assert result[i, j] == pytest.approx(1 - sum(kl) / 2)
     assert np.array_equal(result, result.T)
 

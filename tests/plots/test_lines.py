@@ -66,15 +66,11 @@ def test_curves_without_anything_to_draw() -> None:
     with pytest.raises(FltkError, match="no curve"):
         accuracy_curves([])
     with pytest.raises(FltkError, match="'a' has no evaluated round"):
-        accuracy_curves(
-            [Curve("a", np.array([1]), np.array([0.5])), Curve("a", np.array([2]), np.array([0.5]))]
-        )
+        accuracy_curves([Curve("a", np.array([1]), np.array([0.5])), Curve("a", np.array([2]), np.array([0.5]))])
 
 
 def test_curve_axes_are_labelled() -> None:
-    figure, _ = accuracy_curves(
-        [Curve("a", np.array([1, 2]), np.array([0.1, 0.9]))], y_label="validation accuracy"
-    )
+    figure, _ = accuracy_curves([Curve("a", np.array([1, 2]), np.array([0.1, 0.9]))], y_label="validation accuracy")
     ax = figure.axes[0]
     assert ax.get_xlabel() == "communication round"
     assert ax.get_ylabel() == "validation accuracy (%)"
