@@ -7,31 +7,20 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
 
 import pytest
 from hypothesis import settings
+from processes import PERSONAL, RunCli, clean_environment
 
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["MKL_NUM_THREADS"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
-PERSONAL = ("FLTK_", "_FLTK_", "NO_COLOR", "FORCE_COLOR", "CLICOLOR")  # of whoever runs the tests
 for name in [name for name in os.environ if name.startswith(PERSONAL) and name != "FLTK_DATA"]:
     del os.environ[name]
-
-ROOT = Path(__file__).resolve().parent.parent
 
 # A shared, slow machine must not fail a test, and a test must not pass today and fail tomorrow.
 settings.register_profile("fltk", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("fltk")
-
-
-class RunCli(Protocol):
-    """`fltk ARGS` as a process of its own in an empty folder, its output captured as text."""
-
-    def __call__(
-        self, *args: str, env: Mapping[str, str] | None = None, cwd: Path | None = None, timeout: float = 120
-    ) -> subprocess.CompletedProcess[str]: ...
 
 
 @pytest.fixture(scope="session")
@@ -44,13 +33,6 @@ def data_dir() -> Path:
     if not path.is_dir():
         pytest.skip(f"FLTK_DATA: {path} is no folder")
     return path
-
-
-def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """This process's environment without FLTK_DATA, and with the checkout importable."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(PERSONAL)}
-    path = os.pathsep.join(filter(None, [str(ROOT), kept.get("PYTHONPATH", "")]))
-    return {**kept, "PYTHONPATH": path, **(extra or {})}
 
 
 @pytest.fixture

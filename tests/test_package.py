@@ -10,7 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, clean_environment
+from processes import ROOT, clean_environment
 
 import fltk
 

@@ -21,7 +21,7 @@ class Dataset:
     """Samples, labels, and what is known about where each sample comes from."""
 
     name: str
-    x: Floats  # (n, C, H, W) images or (n, C, T) time series, normalised once
+    x: Floats  # (n, C, H, W) images, standardised once, or (n, C, T) time series
     y: Ints  # (n,) labels 0..n_classes-1
     classes: tuple[str, ...]
     is_test: Bools | None  # (n,) member of the official test set; None where there is no official split

@@ -62,7 +62,7 @@ def _mnistm_domain(request: Request) -> Domain:
 
 def _usps_domain(request: Request) -> Domain:
     x, y, _ = usps_npz(request)
-    return y, lambda keep: enlarge(x[keep] * 2 - 1, 28)
+    return y, lambda keep: enlarge(x[keep], 28)
 
 
 def _sklearn_domain(request: Request) -> Domain:

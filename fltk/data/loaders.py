@@ -74,11 +74,9 @@ class Raw:
 
 
 def scaled(pixels: Bytes) -> Floats:
-    """0..255 -> -1..1 with one float copy; in-place steps round the same way on every machine."""
+    """0..255 -> 0..1 with one float copy; in-place steps round the same way on every machine."""
     x = pixels.astype(np.float32)
     x /= 255
-    x *= 2
-    x -= 1
     return x
 
 
@@ -109,7 +107,7 @@ def digits(request: Request) -> Raw:
     images = np.asarray(bunch.images, np.float32)  # (1797, 8, 8), 0..16
 
     def take(keep: Ints) -> Floats:
-        return (images[keep] / np.float32(8) - np.float32(1))[:, None]
+        return (images[keep] / np.float32(16))[:, None]
 
     return Raw(np.asarray(bunch.target, np.int64), DIGITS, take)
 
@@ -161,7 +159,7 @@ def usps(request: Request) -> Raw:
     if fetched or (request.download and not request.present):
         return torchvision_images(request)
     x, y, n_train = usps_npz(request)
-    return Raw(y, DIGITS, lambda keep: (x[keep] * 2 - 1)[:, None], _train_then_test(n_train, len(y)))
+    return Raw(y, DIGITS, lambda keep: x[keep][:, None], _train_then_test(n_train, len(y)))
 
 
 def usps_npz(request: Request) -> tuple[Floats, Ints, int]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from fltk.data import domains, loaders
-from fltk.data.dataset import Dataset, create, stream
+from fltk.data.dataset import Dataset, Floats, create, stream
 from fltk.data.files import reading
 from fltk.data.loaders import DIGITS, LETTERS, Raw, Request, idx_files
 from fltk.data.subset import stratified
@@ -36,6 +36,24 @@ CIFAR10_FILES = tuple(f"cifar-10-batches-py/{part}" for part in ("data_batch_1",
 CIFAR100_FILES = tuple(f"cifar-100-python/{part}" for part in ("train", "test", "meta"))
 DOMAIN_FILES = (*idx_files(domains.MNIST), loaders.USPS_FILE, domains.MNISTM_FILE)
 FETCH = "--download fetches it"
+
+# Mean and standard deviation of the training pixels per channel, in 0..1, by which images are standardised. Constants
+# and not statistics of what was loaded: a subset, or a client that has few samples, must see the same numbers. It
+# matters: FedAvg's mlp on rotated MNIST reaches 0.77, and 0.64 with pixels in -1..1 (mean of two seeds).
+PIXELS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+    "digits": ((0.3053,), (0.3760,)),
+    "mnist": ((0.1307,), (0.3081,)),
+    "fmnist": ((0.2860,), (0.3530,)),
+    "kmnist": ((0.1918,), (0.3483,)),
+    "emnist": ((0.1751,), (0.3332,)),
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+    "svhn": ((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)),
+    "usps": ((0.2545,), (0.3846,)),
+    "femnist": ((0.9635,), (0.1594,)),
+    "digit-domains": ((0.2888,), (0.3300,)),
+    "cifar10-jpeg": ((0.4913, 0.4821, 0.4465), (0.2452, 0.2428, 0.2606)),
+}
 
 
 @dataclass(frozen=True)
@@ -168,7 +186,7 @@ def _materialise(name: str, raw: Raw, subset: int, seed: int) -> Dataset:
         keep = stratified(subset, keys, stream(seed, "data/subset"))
     return create(
         name,
-        raw.take(keep),
+        standardised(name, raw.take(keep)),
         raw.y[keep],
         raw.classes,
         is_test=None if raw.is_test is None else raw.is_test[keep],
@@ -177,6 +195,18 @@ def _materialise(name: str, raw: Raw, subset: int, seed: int) -> Dataset:
         owner_names=raw.owner_names,
         session=None if raw.session is None else raw.session[keep],
     )
+
+
+def standardised(name: str, x: Floats) -> Floats:
+    """Images (n, C, H, W) in 0..1 with the data set's mean taken off and divided by its deviation, in place.
+
+    Time series keep their physical units.
+    """
+    if name in PIXELS:
+        for channel, (mean, deviation) in enumerate(zip(*PIXELS[name], strict=True)):
+            x[:, channel] -= np.float32(mean)
+            x[:, channel] /= np.float32(deviation)
+    return x
 
 
 def describe(data_dir: Path | None) -> list[SourceInfo]:

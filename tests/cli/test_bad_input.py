@@ -243,7 +243,7 @@ def idx(shape: tuple[int, ...], body: bytes) -> bytes:
         ("train-images-idx3-ubyte", idx((4, 28, 28), b"short")),
         ("train-images-idx3-ubyte", idx((2**31, 2**31, 2**31), b"")),
         ("train-images-idx3-ubyte.gz", b"no gzip"),
-        ("train-images-idx3-ubyte.gz", gzip.compress(b"x" * 900)[:-9]),
+        ("train-images-idx3-ubyte.gz", gzip.compress(b"x" * 900, mtime=0)[:-9]),
         ("train-labels-idx1-ubyte", idx((3,), b"abc")),
         ("train-labels-idx1-ubyte", idx((4,), b"\xff\xff\xff\xff")),
     ],

@@ -7,7 +7,7 @@ import io
 import json
 from pathlib import Path
 
-from conftest import RunCli
+from processes import RunCli
 
 from fltk.names import DATASETS
 

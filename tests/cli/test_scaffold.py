@@ -13,7 +13,7 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner
-from conftest import RunCli, clean_environment
+from processes import RunCli, clean_environment
 
 from fltk import __version__
 from fltk.cli.command import command, epilog, group

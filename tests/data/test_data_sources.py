@@ -21,7 +21,7 @@ from fltk.names import DATASETS
 def test_digits_come_without_a_folder() -> None:
     data = load("digits", None)
     assert data.x.shape == (1797, 1, 8, 8) and data.x.dtype == np.float32
-    assert data.x.min() == -1 and data.x.max() == 1
+    assert abs(data.x.mean()) < 1e-3 and abs(data.x.std() - 1) < 1e-3  # by the constants of the table
     assert data.is_test is None and data.owner is None and data.session is None
 
 

@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import RunCli
+from processes import RunCli
 
 pytestmark = pytest.mark.slow
 
