@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from fltk.config import TrainConfig
 from fltk.data.federation import Split
 from fltk.errors import Diverged
-from fltk.models.layout import Layout, Ranges
+from fltk.models.layout import Entry, Layout, Ranges
 from fltk.train.streams import Streams
 
 Loss = Callable[[nn.Module, Tensor, tuple[Tensor, Tensor]], Tensor]
@@ -57,6 +57,9 @@ class Trainer:
         self._head = self._model.get_submodule(layout.weighted_layers[-1])
         self._grad = torch.zeros(layout.trainable, device=self.device)
         self._images = any(len(e.shape) == 4 for e in layout.entries)
+        self._steps = [m.forward for m in self._model] if isinstance(self._model, nn.Sequential) else [self._model]
+        self._parts: dict[str, _Trained] = {}
+        self._mode = ""
         self.round = 0
         self.client = 0
         self.losses: list[float] = []
@@ -126,7 +129,7 @@ class Trainer:
         if not len(data):
             return Score(math.nan, 0, 0)
         self._flat.copy_(w)
-        self._model.eval()
+        self._evaluating()
         loss, correct = 0.0, 0
         with torch.no_grad():
             for x, y in self._slices(data.x, data.y, EVAL_BATCH):
@@ -134,6 +137,12 @@ class Trainer:
                 loss += float(F.cross_entropy(logits, y, reduction="sum"))
                 correct += int((logits.argmax(1) == y).sum())
         return Score(loss / len(data), correct, len(data))
+
+    def _evaluating(self) -> None:
+        """Evaluation mode."""
+        if self._mode != "eval":
+            self._model.eval()
+            self._mode = "eval"
 
     def _rule(self, only: str, lr: float, pull: tuple[Tensor, float] | None, drift: Tensor | None) -> _Rule:
         ranges = tuple(
@@ -175,28 +184,22 @@ class Trainer:
         return x.as_strided((n, c, h, w), (c * h * w, 1, w * c, c))
 
     def _autograd_steps(self, data: Split, steps: int, rule: _Rule, only: str, loss: Loss | None) -> float:
-        entries = [e for e in self.layout.entries if e.trainable]
-        chosen = [i for i, e in enumerate(entries) if any(a <= e.start < b for a, b in rule.ranges)]
-        params = [self._params[i] for i in chosen]
-        self._set_modes({entries[i].layer for i in chosen}, only)
-        values = [p.data for p in params]
-        # torch's GroupNorm crashes (CPU, channels last) when its input needs no gradient: let the first layer need one
-        below = self._params[:1] if entries[chosen[0]].norm else []
+        trained = self._trained(only)
+        self._set_modes(trained.layers, only)
+        values, wanted, entries = trained.values, trained.wanted, trained.entries
         total = torch.zeros((), device=self.device)
         for order, cuts in self._batches(len(data), steps):
             x, y = self._inputs(data.x[order]), data.y[order].to(self.device)
             for cut in cuts:
-                batch = (x[cut], y[cut])
-                value = (
-                    loss(self._model, self._flat, batch) if loss else F.cross_entropy(self._model(batch[0]), batch[1])
-                )
-                grads = torch.autograd.grad(value, [*params, *below])[: len(params)]
+                xb, yb = x[cut], y[cut]
+                value = loss(self._model, self._flat, (xb, yb)) if loss else F.cross_entropy(self._forward(xb), yb)
+                grads = torch.autograd.grad(value, wanted)
                 total += value.detach()
                 if rule.plain:
-                    for p, g in zip(values, grads, strict=True):
+                    for p, g in zip(values, grads, strict=False):  # a gradient beyond the values is not used
                         p.add_(g, alpha=-rule.lr)
                 else:
-                    flat = [entries[i].flatten(g) for i, g in zip(chosen, grads, strict=True)]
+                    flat = [e.flatten(g) for e, g in zip(entries, grads, strict=False)]
                     rule.update(self._flat, torch.cat(flat, out=self._grad[: sum(map(len, flat))]))
         return float(total)
 
@@ -220,7 +223,7 @@ class Trainer:
 
     def _features(self, data: Split) -> Tensor:
         """Inputs of the last linear layer, (n, features), in evaluation mode."""
-        self._model.eval()
+        self._evaluating()
         caught: list[Tensor] = []
         hook = self._head.register_forward_pre_hook(lambda _, args: caught.append(args[0]))
         with torch.no_grad():
@@ -229,13 +232,48 @@ class Trainer:
         hook.remove()
         return torch.cat(caught)
 
+    def _trained(self, only: str) -> _Trained:
+        """What a part means for this model; found once, since small models feel every microsecond."""
+        if only not in self._parts:
+            ranges = self.layout.ranges(only)
+            pairs = zip((e for e in self.layout.entries if e.trainable), self._params, strict=True)
+            chosen = [(e, p) for e, p in pairs if any(a <= e.start < b for a, b in ranges)]
+            # torch's GroupNorm crashes (CPU, channels last) when its input needs no gradient: the first layer gets one
+            below = self._params[:1] if chosen and chosen[0][0].norm else []
+            self._parts[only] = _Trained(
+                entries=[e for e, _ in chosen],
+                values=[p.data for _, p in chosen],
+                wanted=[*(p for _, p in chosen), *below],
+                layers={e.layer for e, _ in chosen},
+            )
+        return self._parts[only]
+
+    def _forward(self, x: Tensor) -> Tensor:
+        """The model without the bookkeeping of `Module.__call__`, which costs a small model several percent."""
+        for step in self._steps:
+            x = step(x)
+        return x
+
     def _set_modes(self, trained: set[str], only: str) -> None:
         """Training mode; frozen normalisation layers keep their running statistics."""
+        if only == "all" and self._mode == "train":
+            return
+        self._mode = "train" if only == "all" else "mixed"
         self._model.train()
         if only != "all":
             for name, module in self._model.named_modules():
                 if name in self.layout.layers and name not in trained:
                     module.eval()
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """A part of the model as the training loop needs it."""
+
+    entries: list[Entry]
+    values: list[Tensor]  # the weights, without autograd
+    wanted: list[nn.Parameter]  # whose gradients are asked for: the weights, and perhaps one more
+    layers: set[str]
 
 
 @dataclass
