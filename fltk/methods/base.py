@@ -153,6 +153,25 @@ class Cost:
 
 
 @dataclass(frozen=True)
+class Joined:
+    """How a client that has never taken part comes to its first model.
+
+    arrival: (P,) what it downloads before it has used any of its own data.  model: (P,) after the method's own
+    joining step, the arrival model where a method has none.  own: what the client would keep, as in `Upload`.
+    row: (N,) float64, weights of the trained clients' last models in `model`; None where it is no mix of them.
+    down, up: bytes on the wire.  note: one line where the rule had to fall back.
+    """
+
+    arrival: Tensor
+    model: Tensor
+    own: Mapping[str, Tensor] = field(default_factory=dict)
+    row: Tensor | None = None
+    down: int = 0
+    up: int = 0
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class Method:
     """FedAvg's answers. Fields of a subclass are its hyper-parameters."""
 
@@ -224,6 +243,19 @@ class Method:
     def personalise(self, w: Tensor, client: ClientData, trainer: Trainer) -> Tensor:
         """A client's last step before it uses its model; never fed back. Default: none."""
         return w
+
+    def join(self, state: State, client: ClientData, trainer: Trainer, task: Task) -> Joined:
+        """The first model of a client that nobody has seen, from the state alone; the state is left alone.
+
+        `trainer` stands at the client's id (behind the N trained ones). Default: the shared part with a fresh private
+        one, then the method's own last step.
+        """
+        layout = task.layout
+        arrival = layout.join(self.shared, state.server["w"], layout.take(task.w0, layout.rest(self.shared)))
+        cost = self.cost(layout)
+        return Joined(
+            arrival, self.personalise(arrival, client, trainer), row=state.server.get("p"), down=cost.down, up=0
+        )
 
     def global_model(self, state: State, task: Task) -> Tensor | None:
         """The one server model (P,), where there is one."""

@@ -104,9 +104,11 @@ def test_kill_9_at_many_moments(db: Path, undisturbed: dict[str, Any], engine: s
 def test_ctrl_c_saves_and_resumes(db: Path, undisturbed: dict[str, Any], stop: signal.Signals) -> None:
     process = start(db, *ATTN)
     wait_for(process, "round 12/")
+    os.killpg(process.pid, signal.SIGSTOP)  # a busy machine may take longer to ask than the run takes to end
     busy = fltk(db, "train", "--resume", "run2").line
     assert f"is being worked on by process {process.pid}" in busy
     os.killpg(process.pid, stop)
+    os.killpg(process.pid, signal.SIGCONT)
     out, err = process.communicate(timeout=PATIENCE)
     assert (process.returncode, out, lines_told(err)) == (130, "", ["fltk: interrupted"])
     with Store(db) as store:
