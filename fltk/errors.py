@@ -18,6 +18,12 @@ class UsageError(FltkError):
     exit_code = 2
 
 
+class Mismatch(FltkError):
+    """What is found is not what was stored. Exit code 3."""
+
+    exit_code = 3
+
+
 class Diverged(FltkError):
     """Local training left the finite numbers."""
 

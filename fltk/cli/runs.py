@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from fltk.cli.command import Option, command
+from fltk.cli.command import Group, Option, epilog
 from fltk.cli.context import Settings
 from fltk.cli.output import Column, emit, output_options
+from fltk.cli.runs_edit import EDITS
 from fltk.errors import UsageError
 
 if TYPE_CHECKING:
-    from fltk.registry import RunRow, Store
+    from fltk.registry import EvaluationRow, RunRow, Store
 
 LIST = [
     Column("run"),
@@ -27,9 +29,12 @@ LIST = [
     Column("rounds"),
     Column("personal_test_acc", "personal acc", 4, "max"),
     Column("global_test_acc", "global acc", 4, "max"),
+    Column("acc_new", "newcomers acc", 4, "max"),
+    Column("kind"),
     Column("status"),
     Column("started"),
 ]
+OF_CHILDREN = ("acc_new", "kind")  # columns that only runs made from another run fill
 GROUPS = [
     Column("method"),
     Column("dataset"),
@@ -47,14 +52,54 @@ GROUPS = [
 ]
 
 
-@command(
+class RunsGroup(Group):
+    """A group whose `list` runs where no member is named: `fltk runs run42` shows that run."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put `list` in front of what is no member; global options may stand before either."""
+        first = _behind_global(args)
+        if args[first : first + 1] not in (["-h"], ["--help"]) and (first == len(args) or args[first] not in MEMBERS):
+            args = [*args[:first], "list", *args[first:]]
+        return super().parse_args(ctx, args)
+
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        """Both ways to use it."""
+        return ["[OPTIONS] [RUN]", "| COMMAND [ARGS]..."]
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The options of the list, then the members."""
+        self.commands["list"].format_options(ctx, formatter)
+        self.format_commands(ctx, formatter)
+
+
+def _behind_global(args: list[str]) -> int:
+    """Where the first word stands that is no global option."""
+    with_value, alone = ("--db", "--data-dir"), ("-q", "--quiet", "-v", "-vv", "--verbose", "--color", "--no-color")
+    position = 0
+    while position < len(args) and args[position].split("=")[0] in (*with_value, *alone):
+        position += 2 if args[position] in with_value else 1
+    return min(position, len(args))
+
+
+@click.group(
     "runs",
-    examples=(
+    cls=RunsGroup,
+    epilog=epilog(
         "fltk runs --method attn --where 'alpha<0.5'",
         "fltk runs run42",
         "fltk runs --by-seed --format latex",
+        "fltk runs rm run42",
     ),
 )
+def runs() -> None:
+    """List, show, label and remove the runs of the registry.
+
+    With a RUN (run42, a name, latest, the start of a UUID): everything that is known of it. Accuracies are those of the
+    last round; `deployed` is that of the last `fltk evaluate`.
+    """
+
+
+@runs.command("list", epilog=epilog("fltk runs list --status failed", "fltk runs list run42"))
 @click.argument("run", required=False)
 @click.option("--method", cls=Option, section="Filter", help="only runs of this method")
 @click.option("--dataset", cls=Option, section="Filter", help="only runs on this data set")
@@ -68,20 +113,20 @@ GROUPS = [
     metavar="CONDITION",
     help="condition on the configuration such as alpha<0.5, repeatable",
 )
+@click.option("--removed", is_flag=True, cls=Option, section="Filter", help="the removed runs in place of the others")
 @click.option(
     "--by-seed",
     is_flag=True,
     cls=Option,
     section="Output",
-    help="one row per configuration: mean and standard deviation over its seeds, finished runs only",
+    help="one row per configuration: mean and standard deviation over its seeds, finished training runs only",
 )
 @output_options
 @click.pass_obj
-def runs(settings: Settings, /, run: str | None, format: str, by_seed: bool, **filters: Any) -> None:
-    """List and filter the runs of the registry.
+def listing(settings: Settings, /, run: str | None, format: str, by_seed: bool, **filters: Any) -> None:
+    """List and filter the runs, or show one.
 
-    With a RUN (run42, a name, latest, the start of a UUID): everything that is known of it. Accuracies are those of the
-    last round; `deployed` is that of the last `fltk evaluate`.
+    `fltk runs` alone does the same.
     """
     from fltk.registry import Store
 
@@ -94,9 +139,16 @@ def runs(settings: Settings, /, run: str | None, format: str, by_seed: bool, **f
             return
         rows = store.runs(**filters)
         if by_seed:
-            emit(_groups(store, [r for r in rows if r.status == "done"]), GROUPS, format)
+            trained = [r for r in rows if r.status == "done" and r.kind == "train"]
+            emit(_groups(store, trained), GROUPS, format)
         else:
-            emit([_line(r) for r in rows], LIST, format)
+            children = any(r.parent is not None for r in rows)
+            emit([_line(r) for r in rows], [c for c in LIST if children or c.key not in OF_CHILDREN], format)
+
+
+for edit in EDITS:
+    runs.add_command(edit)
+MEMBERS = tuple(runs.commands)
 
 
 def _line(run: RunRow) -> dict[str, Any]:
@@ -113,6 +165,8 @@ def _line(run: RunRow) -> dict[str, Any]:
         "rounds": run.rounds_done,
         "personal_test_acc": run.last.get("personal_test_acc"),
         "global_test_acc": run.last.get("global_test_acc"),
+        "acc_new": run.last.get("acc_new"),
+        "kind": run.kind if run.parent is None else f"{run.kind} of run{run.parent}",
         "status": run.status,
         "started": datetime.fromtimestamp(run.started).isoformat(sep=" ", timespec="seconds"),
     }
@@ -123,7 +177,7 @@ def _details(store: Store, run: RunRow) -> list[dict[str, Any]]:
     facts: dict[str, Any] = {
         "run": run.label,
         "uuid": run.uuid,
-        "kind": run.kind,
+        "kind": run.kind if run.parent is None else f"{run.kind} of run{run.parent}",
         "status": run.status + (f": {run.message}" if run.message else ""),
         "rounds": run.rounds_done,
         "partition": None if run.partition_id is None else f"part{run.partition_id}",
@@ -158,7 +212,8 @@ def _groups(store: Store, rows: list[RunRow]) -> list[dict[str, Any]]:
         config = {k: v for k, v in row.config.items() if k != "seed"}
         config["partition"] = {k: v for k, v in config["partition"].items() if k != "partition_seed"}
         groups.setdefault(_key(config), {})[row.seed] = row
-    return [_group(store, list(found.values())) for found in groups.values()]
+    evaluations = store.last_evaluations(row.id for row in rows)
+    return [_group(list(found.values()), evaluations) for found in groups.values()]
 
 
 def _key(config: dict[str, Any]) -> str:
@@ -167,12 +222,12 @@ def _key(config: dict[str, Any]) -> str:
     return canonical_json(config)
 
 
-def _group(store: Store, rows: list[RunRow]) -> dict[str, Any]:
+def _group(rows: list[RunRow], evaluations: Mapping[int, EvaluationRow]) -> dict[str, Any]:
     first = _line(rows[0])
     values: dict[str, list[float]] = {
         "personal": [r.last["personal_test_acc"] for r in rows if "personal_test_acc" in r.last],
         "global": [r.last["global_test_acc"] for r in rows if "global_test_acc" in r.last],
-        "deployed": [v for r in rows if (v := _deployed(store, r)) is not None],
+        "deployed": [v for r in rows if (v := _deployed(evaluations.get(r.id))) is not None],
     }
     found: dict[str, Any] = {k: first[k] for k in ("method", "dataset", "scheme", "alpha", "model")}
     found["params"] = _params(rows[0]) or None
@@ -190,11 +245,9 @@ def _params(run: RunRow) -> dict[str, Any]:
     return {k: v for k, v in run.config["params"].items() if run.origin.get(f"params.{k}", "default") != "default"}
 
 
-def _deployed(store: Store, run: RunRow) -> float | None:
-    stored = store.evaluations(run.id)
-    if not stored:
-        return None
-    return next((float(r["acc_mean"]) for r in stored[-1].summary["rows"] if r["model"] == "deployed"), None)
+def _deployed(stored: EvaluationRow | None) -> float | None:
+    rows = [] if stored is None else stored.summary["rows"]
+    return next((float(row["acc_mean"]) for row in rows if row["model"] == "deployed"), None)
 
 
 def _std(values: list[float]) -> float:

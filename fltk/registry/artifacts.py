@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 STAGING = "staging"
-_LEFTOVER_SECONDS = 24 * 3600.0
+LEFTOVER_SECONDS = 24 * 3600.0
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,10 @@ class ArtifactFolder:
         try:
             temporary.parent.mkdir(parents=True, exist_ok=True)
             self._remove_leftovers()
+            temporary.touch()
+            mode = temporary.stat().st_mode  # as the user's mask has it; a library may write the file as private
             write(temporary)
+            temporary.chmod(mode)
             _sync(temporary)
             sha256, size = digest_file(temporary)
             yield Staged(sha256, size, temporary, self.path(sha256))
@@ -96,7 +99,7 @@ class ArtifactFolder:
             raise FltkError(f"artifact file {self.path(sha256)} cannot be removed ({error.strerror})") from error
 
     def _remove_leftovers(self) -> None:
-        limit = time.time() - _LEFTOVER_SECONDS
+        limit = time.time() - LEFTOVER_SECONDS
         for path in (self.folder / STAGING).iterdir():
             with contextlib.suppress(OSError):  # another process may be removing the same file
                 if path.stat().st_mtime < limit:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 import unicodedata
@@ -10,13 +11,14 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Table, insert, select
+from sqlalchemy import ColumnElement, Table, insert, select
 from sqlalchemy.engine import Connection, CursorResult
 
 from fltk.errors import UsageError
 from fltk.registry import artifacts, schema
 from fltk.registry.database import open_database
 
+_LOG = logging.getLogger("fltk.registry")
 NAME_LENGTH = 200
 NOTE_LENGTH = 1_000_000
 
@@ -24,8 +26,12 @@ NOTE_LENGTH = 1_000_000
 class Base:
     """An open registry. The parts of `Store` build on it; use `Store`."""
 
-    def __init__(self, target: str | Path, *, readonly: bool = False, create: bool = False) -> None:
-        self._db = open_database(target, readonly=readonly, create=create)
+    def __init__(
+        self, target: str | Path, *, readonly: bool = False, create: bool = False, upgrade: bool = True
+    ) -> None:
+        self._db = open_database(target, readonly=readonly, create=create, upgrade=upgrade)
+        if self._db.notice and (readonly or not self._db.readonly):  # otherwise the refusal to write tells it
+            _LOG.warning(self._db.notice)
         self._files = artifacts.ArtifactFolder(self._db.location.artifacts)
         self._clock: Callable[[], float] = time.time
 
@@ -51,7 +57,7 @@ class Base:
 
     def close(self) -> None:
         """Close all connections; SQLite then folds its log into the database file."""
-        self._db.engine.dispose()
+        self._db.close()
 
     def _stage(self, write: Callable[[Path], object]) -> AbstractContextManager[artifacts.Staged]:
         self._db.require_writable()  # before anything is written beside the database
@@ -97,22 +103,31 @@ def check_text(text: str, option: str) -> str:
 
 def check_free(connection: Connection, table: Table, prefix: str, name: str) -> None:
     """UsageError when a row of `table` has that name."""
-    taken = connection.execute(select(table.c.id).where(table.c.name == name)).scalar()
+    taken = connection.execute(select(table).where(table.c.name == name)).first()
     if taken is not None:
-        raise UsageError(f"--name: {name!r} is taken by {prefix}{taken}; choose another")
+        kept = getattr(taken, "removed", None) is None
+        told = "" if kept else ", which is removed (`fltk db gc` deletes it)"
+        raise UsageError(f"--name: {name!r} is taken by {prefix}{taken.id}{told}; choose another")
 
 
 def find_id(
-    connection: Connection, table: Table, prefix: str, key: str, ref: str | int
+    connection: Connection,
+    table: Table,
+    prefix: str,
+    key: str,
+    ref: str | int,
+    among: ColumnElement[bool] | None = None,
 ) -> tuple[int | None, list[int]]:
     """Look a reference up: PREFIX<number>, a number, `latest`, a name, or the start of column `key`.
 
-    Returns (id, []) or (None, candidates): several candidates when ambiguous, none when unknown.
+    `among` restricts the rows. Returns (id, []) or (None, candidates): several candidates when ambiguous, none
+    when unknown.
     """
+    ids = select(table.c.id) if among is None else select(table.c.id).where(among)
     # Bytes of a command line that are no text arrive as surrogates, which no database takes.
     text = unicodedata.normalize("NFC", str(ref)).strip().encode("utf-8", "replace").decode()
     if text == "latest":
-        return connection.execute(select(table.c.id).order_by(table.c.id.desc()).limit(1)).scalar(), []
+        return connection.execute(ids.order_by(table.c.id.desc()).limit(1)).scalar(), []
     number = re.fullmatch(rf"(?:{prefix})?(\d{{1,9}})", text, re.ASCII)
     conditions: list[Any] = [table.c.id == int(number[1])] if number else []
     conditions.append(table.c.name == text)
@@ -121,9 +136,7 @@ def find_id(
     if re.fullmatch(r"[0-9a-f]{4,64}", digits) and (len(digits) >= 8 or not digits.isdigit()):
         conditions.append(table.c[key].startswith(digits, autoescape=True))
     for condition in conditions:
-        found: Sequence[int] = (
-            connection.execute(select(table.c.id).where(condition).order_by(table.c.id)).scalars().all()
-        )
+        found: Sequence[int] = connection.execute(ids.where(condition).order_by(table.c.id)).scalars().all()
         if found:
             return (found[0], []) if len(found) == 1 else (None, list(found))
     return None, []

@@ -11,7 +11,8 @@ import json
 import math
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -98,13 +99,20 @@ def pack_arrays(arrays: Mapping[str, Any]) -> bytes:
     return buffer.getvalue()
 
 
-def unpack_arrays(data: bytes, where: str) -> dict[str, NDArray[Any]]:
-    """The inverse of `pack_arrays`; `where` names the place in the error for damaged bytes."""
+def unpack_arrays(data: bytes, where: str, keys: Collection[str] | None = None) -> dict[str, NDArray[Any]]:
+    """The inverse of `pack_arrays`, limited to `keys` where given; `where` names the place in the error for damage."""
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-            return {key: archive[key] for key in archive.files}
+            return {key: archive[key] for key in archive.files if keys is None or key in keys}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise FltkError(f"{where}: stored arrays are damaged ({error})") from error
+
+
+@lru_cache(maxsize=256)
+def shared_json(text: str) -> dict[str, Any]:
+    """JSON that many rows have in common, read once; to be copied by who keeps it."""
+    found: dict[str, Any] = json.loads(text)
+    return found
 
 
 def to_json(data: Any) -> str:

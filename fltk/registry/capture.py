@@ -12,6 +12,7 @@ import platform
 import subprocess
 import sys
 import threading
+from collections.abc import Collection
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from fltk.errors import FltkError
 DIFF_LIMIT = 2 * 1024 * 1024  # bytes; a longer diff is recorded by hash and size alone
 UNTRACKED_LIMIT = 1000  # files
 GIT_SECONDS = 20.0
+# Parts of fltk that read, write or show results and change no bit of them.
+AROUND = ("cli", "export", "plots", "registry", "sweep")
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "CUBLAS_WORKSPACE_CONFIG")
 
 
@@ -44,9 +47,10 @@ def git_state(folder: Path | None = None) -> dict[str, Any]:
 
     `diff` (bytes) is present when tracked files differ from the commit by at most DIFF_LIMIT; `diff_size` and
     `diff_hash` describe any difference. Without a repository: {"present": False, "reason": ...}. Either way
-    `fltk_sha256` identifies the code of this package.
+    `fltk_sha256` identifies the code of this package, `core_sha256` the part of it that decides results.
     """
-    return {**_tree(folder or Path.cwd()), "fltk_sha256": package_digest()}
+    digests = {"fltk_sha256": package_digest(), "core_sha256": core_digest()}
+    return {**_tree(folder or Path.cwd()), **digests}
 
 
 def _tree(where: Path) -> dict[str, Any]:
@@ -66,11 +70,18 @@ def _tree(where: Path) -> dict[str, Any]:
     return state
 
 
-def package_digest() -> str:
-    """SHA-256 over names and content of the installed package's Python files."""
+def core_digest() -> str:
+    """SHA-256 of the code that decides results."""
+    return package_digest(without=AROUND)
+
+
+def package_digest(without: Collection[str] = ()) -> str:
+    """SHA-256 over names and content of the installed package's Python files, some of its parts left out."""
     root = Path(__file__).resolve().parents[1]
     total = hashlib.sha256()
     for path in sorted(root.rglob("*.py"), key=lambda item: item.relative_to(root).as_posix()):
+        if path.relative_to(root).parts[0] in without:
+            continue
         content = hashlib.sha256(path.read_bytes()).hexdigest()
         total.update(f"{path.relative_to(root).as_posix()}\0{content}\n".encode())
     return total.hexdigest()

@@ -1,15 +1,20 @@
-"""One open database: connections, transactions, and the place where SQLAlchemy's errors become fltk's."""
+"""One open database: connections, transactions, and the place where SQLAlchemy's errors become fltk's.
+
+An SQLite file has one writer at a time. On a PostgreSQL server an advisory lock puts write transactions into
+the same order, so that everything above may rely on it.
+"""
 
 from __future__ import annotations
 
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from sqlalchemy import create_engine, event, inspect, text
+from sqlalchemy import create_engine, event, inspect
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import DBAPIError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.pool import QueuePool
@@ -20,17 +25,19 @@ from fltk.registry.location import (
     Location,
     check_creatable,
     check_writable,
-    has_wal,
     is_writable,
     locate,
+    network_of,
     probe,
+    reading_mode,
     uri,
 )
-from fltk.registry.schema import HEAD_REVISION, REVISIONS, VERSION_TABLE, metadata
+from fltk.registry.schema import HEAD_REVISION, REVISIONS, metadata
 
 BUSY_SECONDS = 30.0
+SERVER_LOCK = 0x666C746B  # "fltk": a number that other programs in the same database hardly use
 
-# What SQLite says -> what a user can do about it.
+# What the database says -> what a user can do about it.
 _ADVICE = (
     ("disk is full", "the disk is full; free space or name a file on another disk"),
     ("readonly database", "the file or its folder is read-only; copy it or name another file"),
@@ -39,17 +46,25 @@ _ADVICE = (
     ("disk i/o error", "the disk reports an error; check the disk, or name a file elsewhere"),
     ("unable to open", "the file cannot be opened; check the folder's permissions or name another file"),
     ("is locked", f"another process kept it locked for {BUSY_SECONDS:.0f} s; wait for it and try again"),
+    ("lock timeout", f"another process kept it locked for {BUSY_SECONDS:.0f} s; wait for it and try again"),
 )
+
+
+def advice(error: Exception) -> str | None:
+    """What a user can do about a failed statement; None where the statement is what is wrong."""
+    reason = reason_of(error).lower()
+    return next((told for sign, told in _ADVICE if sign in reason), None)
+
+
+def reason_of(error: Exception) -> str:
+    """What the database itself says, on one line."""
+    cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
+    return " ".join(str(cause).split()) or type(cause).__name__
 
 
 def explain(error: Exception, shown: str) -> FltkError:
     """The one line for a failed statement."""
-    cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
-    reason = " ".join(str(cause).split()) or type(cause).__name__
-    for sign, advice in _ADVICE:
-        if sign in reason.lower():
-            return FltkError(f"--db: {shown}: {advice}")
-    return FltkError(f"--db: {shown}: {reason}")
+    return FltkError(f"--db: {shown}: {advice(error) or reason_of(error)}")
 
 
 @contextmanager
@@ -71,11 +86,24 @@ class Database:
     engine: Engine
     readonly: bool
     notice: str | None = None
+    newer: bool = False  # a newer fltk wrote it
+    scratch: TemporaryDirectory[str] | None = None  # holds the upgraded copy that is open in place of the file
 
     @property
     def shown(self) -> str:
         """How messages call this database."""
         return self.location.shown
+
+    @property
+    def on_server(self) -> bool:
+        """Whether a server keeps it, and not a file."""
+        return self.location.path is None
+
+    def close(self) -> None:
+        """Close all connections; SQLite then folds its log into the database file."""
+        self.engine.dispose()
+        if self.scratch is not None:
+            self.scratch.cleanup()
 
     def require_writable(self) -> None:
         """FltkError when the database is open for reading only."""
@@ -86,6 +114,8 @@ class Database:
     def read(self) -> Iterator[Connection]:
         """A consistent snapshot."""
         with guard(self.shown), self.engine.connect() as connection:
+            if self.on_server:
+                connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
             yield connection
 
     @contextmanager
@@ -99,66 +129,125 @@ class Database:
         ):
             yield connection
 
+    def vacuum(self) -> None:
+        """Give the unused room of an SQLite file back to the disk; others wait meanwhile."""
+        with guard(self.shown), closing(self.engine.raw_connection()) as connection:
+            connection.cursor().execute("VACUUM")
 
-def open_database(target: str | Path, *, readonly: bool, create: bool) -> Database:
+
+def open_database(target: str | Path, *, readonly: bool, create: bool, upgrade: bool = True) -> Database:
     """Open a registry, creating (`create`) or upgrading it first where needed.
 
-    A database of a newer fltk opens for reading only. Raises FltkError, one line that says what to do.
+    With `upgrade` false, or where the file cannot be written, an older file is read from an upgraded copy. A
+    server's database is upgraded by `upgrade_database` alone, because others work with it. A database of a newer
+    fltk opens for reading only. Raises FltkError, one line that says what to do.
     """
     location = locate(target)
     if location.path is None:
         return _open_server(location, readonly=readonly, create=create)
-    return _open_file(location, location.path, readonly=readonly, create=create)
+    return _open_file(location, location.path, readonly=readonly, create=create, upgrade=upgrade)
 
 
-def _open_file(location: Location, path: Path, *, readonly: bool, create: bool) -> Database:
+@dataclass(frozen=True)
+class Upgrade:
+    """What `upgrade_database` did: revisions before and after, and the file with the previous state (or None)."""
+
+    before: str
+    after: str
+    backup: Path | None
+
+
+def upgrade_database(target: str | Path) -> Upgrade:
+    """Bring an existing registry to the newest schema; FltkError where there is none or it is too new."""
+    location = locate(target)
+    if location.path is not None:
+        revision = probe(location)
+    else:
+        engine = server_engine(location)
+        with guard(location.shown):
+            revision = server_revision(location, engine)
+    if revision is None:
+        raise missing(location)
+    if revision not in REVISIONS:
+        raise FltkError(_newer(location, revision))
+    if revision == HEAD_REVISION:
+        return Upgrade(revision, revision, None)
+    if location.path is not None:
+        return Upgrade(revision, HEAD_REVISION, _upgrade_file(location, location.path))
+    with guard(location.shown), _closing(engine):
+        migrate.upgrade(engine)
+    return Upgrade(revision, HEAD_REVISION, None)
+
+
+def _open_file(location: Location, path: Path, *, readonly: bool, create: bool, upgrade: bool) -> Database:
     revision = probe(location)
     if revision is None:
-        _refuse_missing(location, may_create=create and not readonly)
+        if readonly or not create:
+            raise missing(location)
         check_creatable(location)
-        engine = _file_engine(path, "mode=rwc", write=True)
-        with guard(location.shown):
+        with guard(location.shown), _closing(file_engine(path, "mode=rwc", write=True)) as engine:
             migrate.upgrade(engine)
-        return Database(location, engine, readonly=False)
-    notice = None
-    if revision not in REVISIONS:
+        revision = HEAD_REVISION
+    notice, newer = None, revision not in REVISIONS
+    if newer:
         readonly, notice = True, _newer(location, revision)
     elif revision != HEAD_REVISION:
-        notice = _upgrade_file(location, path)
+        if readonly and not (upgrade and is_writable(path)):
+            return _open_copy(location, path, revision)
+        copy = _upgrade_file(location, path)
+        kept = f"; its previous state is in {copy}" if copy else ""
+        notice = f"{location.shown} was upgraded to schema {HEAD_REVISION}{kept}"
     if not readonly:
         check_writable(location)
-        return Database(location, _file_engine(path, "mode=rw", write=True), False, notice)
-    # Readers of a writable file use it like writers: SQLite then removes its log files when they close.
-    if is_writable(path):
-        return Database(location, _file_engine(path, "mode=rw", write=False), True, notice)
-    mode = "mode=ro" if has_wal(path) else "mode=ro&immutable=1"
-    return Database(location, _file_engine(path, mode, write=False), True, notice)
+        warning = notice or _network_warning(location, path)
+        return Database(location, file_engine(path, "mode=rw", write=True), False, warning)
+    return Database(location, file_engine(path, reading_mode(path), write=False), True, notice, newer)
+
+
+def _open_copy(location: Location, path: Path, revision: str) -> Database:
+    """An older file that must stay as it is: read from a copy with the newest schema, which goes when it is closed."""
+    scratch = TemporaryDirectory(prefix="fltk-")
+    copy = Path(scratch.name, "copy.db")
+    with guard(location.shown):
+        migrate.copy_to(path, copy)
+        with _closing(file_engine(copy, "mode=rw", write=True)) as engine:
+            migrate.upgrade(engine)
+    notice = f"--db: {location.shown} has the older schema {revision}; an upgraded copy is read, and it stays as it is"
+    return Database(location, file_engine(copy, "mode=rw", write=False), True, notice, scratch=scratch)
 
 
 def _open_server(location: Location, *, readonly: bool, create: bool) -> Database:
-    engine = _server_engine(location)
+    engine = server_engine(location)
     with guard(location.shown):
-        inspector = inspect(engine)
-        revision = None
-        if inspector.has_table(VERSION_TABLE):
-            with engine.connect() as connection:
-                revision = connection.execute(text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar()
-        elif taken := sorted(set(metadata.tables) & set(inspector.get_table_names())):
-            raise FltkError(
-                f"--db: {location.shown} holds tables of another program ({taken[0]}); name another database"
-            )
-        if revision is not None and revision not in REVISIONS:
-            return Database(location, engine, True, _newer(location, str(revision)))
+        revision = server_revision(location, engine)
         if revision is None:
-            _refuse_missing(location, may_create=create and not readonly)
-        if revision != HEAD_REVISION:
+            if readonly or not create:
+                raise missing(location)
             migrate.upgrade(engine)
+        elif revision not in REVISIONS:
+            return Database(location, engine, True, _newer(location, revision), newer=True)
+        elif revision != HEAD_REVISION:
+            raise FltkError(
+                f"--db: {location.shown} has the older schema {revision}: save it with pg_dump, then run "
+                f"`fltk db upgrade` once for everybody who uses it"
+            )
     return Database(location, engine, readonly)
 
 
-def _refuse_missing(location: Location, *, may_create: bool) -> None:
-    if not may_create:
-        raise FltkError(f"no registry at {location.shown} yet: run `fltk train` first or name one with --db")
+def server_revision(location: Location, engine: Engine) -> str | None:
+    """The schema of a server's database; FltkError where another program's tables are in the way."""
+    with engine.connect() as connection:
+        revision = migrate.revision(connection)
+        if revision is None and (taken := sorted(set(metadata.tables) & set(inspect(connection).get_table_names()))):
+            raise FltkError(
+                f"--db: {location.shown} holds tables of another program ({taken[0]}); name another database"
+            )
+        return revision
+
+
+def missing(location: Location) -> FltkError:
+    """Where nothing is yet."""
+    return FltkError(f"no registry at {location.shown} yet: run `fltk train` first or name one with --db")
 
 
 def _newer(location: Location, revision: str) -> str:
@@ -168,17 +257,36 @@ def _newer(location: Location, revision: str) -> str:
     )
 
 
-def _upgrade_file(location: Location, path: Path) -> str:
+def _network_warning(location: Location, path: Path) -> str | None:
+    kind = network_of(path)
+    if kind is None:
+        return None
+    return (
+        f"--db: {location.shown} lies on a network file system ({kind}), where several computers that write at "
+        "once can damage it; use one computer at a time, or files of their own and `fltk db merge`"
+    )
+
+
+def _upgrade_file(location: Location, path: Path) -> Path | None:
+    """Upgrade in place; returns the copy of the previous state, None when another process was faster."""
     check_writable(location)
-    copy = migrate.backup(path, location.shown)
-    engine = _file_engine(path, "mode=rw", write=True)
-    with guard(location.shown):
-        migrate.upgrade(engine)
-    engine.dispose()
-    return f"{location.shown} was upgraded to schema {HEAD_REVISION}; its previous state is in {copy}"
+    copies: list[Path] = []
+    with guard(location.shown), _closing(file_engine(path, "mode=rw", write=True)) as engine:
+        migrate.upgrade(engine, before=lambda: copies.append(migrate.backup(path, location.shown)))
+    return copies[0] if copies else None
 
 
-def _file_engine(path: Path, mode: str, *, write: bool) -> Engine:
+@contextmanager
+def _closing(engine: Engine) -> Iterator[Engine]:
+    """Also after an error no connection stays, whose log would lie beside the file."""
+    try:
+        yield engine
+    finally:
+        engine.dispose()
+
+
+def file_engine(path: Path, mode: str, *, write: bool) -> Engine:
+    """Connections to an SQLite file, set up for many processes."""
     engine = create_engine("sqlite://", creator=_connector(path, mode, write=write), poolclass=QueuePool)
 
     @event.listens_for(engine, "begin")
@@ -220,11 +328,19 @@ def _use_wal(connection: sqlite3.Connection) -> None:
             time.sleep(0.05)
 
 
-def _server_engine(location: Location) -> Engine:
+def server_engine(location: Location) -> Engine:
     assert location.url is not None
     try:
-        return create_engine(location.url, pool_pre_ping=True)
+        engine = create_engine(location.url, pool_pre_ping=True, connect_args={"connect_timeout": 15})
     except ModuleNotFoundError as error:
-        raise UsageError(f"--db: {location.shown} needs a driver: pip install {error.name}") from error
+        raise UsageError(f"--db: {location.shown} needs a driver: pip install 'fltk[postgres]'") from error
     except NoSuchModuleError as error:
         raise UsageError(f"--db: {location.shown}: unknown kind of database") from error
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        if connection.get_execution_options().get("fltk_write"):
+            connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{BUSY_SECONDS:.0f}s'")
+            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({SERVER_LOCK})")
+
+    return engine

@@ -12,13 +12,15 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from fltk.errors import FltkError, UsageError
 from fltk.registry.schema import VERSION_TABLE
 
-MAGIC = b"SQLite format 3\x00"
+# File systems on which computers see each other's locks late or never.
+NETWORK = ("nfs", "cifs", "smb", "9p", "afs", "ceph", "lustre", "gpfs", "beegfs", "glusterfs", "fuse.sshfs", "orangefs")
+MOUNTS = Path("/proc/self/mounts")
 
 
 @dataclass(frozen=True)
@@ -46,11 +48,25 @@ def locate(target: str | Path) -> Location:
     except ArgumentError as error:
         raise UsageError(f"--db: {text!r} is not a database URL such as postgresql+psycopg://host/name") from error
     if url.get_backend_name() != "sqlite":
-        folder = Path(f"{Path(url.database or 'fltk').stem}.artifacts")
-        return Location(url.render_as_string(), None, url.render_as_string(hide_password=False), folder)
+        return _server(url)
     if not url.database or url.database == ":memory:" or url.database.startswith("file:"):
         raise UsageError(f"--db: {text} keeps nothing; name a database file")
     return _file(url.database, Path(url.database))
+
+
+def _server(url: URL) -> Location:
+    """A PostgreSQL database. Its artifacts lie in `?artifacts=FOLDER`, or in a folder named after it."""
+    folder = url.query.get("artifacts")
+    address = url.difference_update_query(["artifacts"])
+    if url.get_backend_name() != "postgresql":
+        raise UsageError(
+            f"--db: {address.render_as_string()}: a registry is an SQLite file or a PostgreSQL database "
+            "(postgresql+psycopg://host/name)"
+        )
+    if address.drivername == "postgresql":
+        address = address.set(drivername="postgresql+psycopg")
+    artifacts = Path(str(folder)).expanduser() if folder else Path(f"{url.database or 'fltk'}.artifacts")
+    return Location(address.render_as_string(), None, address.render_as_string(hide_password=False), artifacts)
 
 
 def _file(shown: str, path: Path) -> Location:
@@ -80,19 +96,40 @@ def is_writable(path: Path) -> bool:
     return _may(path, os.W_OK) and _may(path.absolute().parent, os.W_OK)
 
 
+def reading_mode(path: Path) -> str:
+    """The options by which a file is opened for reading.
+
+    Readers of a writable file open it like writers: SQLite then removes its log files when they close.
+    """
+    if is_writable(path):
+        return "mode=rw"
+    return "mode=ro" if has_wal(path) else "mode=ro&immutable=1"
+
+
+def network_of(path: Path) -> str | None:
+    """The kind of network file system that a file lies on; None for a local disk or where that is unknown."""
+    found, length = "", 0
+    with contextlib.suppress(OSError, IndexError):
+        place = str(path.resolve())
+        for line in MOUNTS.read_text(errors="replace").splitlines():
+            folder, kind = line.split()[1:3]
+            folder = folder.encode().decode("unicode_escape").rstrip("/") + "/"  # a space is \040 there
+            if place.startswith(folder) and len(folder) >= length:
+                found, length = kind, len(folder)
+    return found if found.startswith(NETWORK) else None
+
+
 def probe(location: Location) -> str | None:
     """The schema revision stored in an SQLite file; None where there is nothing yet.
 
-    Never changes, creates or locks anything. Raises FltkError for a folder, for a file that is no database,
-    and for the database of another program.
+    Never changes, creates or locks anything, and reads through SQLite alone: closing any other handle of the file
+    would take away the locks that this process holds on it through other connections. Raises FltkError for a
+    folder, for a file that is no database, and for the database of another program.
     """
     path, shown = location.path, location.shown
     assert path is not None
     if not _readable_file(path, shown):
         return None
-    with path.open("rb") as file:
-        if file.read(len(MAGIC)) != MAGIC:
-            raise FltkError(f"--db: {shown} is not an fltk database (no SQLite file); name another file")
     tables, revision = _contents(path, shown)
     if revision is None and tables:
         raise FltkError(f"--db: {shown} is not an fltk database but one of another program; name another file")
@@ -127,6 +164,8 @@ def _contents(path: Path, shown: str) -> tuple[list[str], str | None]:
     try:
         return _read_contents(path)
     except sqlite3.Error as error:
+        if error.sqlite_errorcode == sqlite3.SQLITE_NOTADB:
+            raise FltkError(f"--db: {shown} is not an fltk database (no SQLite file); name another file") from error
         raise FltkError(
             f"--db: {shown} is no fltk database or is damaged ({error}); restore a copy or name another file"
         ) from error

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-from sqlalchemy.engine import Engine
+from sqlalchemy.engine import Connection, Engine
 
 from fltk.errors import FltkError
-from fltk.registry.schema import HEAD_REVISION
+from fltk.registry import views
+from fltk.registry.location import reading_mode, uri
+from fltk.registry.schema import HEAD_REVISION, VERSION_TABLE
 
 SCRIPTS = Path(__file__).parent / "migrations"
 
 
-def upgrade(engine: Engine) -> None:
+def upgrade(engine: Engine, before: Callable[[], object] | None = None) -> None:
     """Run the missing migrations in one write transaction; a new database gets all of them.
 
-    Two processes may try at once: the second waits for the lock, then finds nothing left to do.
+    Two processes may try at once: the second waits for the lock, then finds nothing left to do. `before` is
+    called where there is something to do, with the lock held: what it reads, no other process changes.
     """
     from alembic import command
     from alembic.config import Config
@@ -25,20 +30,50 @@ def upgrade(engine: Engine) -> None:
     config = Config()
     config.set_main_option("script_location", str(SCRIPTS).replace("%", "%%"))
     with engine.connect().execution_options(fltk_write=True) as connection, connection.begin():
+        if revision(connection) == HEAD_REVISION:
+            return
+        if before is not None:
+            before()
         config.attributes["connection"] = connection
+        views.drop(connection)
         command.upgrade(config, "head")
+        views.create(connection)
+
+
+def revision(connection: Connection) -> str | None:
+    """The schema of an open database; None for an empty one."""
+    if not connection.dialect.has_table(connection, VERSION_TABLE):
+        return None
+    found = connection.exec_driver_sql(f"SELECT version_num FROM {VERSION_TABLE}").scalar()
+    return None if found is None else str(found)
 
 
 def backup(path: Path, shown: str) -> Path:
-    """Copy the database beside itself before an upgrade; SQLite's own backup includes the log."""
-    copy = _free_name(path)
+    """Copy the database beside itself before an upgrade; SQLite's own backup includes the log.
+
+    The copy gets its name when it is complete. Other processes may read meanwhile, and wait to write.
+    """
+    unfinished = path.with_name(f"{path.name}.backup-{os.getpid()}")
     try:
-        with closing(sqlite3.connect(path, timeout=30)) as source, closing(sqlite3.connect(copy)) as target:
-            source.backup(target)
-    except sqlite3.Error as error:
-        copy.unlink(missing_ok=True)
-        raise FltkError(f"--db: {shown} needs an upgrade, and its backup {copy} failed ({error})") from error
+        copy_to(path, unfinished)
+        copy = _free_name(path)
+        unfinished.rename(copy)
+    except (sqlite3.Error, OSError) as error:
+        raise FltkError(f"--db: {shown} needs an upgrade, and its backup failed ({error}); free some space") from error
+    finally:
+        unfinished.unlink(missing_ok=True)
     return copy
+
+
+def copy_to(path: Path, target: Path) -> None:
+    """A consistent copy of a database in use, as one file."""
+    address = uri(path, reading_mode(path))
+    with (
+        closing(sqlite3.connect(address, uri=True, timeout=30)) as source,
+        closing(sqlite3.connect(target)) as connection,
+    ):
+        source.backup(connection)
+        connection.execute("PRAGMA journal_mode = DELETE")
 
 
 def _free_name(path: Path) -> Path:

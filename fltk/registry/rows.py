@@ -67,6 +67,7 @@ class RunRow:
     rounds_done: int
     last: dict[str, float] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
+    removed: float | None = None  # when it was hidden, seconds since 1970
 
     @property
     def label(self) -> str:
@@ -76,7 +77,10 @@ class RunRow:
 
 @dataclass(frozen=True)
 class AttemptRow:
-    """One process that worked on a run. `ended` is None while it works or when it was killed."""
+    """One process that worked on a run. `ended` is None while it works or when it was killed.
+
+    `changes` (name, then, now) is what differed from the run's beginning and was allowed by the user.
+    """
 
     id: int
     run: int
@@ -86,6 +90,7 @@ class AttemptRow:
     heartbeat: float
     ended: float | None
     status: str
+    changes: tuple[tuple[str, str, str], ...] = ()
 
 
 @dataclass(frozen=True)

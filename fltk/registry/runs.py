@@ -1,4 +1,4 @@
-"""Runs: beginning, attempts and their end, look-up, filters, tags and notes."""
+"""Runs: beginning, attempts and their end, look-up and filters."""
 
 from __future__ import annotations
 
@@ -10,22 +10,28 @@ from contextlib import ExitStack
 from difflib import get_close_matches
 from typing import Any
 
-from sqlalchemy import Row, Select, delete, func, insert, select, update
+from sqlalchemy import Row, Select, func, insert, select, update
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
 from fltk.errors import FltkError, UsageError
 from fltk.registry import where as conditions
+from fltk.registry.attempts import (
+    ENDINGS,
+    RUNNING,
+    STALE,
+    STATUSES,
+    attempts_of,
+    insert_attempt,
+    is_other,
+    refuse_other,
+    status_of,
+)
 from fltk.registry.base import Base, check_free, check_name, check_text, find_id, new_id
-from fltk.registry.blobs import to_json
-from fltk.registry.processes import STALE_SECONDS, Process, current, is_gone
+from fltk.registry.blobs import shared_json, to_json
+from fltk.registry.processes import current
 from fltk.registry.rows import AttemptRow, RunRow
 from fltk.registry.schema import attempt, environment, run, tag
-
-RUNNING = "running"
-ENDINGS = ("done", "interrupted", "failed")
-STALE = "stale"
-STATUSES = (RUNNING, *ENDINGS, STALE)
 
 
 class Runs(Base):
@@ -72,16 +78,19 @@ class Runs(Base):
             values["environment_id"] = self._environment_id(connection, environment)
             return _insert_run(connection, values)
 
-    def start_attempt(self, run_id: int) -> int:
+    def start_attempt(self, run_id: int, changes: Iterable[tuple[str, str, str]] = ()) -> int:
         """This process takes the run up, for the first time or to resume it; returns the attempt's id.
 
-        Raises FltkError when another live process works on the run.
+        `changes` (name, then, now) is what differs from the run's beginning and was allowed. Raises FltkError
+        when another live process works on the run.
         """
         process, now = current(), self._clock()
         with self._db.write() as connection:
             row = self._row(connection, run_id)
-            last = connection.execute(_attempts(run_id).order_by(attempt.c.id.desc()).limit(1)).first()
-            if last is not None and row.status == RUNNING and _is_other(last, process, now):
+            if row.removed is not None:
+                raise removed_error(f"run{run_id}", run_id)
+            last = connection.execute(attempts_of(run_id).order_by(attempt.c.id.desc()).limit(1)).first()
+            if last is not None and row.status == RUNNING and is_other(last, process, now):
                 raise FltkError(f"run{run_id} is being worked on by process {last.pid} on {last.host}; wait for it")
             connection.execute(
                 update(attempt)
@@ -91,20 +100,27 @@ class Runs(Base):
             connection.execute(
                 update(run).where(run.c.id == run_id).values(status=RUNNING, finished=None, message=None)
             )
-            return _insert_attempt(connection, run_id, process, now)
+            return insert_attempt(connection, run_id, process, now, [list(change) for change in changes])
 
     def heartbeat(self, run_id: int) -> None:
-        """Say that this process still works on the run; `record_round` does it too."""
+        """Say that this process still works on the run; `record_round` does it too.
+
+        FltkError when another process has taken the run up since: two may not write the same rounds.
+        """
         with self._db.write() as connection:
             self._touch(connection, run_id)
 
     def finish(self, run_id: int, status: str, message: str | None = None) -> None:
-        """End the run's attempt as done, interrupted or failed; `message` says why."""
+        """End the run's attempt as done, interrupted or failed; `message` says why.
+
+        FltkError when the attempt is another process's.
+        """
         if status not in ENDINGS:
             raise ValueError(f"a run ends as one of {ENDINGS}, not {status!r}")
         now = self._clock()
         with self._db.write() as connection:
             self._row(connection, run_id)
+            refuse_other(connection, run_id, current())
             ended = {"status": status, "ended": now, "heartbeat": now}
             connection.execute(
                 update(attempt).where(attempt.c.run_id == run_id, attempt.c.ended.is_(None)).values(ended)
@@ -113,20 +129,29 @@ class Runs(Base):
             text = None if message is None else message.encode("utf-8", "replace").decode().replace("\0", " ")
             connection.execute(update(run).where(run.c.id == run_id).values(status=status, finished=now, message=text))
 
-    def find_run(self, ref: str | int) -> RunRow:
+    def find_run(self, ref: str | int, kind: str | None = None) -> RunRow:
         """The run that `run42`, `42`, `latest`, a name or the start of a UUID means.
 
-        Raises UsageError when there is none (with near names, or how many there are) or several.
+        With a kind (train, join) `latest` is the latest run of that kind, and a run of another one is refused. Raises
+        UsageError when there is none (with near names, or how many there are) or several.
         """
         with self._db.read() as connection:
-            found, several = find_id(connection, run, "run", "uuid", ref)
+            found, several = find_id(connection, run, "run", "uuid", ref, run.c.removed.is_(None))
+            if kind is not None and ref == "latest":
+                known = found is not None
+                newest = select(func.max(run.c.id)).where(run.c.kind == kind, run.c.removed.is_(None))
+                found = connection.execute(newest).scalar()
+                if known and found is None:
+                    raise UsageError(f"{self.shown} has no {kind} run yet")
             if found is not None:
-                return self._rows(connection, select(run).where(run.c.id == found))[0]
+                row = self._rows(connection, select(run).where(run.c.id == found))[0]
+                if kind is not None and row.kind != kind:
+                    raise _other_kind(row, kind)
+                return row
             if several:
-                names = [row.label for row in self._rows(connection, select(run).where(run.c.id.in_(several[:5])))]
-                more = f" and {len(several) - 5} more" if len(several) > 5 else ""
-                raise UsageError(f"run {str(ref)!r} is ambiguous: {', '.join(names)}{more}")
-            raise self._unknown_run(connection, str(ref))
+                raise self._ambiguous(connection, str(ref), several)
+            removed, _ = find_id(connection, run, "run", "uuid", ref, run.c.removed.is_not(None))
+            raise self._unknown_run(connection, str(ref)) if removed is None else removed_error(str(ref), removed)
 
     def runs(
         self,
@@ -135,27 +160,34 @@ class Runs(Base):
         dataset: str | None = None,
         status: str | None = None,
         tag: str | None = None,
+        config_hash: str | None = None,
         where: Iterable[str] = (),
+        removed: bool = False,
     ) -> list[RunRow]:
         """All runs that fulfil every filter, oldest first.
 
-        `tag` is KEY or KEY=VALUE; `where` holds conditions on settings such as "alpha<0.5" or "train.lr=0.1".
+        `tag` is KEY or KEY=VALUE; `where` holds conditions on settings such as "alpha<0.5" or "train.lr=0.1";
+        `config_hash` picks the runs of one configuration; `removed` lists removed runs in place of the others.
         """
         if status is not None and status not in STATUSES:
             raise UsageError(f"--status: unknown status {status!r}; known: {', '.join(STATUSES)}")
         wanted = [conditions.parse(text) for text in where]
-        query = select(run).order_by(run.c.id)
+        query = select(run).where(run.c.removed.is_not(None) if removed else run.c.removed.is_(None)).order_by(run.c.id)
         if method is not None:
             query = query.where(run.c.method == method)
         if dataset is not None:
             query = query.where(run.c.dataset == dataset)
         if tag is not None:
             query = query.where(run.c.id.in_(_tagged(tag)))
+        if config_hash is not None:
+            query = query.where(run.c.config_hash == config_hash)
+        if status is not None:  # a running one may turn out to be stale
+            query = query.where(run.c.status == (status if status in ENDINGS else RUNNING))
         with self._db.read() as connection:
             rows = self._rows(connection, query)
-            if wanted:
+            if open_questions := conditions.unknown_in(wanted, (row.config for row in rows)):
                 configs = connection.execute(select(run.c.config)).scalars()
-                conditions.check_known(wanted, [json.loads(text) for text in configs])
+                conditions.check_known(open_questions, [json.loads(text) for text in configs])
         return [
             row
             for row in rows
@@ -165,7 +197,7 @@ class Runs(Base):
     def attempts(self, run_id: int) -> list[AttemptRow]:
         """The processes that worked on a run, first to last."""
         with self._db.read() as connection:
-            rows = connection.execute(_attempts(run_id).order_by(attempt.c.id)).all()
+            rows = connection.execute(attempts_of(run_id).order_by(attempt.c.id)).all()
         now = self._clock()
         return [
             AttemptRow(
@@ -176,7 +208,8 @@ class Runs(Base):
                 a.started,
                 a.heartbeat,
                 a.ended,
-                _status(a.status, a, a.started, now),
+                status_of(a.status, a, a.started, now),
+                tuple((name, then, now_) for name, then, now_ in json.loads(a.changes or "[]")),
             )
             for a in rows
         ]
@@ -197,41 +230,13 @@ class Runs(Base):
             row = self._row(connection, run_id)
         return None if row.diff_sha256 is None else self._files.verified(row.diff_sha256).read_bytes()
 
-    def rename(self, run_id: int, name: str) -> None:
-        """Give the run a (new) unique name."""
-        text = check_name(name)
-        with self._db.write() as connection:
-            if self._row(connection, run_id).name != text:
-                check_free(connection, run, "run", text)
-                connection.execute(update(run).where(run.c.id == run_id).values(name=text))
-
-    def set_note(self, run_id: int, note: str) -> None:
-        """Replace the run's free note."""
-        text = check_text(note, "--note")
-        with self._db.write() as connection:
-            self._row(connection, run_id)
-            connection.execute(update(run).where(run.c.id == run_id).values(note=text))
-
-    def set_tag(self, run_id: int, key: str, value: str = "") -> None:
-        """Set a tag, replacing its value."""
-        with self._db.write() as connection:
-            self._row(connection, run_id)
-            _delete_tag(connection, run_id, key)
-            row = {"run_id": run_id, "key": _tag_key(key), "value": check_text(value, "--tag")}
-            connection.execute(insert(tag).values(row))
-
-    def remove_tag(self, run_id: int, key: str) -> bool:
-        """Remove a tag; False when the run does not have it."""
-        with self._db.write() as connection:
-            self._row(connection, run_id)
-            return _delete_tag(connection, run_id, key)
-
     def _touch(self, connection: Connection, run_id: int) -> None:
         """The heartbeat, inside a transaction; a run that was never started gets its first attempt."""
-        now = self._clock()
+        now, process = self._clock(), current()
+        refuse_other(connection, run_id, process)
         active = attempt.c.run_id == run_id, attempt.c.ended.is_(None)
         if connection.execute(update(attempt).where(*active).values(heartbeat=now)).rowcount == 0:
-            _insert_attempt(connection, run_id, current(), now)
+            insert_attempt(connection, run_id, process, now)
 
     def _row(self, connection: Connection, run_id: int) -> Row[Any]:
         row = connection.execute(select(run).where(run.c.id == run_id)).first()
@@ -239,11 +244,17 @@ class Runs(Base):
             raise self._unknown_run(connection, f"run{run_id}")
         return row
 
+    def _ambiguous(self, connection: Connection, ref: str, several: list[int]) -> UsageError:
+        names = [row.label for row in self._rows(connection, select(run).where(run.c.id.in_(several[:5])))]
+        more = f" and {len(several) - 5} more" if len(several) > 5 else ""
+        return UsageError(f"run {ref!r} is ambiguous: {', '.join(names)}{more}")
+
     def _unknown_run(self, connection: Connection, ref: str) -> UsageError:
-        count, highest = connection.execute(select(func.count(), func.max(run.c.id)).select_from(run)).one()
+        kept = run.c.removed.is_(None)
+        count, highest = connection.execute(select(func.count(), func.max(run.c.id)).where(kept)).one()
         if not count:
             return UsageError(f"no run {ref!r}: {self.shown} has no runs yet; `fltk train` makes one")
-        names = connection.execute(select(run.c.name).where(run.c.name.is_not(None))).scalars().all()
+        names = connection.execute(select(run.c.name).where(kept, run.c.name.is_not(None))).scalars().all()
         close = get_close_matches(ref, [str(name) for name in names], n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(close)}?" if close else f"it has {count}, the latest is run{highest}"
         return UsageError(f"no run {ref!r} in {self.shown}; {hint}")
@@ -251,13 +262,15 @@ class Runs(Base):
     def _rows(self, connection: Connection, query: Select[Any]) -> list[RunRow]:
         rows = connection.execute(query).all()
         tags: dict[int, dict[str, str]] = {}
-        for row in connection.execute(select(tag).order_by(tag.c.key)):
+        labels = select(tag).order_by(tag.c.key)
+        for row in connection.execute(labels if len(rows) != 1 else labels.where(tag.c.run_id == rows[0].id)):
             tags.setdefault(row.run_id, {})[row.key] = row.value
-        newest = select(func.max(attempt.c.id)).group_by(attempt.c.run_id)
+        running = select(run.c.id).where(run.c.status == RUNNING)  # only their status depends on a process
+        newest = select(func.max(attempt.c.id)).where(attempt.c.run_id.in_(running)).group_by(attempt.c.run_id)
         workers = {row.run_id: row for row in connection.execute(select(attempt).where(attempt.c.id.in_(newest)))}
         now = self._clock()
         return [
-            _run_row(row, tags.get(row.id, {}), _status(row.status, workers.get(row.id), row.created, now))
+            _run_row(row, tags.get(row.id, {}), status_of(row.status, workers.get(row.id), row.created, now))
             for row in rows
         ]
 
@@ -270,6 +283,18 @@ class Runs(Base):
             return int(found)
         row = {"sha256": sha256, "content": text, "created": self._clock()}
         return new_id(connection.execute(insert(environment).values(row)))
+
+
+def removed_error(ref: str, run_id: int) -> UsageError:
+    """What is said of a run that was removed."""
+    return UsageError(f"run {ref!r} was removed; `fltk runs restore run{run_id}` brings it back")
+
+
+def _other_kind(row: RunRow, kind: str) -> UsageError:
+    """Names the run that is meant instead."""
+    if kind == "train":
+        return UsageError(f"{row.label} is a {row.kind} run of run{row.parent}: name run{row.parent}")
+    return UsageError(f"{row.label} is a {row.kind} run and no {kind} run; fltk runs lists them")
 
 
 def _run_values(config: Mapping[str, Any], git: Mapping[str, Any]) -> dict[str, Any]:
@@ -297,58 +322,18 @@ def _insert_run(connection: Connection, values: Mapping[str, Any]) -> int:
         raise FltkError(f"the run cannot be recorded: {parts} must exist, and its name be free") from error
 
 
-def _insert_attempt(connection: Connection, run_id: int, process: Process, now: float) -> int:
-    row = {
-        "run_id": run_id,
-        "host": process.host,
-        "pid": process.pid,
-        "process": process.mark,
-        "started": now,
-        "heartbeat": now,
-        "status": RUNNING,
-    }
-    return new_id(connection.execute(insert(attempt).values(row)))
-
-
-def _attempts(run_id: int) -> Select[Any]:
-    return select(attempt).where(attempt.c.run_id == run_id)
-
-
-def _process(row: Any) -> Process:
-    return Process(row.host, row.pid, row.process)
-
-
-def _is_other(worker: Any, process: Process, now: float) -> bool:
-    """Whether another process, still alive, holds the run."""
-    itself = (worker.host, worker.pid) == (process.host, process.pid)
-    return not itself and not is_gone(_process(worker), worker.heartbeat, now)
-
-
-def _status(status: str, worker: Any, begun: float, now: float) -> str:
-    """`running` only while a process can be behind it; otherwise `stale`."""
-    if status != RUNNING:
-        return status
-    if worker is None:  # killed between the run's row and its first attempt, or about to start
-        return STALE if now - begun > STALE_SECONDS else RUNNING
-    return STALE if is_gone(_process(worker), worker.heartbeat, now) else RUNNING
-
-
 def _tagged(text: str) -> Select[Any]:
     key, equals, value = text.partition("=")
-    query = select(tag.c.run_id).where(tag.c.key == _tag_key(key))
+    query = select(tag.c.run_id).where(tag.c.key == tag_key(key))
     return query.where(tag.c.value == value) if equals else query
 
 
-def _tag_key(key: str) -> str:
+def tag_key(key: str) -> str:
+    """The name of a tag as stored; UsageError for one that cannot be looked for."""
     text = check_text(key.strip(), "--tag")
     if not text or "=" in text or len(text) > 120:
         raise UsageError(f"--tag takes KEY or KEY=VALUE with a key of 1 to 120 characters, not {key[:40]!r}")
     return text
-
-
-def _delete_tag(connection: Connection, run_id: int, key: str) -> bool:
-    chosen = tag.c.run_id == run_id, tag.c.key == _tag_key(key)
-    return connection.execute(delete(tag).where(*chosen)).rowcount > 0
 
 
 def _run_row(row: Any, tags: dict[str, str], status: str) -> RunRow:
@@ -364,11 +349,11 @@ def _run_row(row: Any, tags: dict[str, str], status: str) -> RunRow:
         dataset=row.dataset,
         config=json.loads(row.config),
         config_hash=row.config_hash,
-        origin=json.loads(row.origin),
+        origin=dict(shared_json(row.origin)),
         partition_id=row.partition_id,
         data_fingerprint=row.data_fingerprint,
         environment_id=row.environment_id,
-        git={**json.loads(row.git), "diff_sha256": row.diff_sha256},
+        git={**shared_json(row.git), "diff_sha256": row.diff_sha256},
         seed=row.seed,
         note=row.note,
         started=row.created,
@@ -376,4 +361,5 @@ def _run_row(row: Any, tags: dict[str, str], status: str) -> RunRow:
         rounds_done=row.rounds_done,
         last=json.loads(row.last),
         tags=tags,
+        removed=row.removed,
     )

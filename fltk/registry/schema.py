@@ -4,7 +4,7 @@ Times are seconds since 1970 (UTC). `data` columns hold bytes whose layout `fltk
 JSON is text in canonical form (sorted keys), because its SHA-256 identifies configurations and environments.
 
 A change here needs a new file in `migrations/versions` and a new last entry in `REVISIONS`; tests compare
-both with this metadata.
+both with this metadata. Users read the views of `fltk.registry.views`, which keep their columns.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from sqlalchemy import (
 # Other tools keep their revision in `alembic_version`; with that name two programs in one database would
 # overwrite each other's.
 VERSION_TABLE = "fltk_schema_version"
-REVISIONS = ("0001",)
+REVISIONS = ("0001", "0002", "0003")
 HEAD_REVISION = REVISIONS[-1]
 
 # Constraints need names: batch migrations on SQLite can only drop what they can name.
@@ -69,7 +69,7 @@ partition = Table(
     Column("data_fingerprint", String(64), nullable=False),
     Column("config", Text, nullable=False),
     Column("summary", Text, nullable=False),
-    Column("sha256", String(64), ForeignKey("artifact.sha256"), nullable=False),
+    Column("sha256", String(64), ForeignKey("artifact.sha256"), nullable=False, index=True),
     Column("created", Float, nullable=False),
     sqlite_autoincrement=True,
 )
@@ -81,7 +81,7 @@ run = Table(
     Column("uuid", String(32), nullable=False, unique=True),
     Column("name", Text, unique=True),
     Column("kind", String(32), nullable=False),
-    Column("parent", Integer, ForeignKey("run.id")),
+    Column("parent", Integer, ForeignKey("run.id"), index=True),
     Column("method", String(64), nullable=False),
     Column("dataset", String(64), nullable=False),
     Column("config", Text, nullable=False),
@@ -91,7 +91,7 @@ run = Table(
     Column("data_fingerprint", String(64), nullable=False),
     Column("environment_id", Integer, ForeignKey("environment.id"), nullable=False),
     Column("git", Text, nullable=False),
-    Column("diff_sha256", String(64), ForeignKey("artifact.sha256")),
+    Column("diff_sha256", String(64), ForeignKey("artifact.sha256"), index=True),
     Column("seed", BigInteger, nullable=False),
     Column("status", String(16), nullable=False),
     Column("message", Text),
@@ -101,6 +101,7 @@ run = Table(
     # Kept up to date by every round, so that listing a thousand runs does not read a million scalars.
     Column("rounds_done", Integer, nullable=False),
     Column("last", Text, nullable=False),
+    Column("removed", Float),  # when it was hidden; such a run stays until `fltk db gc`
     Index("ix_run_config_hash", "config_hash"),
     sqlite_autoincrement=True,  # a run number is never used twice
 )
@@ -117,6 +118,7 @@ attempt = Table(
     Column("heartbeat", Float, nullable=False),
     Column("ended", Float),
     Column("status", String(16), nullable=False),
+    Column("changes", Text),  # JSON list of [name, then, now]: what differed from the run's beginning, and was allowed
 )
 
 round_ = Table(

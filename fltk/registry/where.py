@@ -7,6 +7,7 @@ import operator
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from fltk.config import canonical_json
@@ -32,10 +33,11 @@ class Condition:
 
     def holds(self, config: Mapping[str, Any]) -> bool:
         """Whether a run's configuration has the setting and fulfils the condition."""
-        path = resolve(self.key, config)
+        settings = flatten(config)
+        path = _path(self.key, tuple(settings))
         if path is None:
             return False
-        found = flatten(config)[path]
+        found = settings[path]
         if self.sign in _ORDER:
             number = _number(found)
             return number is not None and _ORDER[self.sign](number, float(self.value))
@@ -70,11 +72,26 @@ def resolve(key: str, config: Mapping[str, Any]) -> str | None:
     A bare name means what the option of that name means: partition and training come before a method's own
     parameter of the same name, which is reached as params.NAME.
     """
-    paths = {path.replace("-", "_"): path for path in flatten(config)}
+    return _path(key, tuple(flatten(config)))
+
+
+@lru_cache(maxsize=1024)  # ten thousand configurations have a handful of shapes
+def _path(key: str, names: tuple[str, ...]) -> str | None:
+    paths = {path.replace("-", "_"): path for path in names}
     if key in paths:
         return paths[key]
     ends = [path for plain, path in paths.items() if plain.endswith("." + key)]
     return min(ends, key=lambda path: (path.startswith("params."), path), default=None)
+
+
+def unknown_in(conditions: Iterable[Condition], configs: Iterable[Mapping[str, Any]]) -> list[Condition]:
+    """The conditions on a setting that none of these configurations has; looks no further than it must."""
+    left = list(conditions)
+    for config in configs if left else ():
+        left = [condition for condition in left if resolve(condition.key, config) is None]
+        if not left:
+            break
+    return left
 
 
 def check_known(conditions: Iterable[Condition], configs: Iterable[Mapping[str, Any]]) -> None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import copy
 import os
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from stored import copy_stored
 
 from fltk.registry import Store
+from fltk.registry.schema import HEAD_REVISION
 
 CONFIG: dict[str, Any] = {
     "partition": {"dataset": "digits", "alpha": 0.1, "balance": True, "partition_seed": 0},
@@ -54,6 +57,27 @@ def database(tmp_path: Path) -> Path:
 def store(database: Path) -> Iterator[Store]:
     with Store(database, create=True) as opened:
         yield opened
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Path:
+    """A registry that was worked with: four runs, one of them made of run1 and never finished, all kinds of values."""
+    path = copy_stored("schema-0001", tmp_path / "lab.db")
+    Store(path).close()
+    path.with_name(f"lab.db.before-{HEAD_REVISION}").unlink()
+    return path
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 600 KiB, on which `remount,size=` makes room."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("a small file system can only be mounted by root")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
 
 
 @pytest.fixture

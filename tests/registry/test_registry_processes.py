@@ -125,6 +125,19 @@ def test_processes_write_and_create_at_once(database: Path) -> None:
         assert all(list(store.digests(row.id)) == list(range(1, 41)) for row in rows)
 
 
+def test_opening_a_registry_twice_in_one_process_keeps_the_locks_of_the_first(database: Path) -> None:
+    """POSIX locks are lost when a process closes any handle of the file; the first store would then read old data."""
+    with Store(database, create=True) as first:
+        assert first.runs() == []
+        with Store(database, readonly=True) as second:
+            assert second.runs() == []
+        for count in (1, 2):
+            writer = start(MANY, database, f"name-{count}")
+            assert writer.wait() == 0
+            assert len(first.runs()) == count
+    check_integrity(database)
+
+
 def test_a_reader_is_not_blocked_by_a_writer(database: Path) -> None:
     with (
         Store(database, create=True) as writer,

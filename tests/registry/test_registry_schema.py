@@ -21,12 +21,13 @@ from fltk.registry import Store, database, migrate, schema
 
 Begin = Callable[..., int]
 
-NEXT = '''"""Only for tests."""
+AHEAD = f"{int(schema.HEAD_REVISION) + 1:04}"
+NEXT = f'''"""Only for tests."""
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0002"
-down_revision = "0001"
+revision = "{AHEAD}"
+down_revision = "{schema.HEAD_REVISION}"
 
 
 def upgrade() -> None:
@@ -80,11 +81,11 @@ def future(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An fltk with one more revision."""
     folder = tmp_path / "100% migrations"
     shutil.copytree(migrate.SCRIPTS, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "versions" / "v0002_next.py").write_text(NEXT)
+    (folder / "versions" / f"v{AHEAD}_next.py").write_text(NEXT)
     monkeypatch.setattr(migrate, "SCRIPTS", folder)
-    monkeypatch.setattr(migrate, "HEAD_REVISION", "0002")
-    monkeypatch.setattr(database, "HEAD_REVISION", "0002")
-    monkeypatch.setattr(database, "REVISIONS", ("0001", "0002"))
+    monkeypatch.setattr(migrate, "HEAD_REVISION", AHEAD)
+    monkeypatch.setattr(database, "HEAD_REVISION", AHEAD)
+    monkeypatch.setattr(database, "REVISIONS", (*schema.REVISIONS, AHEAD))
 
 
 @pytest.mark.parametrize("readonly", [False, True])
@@ -95,12 +96,12 @@ def test_an_older_database_is_backed_up_and_upgraded(
         store.set_note(begin(store), "kept")
     request.getfixturevalue("future")
     with Store(database, readonly=readonly) as store:
-        assert store.notice is not None and "upgraded to schema 0002" in store.notice
+        assert store.notice is not None and f"upgraded to schema {AHEAD}" in store.notice
         with store._db.read() as connection:
             assert connection.exec_driver_sql("SELECT remark FROM run").scalar() == "kept"
     with Store(database) as store:
         assert store.notice is None
-    with closing(sqlite3.connect(database.with_name("results.db.before-0002"))) as copy:
+    with closing(sqlite3.connect(database.with_name(f"results.db.before-{AHEAD}"))) as copy:
         assert copy.execute("SELECT note FROM run").fetchone() == ("kept",)
     assert len(list(database.parent.glob("*.before-*"))) == 1
 
@@ -110,11 +111,12 @@ def test_a_failed_upgrade_changes_nothing(database: Path, begin: Begin, request:
         begin(store)
     request.getfixturevalue("future")
     broken = NEXT + '    op.execute("SELECT * FROM nowhere")\n'
-    (migrate.SCRIPTS / "versions" / "v0002_next.py").write_text(broken)
+    (migrate.SCRIPTS / "versions" / f"v{AHEAD}_next.py").write_text(broken)
     with pytest.raises(FltkError, match="nowhere"):
         Store(database)
     with closing(sqlite3.connect(database)) as connection:
-        assert connection.execute("SELECT version_num FROM fltk_schema_version").fetchone() == ("0001",)
+        stored = connection.execute("SELECT version_num FROM fltk_schema_version").fetchone()
+        assert stored == (schema.HEAD_REVISION,)
         assert connection.execute("SELECT note FROM run").fetchone() == ("",)
 
 

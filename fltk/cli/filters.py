@@ -1,0 +1,83 @@
+"""Which runs a command is about: named one by one, or by the filters of `fltk runs`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from fltk.cli.command import Option
+from fltk.errors import UsageError, unknown
+from fltk.names import DATASETS, IMPORTED, METHODS
+
+if TYPE_CHECKING:
+    from fltk.registry import RunRow, Store
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+FILTERS = ("method", "dataset", "status", "tag", "where", "kind")
+
+
+def filter_options(kind: str, status: str) -> Callable[[F], F]:
+    """Add RUN... and the filters; empty defaults mean all. The command receives `run` and the names in FILTERS."""
+
+    def decorate(function: F) -> F:
+        for option in reversed(_options(kind, status)):
+            function = option(function)
+        return click.argument("run", nargs=-1)(function)
+
+    return decorate
+
+
+def _options(kind: str, status: str) -> list[Callable[[F], F]]:
+    def make(name: str, text: str, default: str | None = None, **more: Any) -> Callable[[F], F]:
+        shown = f"{text} [default: {default or 'all'}]" if name in ("--kind", "--status") else text
+        return click.option(name, cls=Option, section="Filter", show_default=False, help=shown, **more)
+
+    return [
+        make("--method", "only runs of this method, or of several separated by commas"),
+        make("--dataset", "only runs on this data set, or on several separated by commas"),
+        make("--status", "done, running, interrupted, failed, stale or all", status),
+        make("--tag", "only runs with this tag", metavar="KEY[=VALUE]"),
+        make(
+            "--where",
+            "condition on the configuration such as alpha<0.5, repeatable",
+            multiple=True,
+            metavar="CONDITION",
+        ),
+        make("--kind", "train, join, ... or all", kind),
+    ]
+
+
+def select_runs(
+    store: Store, refs: Sequence[str], filters: dict[str, Any], *, kind: str = "all", status: str = "all"
+) -> list[RunRow]:
+    """The named runs, each once, or all that fulfil the filters; `kind` and `status` are the filters' defaults."""
+    if refs:
+        given = [name for name in FILTERS if filters[name]]
+        if given:
+            raise UsageError(f"--{given[0]} does not go with named runs; leave one of them out")
+        return list({run.id: run for run in store.find_runs(refs)}.values())
+    kind, status = filters["kind"] or kind, filters["status"] or status
+    found = store.runs(status=None if status == "all" else status, tag=filters["tag"], where=filters["where"])
+    methods = _names(filters["method"], "method", (*METHODS, *(run.method for run in found)))
+    kinds = {"train", "all", *(run.kind for run in found)}
+    if kind not in kinds:
+        raise unknown("kind", kind, kinds, "--kind")
+    datasets = _names(filters["dataset"], "dataset", (*DATASETS, IMPORTED, *(run.dataset for run in found)))
+    return [
+        run
+        for run in found
+        if (not methods or run.method in methods)
+        and (not datasets or run.dataset in datasets)
+        and kind in ("all", run.kind)
+    ]
+
+
+def _names(text: str | None, option: str, known: Iterable[str]) -> set[str]:
+    """The names in a list separated by commas; UsageError for one that does not exist."""
+    names = {name.strip() for name in (text or "").split(",")} - {""}
+    for name in sorted(names - set(known)):
+        raise unknown("data set" if option == "dataset" else option, name, set(known), f"--{option}")
+    return names

@@ -1,0 +1,60 @@
+"""`fltk verify`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fltk.cli.command import command
+from fltk.cli.context import Settings
+from fltk.cli.output import Column, emit, output_options
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+COLUMNS = [Column("what"), Column("runs"), Column("problem")]
+
+
+@command("verify", examples=("fltk verify", "fltk verify run42 --json"))
+@click.argument("run", nargs=-1)
+@output_options
+@click.pass_obj
+def verify(settings: Settings, /, run: tuple[str, ...], format: str) -> int:
+    """Check that everything stored is still what was stored.
+
+    Looked at are the database, every value of every run, the hash of every artifact file, the fingerprint of every
+    partition, the weights of every checkpoint beside the digest of their round, and files that belong to no run. With
+    RUN...: these runs and what they need. Nothing is repaired. The exit code is 1 when something that a run needs is
+    wrong.
+    """
+    from fltk.registry import Store
+    from fltk.registry.verify import verify as look
+
+    with Store(settings.db, readonly=True) as store:
+        chosen = [store.find_run(ref).id for ref in run] or None
+        found = look(store, chosen, digest=_digest)
+    rows = [
+        {
+            "what": problem.what,
+            "runs": [f"run{number}" for number in problem.runs],
+            "problem": problem.told,
+            "harmless": problem.harmless,
+        }
+        for problem in found.problems
+    ]
+    counts: dict[str, Any] = {
+        "verdict": "sound" if found.sound else "damaged",
+        "checked": f"{found.runs} runs, {found.rounds} rounds, {found.files} files, {found.size} bytes",
+    }
+    emit(rows, COLUMNS, format, extra=counts if format in ("table", "json") else None)
+    return 0 if found.sound else 1
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    """The digest that a round recorded of this state."""
+    from fltk.methods.base import State
+    from fltk.runner import digest
+
+    return digest(State.from_tensors(tensors))

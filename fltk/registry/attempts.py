@@ -1,0 +1,67 @@
+"""Who works on a run: its attempts, and what they make of its status."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Select, insert, select
+from sqlalchemy.engine import Connection
+
+from fltk.errors import FltkError
+from fltk.registry.base import new_id
+from fltk.registry.blobs import to_json
+from fltk.registry.processes import STALE_SECONDS, Process, is_gone
+from fltk.registry.schema import attempt
+
+RUNNING = "running"
+ENDINGS = ("done", "interrupted", "failed")
+STALE = "stale"
+STATUSES = (RUNNING, *ENDINGS, STALE)
+
+
+def refuse_other(connection: Connection, run_id: int, process: Process) -> None:
+    """FltkError when the run was last taken up by another process, such as after this one slept for hours."""
+    last = connection.execute(attempts_of(run_id).order_by(attempt.c.id.desc()).limit(1)).first()
+    if last is not None and (last.host, last.pid) != (process.host, process.pid):
+        raise FltkError(f"run{run_id} was taken up by process {last.pid} on {last.host}; this one stops here")
+
+
+def insert_attempt(
+    connection: Connection, run_id: int, process: Process, now: float, changes: list[list[str]] | None = None
+) -> int:
+    """The row of a process that begins to work on a run; returns its number."""
+    row = {
+        "run_id": run_id,
+        "host": process.host,
+        "pid": process.pid,
+        "process": process.mark,
+        "started": now,
+        "heartbeat": now,
+        "status": RUNNING,
+        "changes": to_json(changes) if changes else None,
+    }
+    return new_id(connection.execute(insert(attempt).values(row)))
+
+
+def attempts_of(run_id: int) -> Select[Any]:
+    """The query of a run's attempts."""
+    return select(attempt).where(attempt.c.run_id == run_id)
+
+
+def _process(row: Any) -> Process:
+    return Process(row.host, row.pid, row.process)
+
+
+def is_other(worker: Any, process: Process, now: float) -> bool:
+    """Whether another process, still alive, holds the run."""
+    itself = (worker.host, worker.pid) == (process.host, process.pid)
+    return not itself and not is_gone(_process(worker), worker.heartbeat, now)
+
+
+def status_of(status: str, worker: Any, begun: float, now: float) -> str:
+    """`running` only while a process can be behind it; otherwise `stale`."""
+    if status != RUNNING:
+        return status
+    if worker is None:  # killed between the run's row and its first attempt, or about to start
+        return STALE if now - begun > STALE_SECONDS else RUNNING
+    return STALE if is_gone(_process(worker), worker.heartbeat, now) else RUNNING
