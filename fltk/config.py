@@ -18,7 +18,11 @@ from fltk.names import DATASETS, IMPORTED, METHODS, MODELS, SCHEMES
 
 
 def option(default: Any, text: str, **extra: Any) -> Any:
-    """A dataclass field with its help text; `choices` in `extra` lists the admissible values."""
+    """A dataclass field with its help text; `choices` in `extra` lists the admissible values.
+
+    A field that comes to a class later is marked `later=True`: at its default it does not enter a run's hash, so that
+    runs from before it keep theirs.
+    """
     return field(default=default, metadata={"help": text, **extra})
 
 
@@ -102,11 +106,19 @@ class TrainConfig:
     drop_last: bool = option(False, "drop the last, smaller batch of an epoch")
     agg_weights: str = option("samples", "weight of a client in averages", choices=("samples", "uniform"))
     eval_every: int = option(1, "evaluate all clients every so many rounds (the last round always)")
+    head_mix: str = option(
+        "rows",
+        "average the output layer like the rest (rows), or each class's row of it by who has seen the class (classes); "
+        "a private head is left alone",
+        choices=("rows", "classes"),
+        later=True,
+    )
 
     def __post_init__(self) -> None:
         _choice("model", self.model, ("", *MODELS))
         _choice("lr-schedule", self.lr_schedule, ("constant", "cosine", "exponential"))
         _choice("agg-weights", self.agg_weights, ("samples", "uniform"))
+        _choice("head-mix", self.head_mix, ("rows", "classes"))
         _positive("lr", self.lr)
         _positive("lr-decay", self.lr_decay)
         for name in ("rounds", "batch_size", "eval_every"):
@@ -131,6 +143,38 @@ class TrainConfig:
         if any(size < 1 for size in sizes):
             raise UsageError(f"--hidden: every layer needs at least one unit, not {self.hidden!r}")
         return sizes
+
+
+@dataclass(frozen=True)
+class JoinConfig:
+    """How newcomers join a run that is there, and what they do afterwards."""
+
+    finetune: str = option("head", "what a newcomer fine-tunes once it has joined", choices=("head", "all", "none"))
+    epochs: int = option(5, "epochs of fine-tuning, and of training from scratch to compare with")
+    lr: float = option(0.0, "learning rate of fine-tuning (0: the run's)")
+    shots: str = option("all", "training samples per class that a newcomer uses: a number or all, several with commas")
+    share: float = option(1.0, "share of the partition's newcomers that join")
+    at_round: int = option(0, "join after this round and train with the others from then on (0: after the last round)")
+
+    def __post_init__(self) -> None:
+        _choice("finetune", self.finetune, ("head", "all", "none"))
+        _at_least("epochs", self.epochs, 1)
+        if self.lr:
+            _positive("lr", self.lr)
+        if not 0 < self.share <= 1:
+            raise UsageError(f"--share must lie in (0, 1], not {self.share}")
+        _at_least("at-round", self.at_round, 0)
+        if self.at_round and len(self.shot_counts()) > 1:
+            raise UsageError("--at-round takes one number of --shots: with several there would be several runs")
+        self.shot_counts()
+
+    def shot_counts(self) -> tuple[int, ...]:
+        """Samples per class, ascending; 0 means all of them and stands last."""
+        words = [word.strip() for word in self.shots.split(",")]
+        if not all(word == "all" or (word.isdecimal() and word.isascii() and int(word) > 0) for word in words):
+            raise UsageError(f"--shots takes whole numbers from 1 or all, separated by commas, not {self.shots!r}")
+        few = sorted({int(word) for word in words if word != "all"})
+        return (*few, 0) if "all" in words else tuple(few)
 
 
 @dataclass(frozen=True)
@@ -172,7 +216,14 @@ class RunConfig:
 
     def digest(self) -> str:
         """SHA-256 of the canonical JSON: equal for equal experiments."""
-        return hashlib.sha256(canonical_json(self.to_dict()).encode()).hexdigest()
+        hashed = {**self.to_dict(), "partition": _hashed(self.partition), "train": _hashed(self.train)}
+        return hashlib.sha256(canonical_json(hashed).encode()).hexdigest()
+
+
+def _hashed(config: Any) -> dict[str, Any]:
+    """The settings that enter the hash: all but those that came later and stand at their default."""
+    late = {f.name for f in fields(config) if f.metadata.get("later") and getattr(config, f.name) == f.default}
+    return {name: value for name, value in asdict(config).items() if name not in late}
 
 
 def build(cls: type[Any], values: Mapping[str, Any]) -> Any:

@@ -11,11 +11,12 @@ from fltk.cli.context import Settings
 from fltk.cli.options import Names
 from fltk.cli.output import Column, emit, output_options
 from fltk.cli.train import place_options
-from fltk.names import DEPLOYMENTS
+from fltk.errors import UsageError
+from fltk.names import DEPLOY_PRIORS, DEPLOY_WEIGHTS, DEPLOYMENTS
 
 if TYPE_CHECKING:
+    from fltk.evaluation.deploy import Deployment
     from fltk.evaluation.evaluate import Evaluation
-    from fltk.experiment import Place
     from fltk.registry import RunRow, Store
 
 COLUMNS = [
@@ -33,9 +34,17 @@ COLUMNS = [
     Column("harmed", "harmed", 2),
     Column("val_mean", "validation", 4),
 ]
+FEW = 4  # so many candidates are all printed
 
 
-@command("evaluate", examples=("fltk evaluate latest", "fltk evaluate run1 run2 --deploy ft1 --format latex"))
+@command(
+    "evaluate",
+    examples=(
+        "fltk evaluate latest",
+        "fltk evaluate run1 run2 --deploy ft1 --format latex",
+        "fltk evaluate run1 run2 --deploy-prior auto --deploy-w auto",
+    ),
+)
 @click.argument("run", nargs=-1, required=True)
 @click.option(
     "--deploy",
@@ -44,6 +53,22 @@ COLUMNS = [
     cls=Option,
     section="Evaluation",
     help="what clients do with their model before use, decided on validation data; all candidates are stored",
+)
+@click.option(
+    "--deploy-prior",
+    type=Names(DEPLOY_PRIORS),
+    default="0",
+    cls=Option,
+    section="Evaluation",
+    help="add each client's label prior to the logits, while tuning too; auto tries both",
+)
+@click.option(
+    "--deploy-w",
+    type=Names(DEPLOY_WEIGHTS),
+    default="1",
+    cls=Option,
+    section="Evaluation",
+    help="deploy the model this share of the way to the tuned one; auto tries all, with no more training",
 )
 @click.option(
     "--round",
@@ -60,6 +85,13 @@ COLUMNS = [
     section="Evaluation",
     help="print the deployed and the personal model only",
 )
+@click.option(
+    "--full",
+    is_flag=True,
+    cls=Option,
+    section="Evaluation",
+    help="print every candidate, also when there are many",
+)
 @place_options
 @output_options
 @click.pass_obj
@@ -68,74 +100,76 @@ def evaluate(
     /,
     run: tuple[str, ...],
     deploy: str,
+    deploy_prior: str,
+    deploy_w: str,
     round_: int | None,
     brief: bool,
+    full: bool,
     format: str,
     **params: Any,
 ) -> None:
     """Score a run on every client.
 
     Rows: `deployed` (after the deployment step), `personal` (each client's own model as the method leaves it), `global`
-    (the one server model, where there is one), and every deployment candidate: `mixed` (before local steps), `ft1`,
-    `ft5`, `head10` (after them). Everything is stored before it is printed. Runs of local and fedavg-ft on the same
-    partition stand beside it when the registry has them evaluated.
+    (the one server model, where there is one), and the deployment candidates: `mixed` (before local steps), `ft1`,
+    `ft5`, `head10` (after them), with the label prior (`-prior`) or drawn back to the model before the steps (`-w0.5`)
+    where that is asked for. Everything is stored before it is printed. Runs of local and fedavg-ft on the same
+    partition stand beside it when the registry has them evaluated with the same deployment.
     """
+    from fltk.evaluation.deploy import Deployment
+    from fltk.evaluation.stored import evaluate_run
     from fltk.experiment import Place
     from fltk.registry import Store
 
+    if brief and full:
+        raise UsageError("--brief and --full contradict each other; leave one of them out")
+    deployment = Deployment(deploy, deploy_prior, deploy_w)
+    kept = _kept(deployment, brief, full)
     place = Place(settings.data_dir, params["download"], params["engine"], params["device"])
     rows: list[dict[str, Any]] = []
     notes: dict[str, Any] = {}
     with Store(settings.db) as store:
-        for found in [store.find_run(ref) for ref in run]:
-            done = _evaluate(store, found, place, deploy, round_)
-            shown = [r for r in done.rows if not brief or r["model"] in ("deployed", "personal")]
-            rows += [{"run": f"run{found.id}", "method": found.method, "seed": found.seed, **r} for r in shown]
+        for found in [store.find_run(ref, "train") for ref in run]:
+            done = evaluate_run(store, found, place, deployment, round_)
+            rows += _labelled(found, [r for r in done.rows if r["model"] in kept])
             notes |= _notes(found, done)
-            rows += _reference_rows(store, found, {r["run"] for r in rows})
+            rows += _reference_rows(store, found, done, {r["run"] for r in rows})
+        if not kept.issuperset(shown := [c.name for c in deployment.candidates()]) and not brief:
+            notes["candidates"] = f"{len(shown)} stored; --full prints them all"
     emit(rows, COLUMNS, format, extra=notes if format in ("table", "json") else None)
 
 
-def _evaluate(store: Store, run: RunRow, place: Place, deploy: str, round: int | None) -> Evaluation:
-    """Score one run and store what was found."""
-    from dataclasses import replace
+def _kept(deployment: Deployment, brief: bool, full: bool) -> set[str]:
+    """The models whose rows are printed; of many candidates those without prior and interpolation."""
+    if brief:
+        return {"deployed", "personal"}
+    found = deployment.candidates()
+    names = {c.name for c in found if full or len(found) <= FEW or c.name == c.kind}
+    return {"deployed", "personal", "global", *names}
 
-    from fltk import engine as engines
-    from fltk import experiment
-    from fltk.evaluation import evaluate as evaluation
 
-    config, prepared = experiment.restore(run, store, place)
-    job = experiment.job_of(config, prepared.federation, place.device)
-    number, state = experiment.checkpoint(run, store, round)
-    engine = engines.make(place.engine, job)
-    try:
-        done = evaluation.evaluate(job, job.task(), engine, number, state, deploy)
-    finally:
-        engine.close()
-    done = replace(done, rounds=evaluation.round_choices(store, run))
-    done = replace(done, rows=evaluation.against_local(store, run, done))
-    store.save_evaluation(run.id, number, done.summary(), done.clients)
-    return done
+def _labelled(run: RunRow, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of an evaluation with the run they are of."""
+    return [{"run": f"run{run.id}", "method": run.method, "seed": run.seed, **row} for row in rows]
 
 
 def _notes(run: RunRow, done: Evaluation) -> dict[str, Any]:
     """Below the table: what was deployed, and the three rounds one may quote, each by its name."""
     chosen = ", ".join(f"{c} ({n} clients)" for c, n in done.chosen.items())
-    notes = {f"run{run.id} deployed": f"{done.deploy}: {chosen}, after round {done.round}"}
+    notes = {f"run{run.id} deployed": f"{done.deploy.mode}: {chosen}, after round {done.round}"}
     for name, found in done.rounds.items():
         text = f"round {found['round']}, personal accuracy {found['acc_mean']:.4f}"
         notes[f"run{run.id} {name.replace('_', ' ')}"] = text
     return notes
 
 
-def _reference_rows(store: Store, run: RunRow, shown: set[str]) -> list[dict[str, Any]]:
-    """The last stored evaluation of local and fedavg-ft on the same partition."""
+def _reference_rows(store: Store, run: RunRow, done: Evaluation, shown: set[str]) -> list[dict[str, Any]]:
+    """The last stored evaluation, with the same deployment, of local and fedavg-ft on the same partition."""
     from fltk.evaluation.evaluate import references
 
     rows = []
     for other in references(store, run):
-        stored = store.evaluations(other.id)
+        stored = [e.summary for e in store.evaluations(other.id) if done.deploy.made(e.summary)]
         if stored and f"run{other.id}" not in shown:
-            kept = [r for r in stored[-1].summary["rows"] if r["model"] in ("deployed", "personal")]
-            rows += [{"run": f"run{other.id}", "method": other.method, "seed": other.seed, **r} for r in kept]
+            rows += _labelled(other, [r for r in stored[-1]["rows"] if r["model"] in ("deployed", "personal")])
     return rows

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -12,6 +13,7 @@ from fltk.config import TrainConfig
 from fltk.data.federation import ClientData, Federation
 from fltk.errors import UsageError
 from fltk.methods.base import Method, Task
+from fltk.methods.class_head import ClassHead
 from fltk.models import zoo
 from fltk.models.layout import Layout
 from fltk.train.streams import Streams
@@ -49,6 +51,7 @@ class Job:
         if empty:
             raise UsageError(f"client {empty[0]} has no training sample: raise --min-size or lower --clients")
         counts = torch.as_tensor(self.federation.label_counts)[: len(clients)].long()
+        classes = self.train.head_mix == "classes"
         groups = self.federation.groups
         return Task(
             layout=layout,
@@ -60,6 +63,7 @@ class Job:
             plain_sgd=not (self.train.momentum or self.train.weight_decay),
             fresh=lambda purpose, index: zoo.initial(model, layout, streams.generator(f"init/{purpose}", client=index)),
             seed=lambda purpose: streams.seed(purpose),
+            class_head=ClassHead.of(layout, self.method.shared, counts) if classes else None,
         )
 
 
@@ -82,7 +86,13 @@ class Bench:
         model = job.network()
         self.method = job.method
         self.federation = job.federation
+        self._job = job
         self.trainer = Trainer(model, Layout.of(model), job.train, job.streams(), job.device)
+
+    @cached_property
+    def task(self) -> Task:
+        """What the method knows of the federation; made when client work first asks for it."""
+        return self._job.task()
 
     def client(self, id: int) -> ClientData:
         """A client or newcomer by id."""

@@ -40,7 +40,7 @@ class Pool:
         for _ in range(workers):
             here, there = context.Pipe()
             process = context.Process(target=_serve, args=(there, job), daemon=True)
-            with _no_interrupt():
+            with no_interrupt():
                 process.start()
             there.close()
             self._workers.append((process, here))
@@ -82,7 +82,7 @@ class Pool:
         try:
             pipe.send_bytes(message)
         except OSError:
-            raise FltkError("--engine: a worker process has ended; continue with `fltk train --resume`") from None
+            raise FltkError("--engine: a worker process has ended; continue with `fltk resume`") from None
 
     def _receive(self, process: BaseProcess, pipe: Connection) -> Any:
         try:
@@ -91,12 +91,12 @@ class Pool:
             process.join(PATIENCE)
             raise FltkError(
                 f"--engine: a worker process has ended (exit code {process.exitcode}); "
-                "continue with `fltk train --resume`, or use fewer workers if memory was short"
+                "continue with `fltk resume`, or use fewer workers if memory was short"
             ) from None
 
 
 @contextlib.contextmanager
-def _no_interrupt() -> Iterator[None]:
+def no_interrupt() -> Iterator[None]:
     """Holds Ctrl-C back; a worker inherits this, so that none dies with a traceback while it still imports."""
     if not hasattr(signal, "pthread_sigmask"):  # no such call on this system
         yield

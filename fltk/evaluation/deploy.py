@@ -1,26 +1,88 @@
 """What a client may still do with its personal model before it uses it, offered to every method alike.
 
-Candidates: `mixed` (the model as it is), `ft1` and `ft5` (1 or 5 more local epochs), `head10` (10 epochs of the last
-layer, base frozen). The federation votes on mean validation accuracy and leaves `mixed` only for a gain above a margin,
-because twenty validation sets of twenty samples are noisy; `client` lets each client choose by its own validation loss.
+Kinds: `mixed` (the model as it is), `ft1` and `ft5` (1 or 5 more local epochs), `head10` (10 epochs of the last layer,
+base frozen). Each of them also with the client's label prior (`-prior`: the offset of `fltk.train.prior` in the logits,
+while tuning too), and the tuned ones drawn back towards the model they came from, u + w (tuned - u) (`-w0.5`).
+
+The federation votes on mean validation accuracy and leaves the first candidate, which is `mixed` unless something else
+is asked for, only for a gain above a margin, because twenty validation sets of twenty samples are noisy. `client` lets
+each client choose by its own validation loss.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from fltk.engine.base import Bench
 from fltk.errors import unknown
-from fltk.names import DEPLOYMENTS
+from fltk.names import DEPLOY_PRIORS, DEPLOY_WEIGHTS, DEPLOYMENTS
+from fltk.train.prior import in_bias
 from fltk.train.trainer import Score
 
-CANDIDATES = ("mixed", "ft1", "ft5", "head10")
+WORK = {"ft1": (1.0, "all"), "ft5": (5.0, "all"), "head10": (10.0, "head")}  # epochs, and the part that is tuned
+KINDS = ("mixed", *WORK)
 MARGIN = 0.01
 
 Vector = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to deploy: a kind, with or without the label prior, at a share `w` of the way to the tuned model."""
+
+    kind: str
+    prior: bool = False
+    w: float = 1.0
+
+    @property
+    def name(self) -> str:
+        return self.kind + ("-prior" if self.prior else "") + (f"-w{self.w:g}" if self.w != 1 else "")
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """What may be deployed, and who decides.
+
+    mode: `vote`, `client`, or a kind to which the vote is restricted.  prior: 0 without, 1 with the label prior, auto
+    for both.  w: a share, or auto for all of them.
+    """
+
+    mode: str = "vote"
+    prior: str = "0"
+    w: str = "1"
+
+    def __post_init__(self) -> None:
+        for option, value, names in (
+            ("deploy", self.mode, DEPLOYMENTS),
+            ("deploy-prior", self.prior, DEPLOY_PRIORS),
+            ("deploy-w", self.w, DEPLOY_WEIGHTS),
+        ):
+            if value not in names:
+                raise unknown("deployment", value, names, f"--{option}")
+
+    def asked(self) -> dict[str, str]:
+        """As the registry stores it in the summary of an evaluation."""
+        return {"deploy": self.mode, "deploy_prior": self.prior, "deploy_w": self.w}
+
+    def made(self, summary: Mapping[str, Any]) -> bool:
+        """Whether a stored evaluation is of this deployment; before there were others, prior was 0 and w was 1."""
+        return {"deploy_prior": "0", "deploy_w": "1", **summary}.items() >= self.asked().items()
+
+    def candidates(self) -> list[Candidate]:
+        """All that is tried, the simplest first: a tie goes to the earlier one."""
+        priors = (False, True) if self.prior == "auto" else (self.prior == "1",)
+        shares = [float(w) for w in (DEPLOY_WEIGHTS if self.w == "auto" else (self.w,)) if w != "auto"]
+        found = []
+        for prior in priors:
+            found.append(Candidate("mixed", prior))
+            found += [Candidate(kind, prior, w) for w in shares for kind in WORK]
+        return found
 
 
 @dataclass(frozen=True)
@@ -29,36 +91,50 @@ class DeployTask:
 
     round: int
     client: int
-    model: Tensor
+    model: Tensor  # (P,)
+    offset: Tensor  # (C,) log of the client's label shares over the pooled ones
+    candidates: tuple[Candidate, ...]
 
 
 def deploy_client(bench: Bench, task: DeployTask) -> dict[str, tuple[Score, Score]]:
-    """Validation and test score of every candidate of one client."""
+    """Validation and test score of every candidate of one client. A kind is tuned once, whatever the shares."""
     client, trainer = bench.client(task.client), bench.trainer.at(task.round, task.client)
-    models = {
-        "mixed": task.model,
-        "ft1": trainer.sgd(task.model, client.train, epochs=1),
-        "ft5": trainer.sgd(task.model, client.train, epochs=5),
-        "head10": trainer.sgd(task.model, client.train, epochs=10, only="head"),
-    }
-    return {name: (trainer.score(w, client.val), trainer.score(w, client.test)) for name, w in models.items()}
+    shift = in_bias(trainer.layout, task.offset)
+    found = {}
+    for prior in sorted({c.prior for c in task.candidates}):
+        start = task.model + shift if prior else task.model
+        # weight decay must not wear the offset down: it acts on the bias without it
+        drift = -trainer.config.weight_decay * shift if prior and trainer.config.weight_decay else None
+        tuned = {"mixed": start} | {
+            kind: trainer.sgd(start, client.train, epochs=epochs, only=part, drift=drift)
+            for kind, (epochs, part) in WORK.items()
+        }
+        for c in task.candidates:
+            if c.prior == prior:
+                w = between(start, tuned[c.kind], c.w)
+                found[c.name] = trainer.score(w, client.val), trainer.score(w, client.test)
+    return found
 
 
-def choose(val_acc: dict[str, Vector], val_loss: dict[str, Vector], mode: str) -> list[str]:
-    """The candidate of every client under a deployment mode.
+def between(start: Tensor, tuned: Tensor, w: float) -> Tensor:
+    """start + w (tuned - start), (P,); its ends are the models themselves."""
+    return tuned if w == 1 else start if w == 0 else torch.lerp(start, tuned, w)
+
+
+def choose(
+    candidates: Sequence[Candidate], val_acc: Mapping[str, Vector], val_loss: Mapping[str, Vector], mode: str
+) -> list[str]:
+    """The name of every client's candidate under a deployment mode.
 
     val_acc, val_loss: per candidate (N,), NaN for a client without validation samples; nothing else decides.
     """
-    n = len(val_acc["mixed"])
-    if mode in CANDIDATES:
-        return [mode] * n
+    names = [c.name for c in candidates if mode in ("vote", "client", c.kind)]
+    n = len(val_acc[names[0]])
     if mode == "client":
-        losses = np.stack([np.nan_to_num(val_loss[c], nan=np.inf) for c in CANDIDATES])
-        return [CANDIDATES[k] for k in losses.argmin(0)]
-    if mode != "vote":
-        raise unknown("deployment", mode, DEPLOYMENTS, "--deploy")
-    if np.isnan(val_acc["mixed"]).all():
-        return ["mixed"] * n
-    means = {c: float(np.nanmean(val_acc[c])) for c in CANDIDATES}
-    best = max(CANDIDATES, key=lambda c: means[c])
-    return [best if means[best] > means["mixed"] + MARGIN else "mixed"] * n
+        losses = np.stack([np.nan_to_num(val_loss[name], nan=np.inf) for name in names])
+        return [names[k] for k in losses.argmin(0)]
+    if np.isnan(val_acc[names[0]]).all():
+        return [names[0]] * n
+    means = {name: float(np.nanmean(val_acc[name])) for name in names}
+    best = max(names, key=lambda name: means[name])
+    return [best if means[best] > means[names[0]] + MARGIN else names[0]] * n

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from fltk.config import TrainConfig, build
 from fltk.engine.base import Engine, Job
 from fltk.evaluation import metrics
-from fltk.evaluation.deploy import CANDIDATES, DeployTask, choose, deploy_client
+from fltk.evaluation.deploy import Candidate, Deployment, DeployTask, choose, deploy_client
 from fltk.methods.base import State, Task
 from fltk.registry import RunRow, Store
 from fltk.runner import accuracy_of, score
+from fltk.train.prior import log_prior
 
 Vectors = dict[str, np.ndarray[Any, Any]]
 
@@ -24,7 +26,7 @@ class Evaluation:
     """Rows of a table (one per model and moment) and the per-client vectors behind them."""
 
     round: int
-    deploy: str
+    deploy: Deployment
     rows: list[dict[str, Any]]
     clients: Vectors
     chosen: dict[str, int]  # candidate -> number of clients that deploy it
@@ -32,38 +34,42 @@ class Evaluation:
 
     def summary(self) -> dict[str, Any]:
         """What the registry stores beside the vectors."""
-        return {"deploy": self.deploy, "chosen": self.chosen, "rows": self.rows, "rounds": self.rounds}
+        return {**self.deploy.asked(), "chosen": self.chosen, "rows": self.rows, "rounds": self.rounds}
 
 
-def evaluate(job: Job, task: Task, engine: Engine, round: int, state: State, deploy: str) -> Evaluation:
-    """Score a state on all clients and all deployment candidates; the deployment is decided on validation data.
+def evaluate(job: Job, task: Task, engine: Engine, round: int, state: State, deploy: Deployment) -> Evaluation:
+    """Score a state on all clients and all candidates of a deployment, which is decided on validation data.
 
     round: finished rounds of the state. Local steps take the random streams and the learning rate of the last of them,
     so that the personal model scores as it did in training; a cosine schedule has no rate left for one more round.
     """
     counts = np.array([len(c.test) for c in job.federation.clients], np.float64)
     _, vectors = accuracy_of(score(job.method, engine, task, state, round - 1))
-    candidates = _candidates(job, task, engine, round - 1, state)
-    val_acc = {c: candidates[f"{c}_val_acc"] for c in CANDIDATES}
-    chosen = choose(val_acc, {c: candidates[f"{c}_val_loss"] for c in CANDIDATES}, deploy)
-    clients: Vectors = {**vectors, **candidates}
+    candidates = deploy.candidates()
+    names = [c.name for c in candidates]
+    found = _tried(candidates, job, task, engine, round - 1, state)
+    val_acc, val_loss = ({name: found[f"{name}_val_{what}"] for name in names} for what in ("acc", "loss"))
+    chosen = choose(candidates, val_acc, val_loss, deploy.mode)
+    clients: Vectors = {**vectors, **found}
     for part in ("val_acc", "test_acc"):
-        clients[f"deployed_{part}"] = np.array([candidates[f"{c}_{part}"][k] for k, c in enumerate(chosen)])
+        clients[f"deployed_{part}"] = np.array([found[f"{c}_{part}"][k] for k, c in enumerate(chosen)])
     rows = [
         _row(name, clients, counts)
-        for name in ("deployed", "personal", "global", *CANDIDATES)
+        for name in ("deployed", "personal", "global", *names)
         if f"{name}_test_acc" in clients
     ]
-    return Evaluation(round, deploy, rows, clients, {c: chosen.count(c) for c in CANDIDATES if c in chosen})
+    return Evaluation(round, deploy, rows, clients, {name: chosen.count(name) for name in names if name in chosen})
 
 
-def _candidates(job: Job, task: Task, engine: Engine, round: int, state: State) -> Vectors:
+def _tried(candidates: Sequence[Candidate], job: Job, task: Task, engine: Engine, round: int, state: State) -> Vectors:
+    """Accuracy and loss of every candidate, by `{candidate}_{val|test}_{acc|loss}`, one value per client."""
     ids = range(task.n_clients)
     models = job.method.personal_model(state, ids, task)
-    tasks = [DeployTask(round, i, w) for i, w in zip(ids, models, strict=True)]
+    offsets = log_prior(task.label_counts, task.label_counts.sum(0)).float()
+    tasks = [DeployTask(round, i, models[i], offsets[i], tuple(candidates)) for i in ids]
     results = engine.map(deploy_client, tasks, [int(n) for n in task.n])
     found: Vectors = {}
-    for c in CANDIDATES:
+    for c in (c.name for c in candidates):
         for k, part in enumerate(("val", "test")):
             found[f"{c}_{part}_acc"] = np.array([r[c][k].accuracy for r in results])
             found[f"{c}_{part}_loss"] = np.array([r[c][k].loss for r in results])
@@ -101,19 +107,29 @@ def _at(rounds: Sequence[int] | np.ndarray[Any, Any], values: np.ndarray[Any, An
 
 
 def references(store: Store, run: RunRow) -> list[RunRow]:
-    """Finished runs of `local` and `fedavg-ft` on the same partition with the same training set-up and seed."""
+    """Finished runs of `local` and `fedavg-ft` on the same partition with the same training set-up and seed.
+
+    `local` averages nothing, so its run serves whatever `--head-mix` is.
+    """
+    wanted: TrainConfig = build(TrainConfig, run.config["train"])
     same = []
     for method in ("local", "fedavg-ft"):
         for other in reversed(store.runs(method=method, status="done")):
             if (
                 other.id != run.id
+                and other.kind == "train"
                 and other.partition_id == run.partition_id
                 and other.seed == run.seed
-                and other.config["train"] == run.config["train"]
+                and _setup(other, method, wanted) == wanted
             ):
                 same.append(other)
                 break
     return same
+
+
+def _setup(run: RunRow, method: str, wanted: TrainConfig) -> TrainConfig:
+    train: TrainConfig = build(TrainConfig, run.config["train"])
+    return replace(train, head_mix=wanted.head_mix) if method == "local" else train
 
 
 def against_local(store: Store, run: RunRow, done: Evaluation) -> list[dict[str, Any]]:

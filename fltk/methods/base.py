@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from fltk.data.federation import ClientData
+from fltk.methods.class_head import ClassHead, Rule
 from fltk.models.layout import Layout
 from fltk.train.trainer import Trainer
 
@@ -40,6 +41,7 @@ class Task:
     fresh: Callable[[str, int], Tensor]  # (purpose, index) -> another independent initial model (P,)
     seed: Callable[[str], int]  # (purpose) -> seed of a stream that is no client's
     plain_sgd: bool = True  # local SGD has neither momentum nor weight decay
+    class_head: ClassHead | None = None  # averages of the shared output layer have weights per class
 
     @property
     def n_clients(self) -> int:
@@ -102,9 +104,6 @@ class Upload:
     client: int = -1
 
 
-Combine = Callable[[Sequence[Tensor], Tensor], Tensor]
-
-
 def weighted_sum(rows: Sequence[Tensor], weights: Tensor) -> Tensor:
     """sum_k weights[k] rows[k]: K rows (P,), (K,) -> (P,), in the given order (by client id), in float64.
 
@@ -116,13 +115,28 @@ def weighted_sum(rows: Sequence[Tensor], weights: Tensor) -> Tensor:
     return total.to(rows[0].dtype)
 
 
+def average(
+    rows: Sequence[Tensor], weights: Tensor, ids: Sequence[int], head: ClassHead | None, rule: Rule = weighted_sum
+) -> Tensor:
+    """One model from the shared columns of the clients `ids`: K rows (P,), (K,) -> (P,)."""
+    out = rule(rows, weights)
+    return out if head is None else head.average(out, rows, weights, ids, rule)
+
+
 @dataclass(frozen=True)
 class Context:
-    """The round as the server sees it. Methods average through `combine`, never on their own."""
+    """The round as the server sees it. Methods average models through `combine`, never on their own."""
 
     round: int
     task: Task
-    combine: Combine = weighted_sum
+    rule: Rule = weighted_sum
+
+    def combine(self, rows: Sequence[Tensor], weights: Tensor, ids: Sequence[int]) -> Tensor:
+        """One target's model: the shared columns `rows` (K, P) of the clients `ids`, weighted by `weights` (K,).
+
+        For models only, once per distinct target; what else clients send is summed by `weighted_sum`.
+        """
+        return average(rows, weights, ids, self.task.class_head, self.rule)
 
 
 @dataclass(frozen=True)
@@ -130,7 +144,8 @@ class Map:
     """The effective collaboration map: row i holds the weights of the clients' last models in i's next start.
 
     kind: `exact` (map @ models is the start model), `direction` (up to a server step), `pull` (the client
-    keeps its model and is drawn to the mix), `proxy` (a similarity; never used for numbers).
+    keeps its model and is drawn to the mix), `proxy` (a similarity; never used for numbers). A class head
+    (`--head-mix classes`) has further weights per class, made from these; they are not shown.
     """
 
     kind: str
@@ -158,14 +173,17 @@ class Joined:
 
     arrival: (P,) what it downloads before it has used any of its own data.  model: (P,) after the method's own
     joining step, the arrival model where a method has none.  own: what the client would keep, as in `Upload`.
-    row: (N,) float64, weights of the trained clients' last models in `model`; None where it is no mix of them.
-    down, up: bytes on the wire.  note: one line where the rule had to fall back.
+    row: (N,) float64 on the simplex, weights of the trained clients' last models in the mix that `model` is, holds
+    or was trained from; None where there is no such mix.  self_weight: weight of the newcomer's own trained model
+    beside it, u = self_weight w_* + (1 - self_weight) sum_j row_j w_j.  down, up: bytes on the wire.  note: one line
+    where the rule had to fall back.
     """
 
     arrival: Tensor
     model: Tensor
     own: Mapping[str, Tensor] = field(default_factory=dict)
     row: Tensor | None = None
+    self_weight: float = 0.0
     down: int = 0
     up: int = 0
     note: str = ""
@@ -178,6 +196,7 @@ class Method:
     title: ClassVar[str] = ""
     map_kind: ClassVar[str] = "exact"
     needs_groups: ClassVar[bool] = False
+    cannot: ClassVar[Mapping[str, str]] = {}  # ability (join) -> why the method does not have it
 
     @property
     def shared(self) -> str:
@@ -221,8 +240,9 @@ class Method:
 
     def aggregate(self, state: State, uploads: Sequence[Upload], ctx: Context) -> State:
         """The next state from the uploads, which come in client-id order."""
-        p = ctx.task.weights([u.client for u in uploads])
-        w = ctx.combine([u.w for u in uploads], p)
+        ids = [u.client for u in uploads]
+        p = ctx.task.weights(ids)
+        w = ctx.combine([u.w for u in uploads], p, ids)
         return self.keep(state, uploads, ctx, server={"w": w, "p": spread(p, uploads, ctx.task)})
 
     def keep(self, state: State, uploads: Sequence[Upload], ctx: Context, server: Mapping[str, Tensor]) -> State:
@@ -247,15 +267,35 @@ class Method:
     def join(self, state: State, client: ClientData, trainer: Trainer, task: Task) -> Joined:
         """The first model of a client that nobody has seen, from the state alone; the state is left alone.
 
-        `trainer` stands at the client's id (behind the N trained ones). Default: the shared part with a fresh private
-        one, then the method's own last step.
+        `trainer` stands at the client's id (behind the N trained ones) and at the first round, whose learning rate it
+        has: a newcomer has not trained yet. Default: the shared part with a fresh private one, then the method's own
+        last step.
         """
         layout = task.layout
         arrival = layout.join(self.shared, state.server["w"], layout.take(task.w0, layout.rest(self.shared)))
-        cost = self.cost(layout)
         return Joined(
-            arrival, self.personalise(arrival, client, trainer), row=state.server.get("p"), down=cost.down, up=0
+            arrival,
+            self.personalise(arrival, client, trainer),
+            row=state.server.get("p"),
+            down=4 * layout.width(self.shared),
         )
+
+    def admit(self, state: State, joined: Sequence[Joined], task: Task) -> State:
+        """The state of the larger federation `task` that the clients behind `joined` have entered, as its last rows.
+
+        Every tensor keeps its values in its leading block; the rest is as `init` makes it, and what newcomers keep
+        (`own`, and the private columns of their models) stands in their rows. Tensors that `init` does not know
+        are filled with zeros, and each of their dimensions of N clients grows.
+        """
+        n, new = len(state.last), self.init(task)
+        server = {k: enlarged(old, new.server.get(k), n, task.n_clients) for k, old in state.server.items()}
+        client = {k: enlarged(old, new.client.get(k), n, task.n_clients).clone() for k, old in state.client.items()}
+        for i, one in enumerate(joined, start=n):
+            private = {"private": task.layout.take(one.model, task.layout.rest(self.shared))}
+            for name, value in {**private, **one.own}.items():
+                if name in client:
+                    client[name][i] = value
+        return State(server, client, enlarged(state.last, new.last, n, task.n_clients))
 
     def global_model(self, state: State, task: Task) -> Tensor | None:
         """The one server model (P,), where there is one."""
@@ -273,14 +313,33 @@ class Method:
         parts = {self.shared: shared, task.layout.rest(self.shared): torch.eye(task.n_clients)}
         return Map(self.map_kind, {k: v for k, v in parts.items() if task.layout.width(k)}, task.layout)
 
+    def tokens(self, state: State, task: Task) -> Tensor:
+        """What places clients among each other, (N, d): how far their models have come from theta^0, to look at."""
+        return torch.stack(self.personal_model(state, range(task.n_clients), task)) - task.w0
+
     def diagnostics(self, state: State, task: Task) -> dict[str, float]:
         """Further numbers of the last round, for the registry."""
+        return {}
+
+    def client_diagnostics(self, state: State, task: Task) -> dict[str, Tensor]:
+        """Further numbers of every client, (N,) each, NaN for no value. `cluster` says in which one a client is."""
         return {}
 
     def cost(self, layout: Layout) -> Cost:
         """Bytes per participant and round, float32."""
         size = 4 * layout.width(self.shared)
         return Cost(size, size)
+
+
+def enlarged(old: Tensor, new: Tensor | None, n: int, total: int) -> Tensor:
+    """`old` as the leading block of `new`; of zeros without one, where dimensions of size n become `total`."""
+    if new is None:
+        new = old.new_zeros([total if size == n else size for size in old.shape])
+    if new.shape == old.shape:
+        return old
+    out = new.clone()
+    out[tuple(slice(size) for size in old.shape)] = old
+    return out
 
 
 def spread(p: Tensor, uploads: Sequence[Upload], task: Task) -> Tensor:
@@ -300,17 +359,17 @@ def pulled_map(strength: Tensor, target: Tensor) -> Tensor:
     return torch.diag(1 - strength) + strength[:, None] * target
 
 
-def mix(a: Tensor, rows: Tensor, combine: Combine = weighted_sum, chunk: int = 1 << 15) -> Tensor:
-    """a @ rows in float64 by column chunks: (N, N), (N, P) -> (N, P) float32.
+def mix(a: Tensor, rows: Tensor, head: ClassHead | None = None, chunk: int = 1 << 15) -> Tensor:
+    """a @ rows in float64 by column chunks: (N, N), (N, P) -> (N, P) float32; `head` is the task's `class_head`.
 
     Always give the whole map: a product of fewer rows may round differently. A map whose rows are all equal
-    has one target, which is computed once and by `combine`: a map that has become FedAvg's gives FedAvg's
+    has one target, which is averaged once and like any other: a map that has become FedAvg's gives FedAvg's
     bits. A one-hot row returns that client's row bit for bit (1.0 x + 0.0 is exact).
     """
     if bool((a == a[0]).all()):
         chosen = torch.nonzero(a[0]).flatten().tolist()
-        return combine([rows[j] for j in chosen], a[0][chosen]).expand(len(a), -1)
+        return average([rows[j] for j in chosen], a[0][chosen], chosen, head).expand(len(a), -1)
     out = torch.empty_like(rows)
     for start in range(0, rows.shape[1], chunk):
         out[:, start : start + chunk] = a @ rows[:, start : start + chunk].double()
-    return out
+    return out if head is None else head.mix(out, a, rows)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from fltk.data.federation import ClientData
-from fltk.methods.base import Down, Map, Method, State, Task, Upload, hyper, pull_strength, pulled_map
+from fltk.methods.base import Down, Joined, Map, Method, State, Task, Upload, hyper, pull_strength, pulled_map
 from fltk.train.trainer import Trainer
 
 
@@ -40,10 +40,15 @@ class Ditto(Method):
         return replace(state, client={"v": task.w0.repeat(task.n_clients, 1), "pulled": strength})
 
     def local_update(self, down: Down, client: ClientData, trainer: Trainer) -> Upload:
-        v = trainer.sgd(down.own["v"], client.train, epochs=self.personal_epochs, pull=(down.w, self.lam))
-        pulled = pull_strength(trainer, len(client.train), self.lam, self.personal_epochs)
-        w = trainer.sgd(down.w, client.train)
-        return Upload(w, own={"v": v, "pulled": pulled})
+        own = self._personal(down.own["v"], down.w, client, trainer)
+        return Upload(trainer.sgd(down.w, client.train), own=own)
+
+    def _personal(self, v: Tensor, w: Tensor, client: ClientData, trainer: Trainer) -> dict[str, Tensor]:
+        """What a client keeps after the personal part: v_i, drawn to the received w, and how strongly."""
+        return {
+            "v": trainer.sgd(v, client.train, epochs=self.personal_epochs, pull=(w, self.lam)),
+            "pulled": pull_strength(trainer, len(client.train), self.lam, self.personal_epochs),
+        }
 
     def personal_model(self, state: State, ids: Sequence[int], task: Task) -> list[Tensor]:
         return [state.client["v"][i] for i in ids]
@@ -53,3 +58,9 @@ class Ditto(Method):
             return None
         target = state.server["p"].expand(task.n_clients, -1)
         return self.layered(pulled_map(state.client["pulled"], target), task)
+
+    def join(self, state: State, client: ClientData, trainer: Trainer, task: Task) -> Joined:
+        """A newcomer runs the personal part from v = w, the global model."""
+        joined = super().join(state, client, trainer, task)
+        own = self._personal(joined.arrival, joined.arrival, client, trainer)
+        return replace(joined, model=own["v"], own=own)

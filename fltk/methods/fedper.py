@@ -12,10 +12,14 @@ and normalisation statistics of the base are shared like its weights.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from fltk.methods.base import Method, hyper
+from fltk.data.federation import ClientData
+from fltk.methods.base import Joined, Method, State, Task, hyper
+from fltk.train.trainer import Trainer
+
+JOIN_EPOCHS = 10.0  # of a newcomer's head, as many as FedAvg with fine-tuning takes
 
 
 @dataclass(frozen=True)
@@ -29,3 +33,9 @@ class FedPer(Method):
     @property
     def shared(self) -> str:
         return f"below:{self.head_layers}" if self.head_layers else "all"
+
+    def join(self, state: State, client: ClientData, trainer: Trainer, task: Task) -> Joined:
+        """The base of the others with the head of theta^0, then the head alone is trained."""
+        joined = super().join(state, client, trainer, task)
+        head = "head" if self.head_layers == 1 else task.layout.rest(self.shared)  # by this name it has a fast path
+        return replace(joined, model=trainer.sgd(joined.arrival, client.train, epochs=JOIN_EPOCHS, only=head))

@@ -13,11 +13,13 @@ from fltk.data.federation import ClientData
 from fltk.methods.base import (
     Context,
     Down,
+    Joined,
     Map,
     Method,
     State,
     Task,
     Upload,
+    average,
     hyper,
     mix,
     pull_strength,
@@ -51,7 +53,7 @@ class Mixture(Method):
 
     def downlink(self, state: State, ids: Sequence[int], task: Task) -> list[Down]:
         w = state.client["w"]
-        u = mix(state.server["xi"], w)
+        u = mix(state.server["xi"], w, task.class_head)
         return [Down(w[i], server={"u": u[i]}, first=bool(state.last[i] < 0)) for i in ids]
 
     def local_update(self, down: Down, client: ClientData, trainer: Trainer) -> Upload:
@@ -79,3 +81,30 @@ class Mixture(Method):
         if not bool((state.last >= 0).any()):
             return None
         return self.layered(pulled_map(state.client["pulled"], state.server["xi"]), task)
+
+    def join(self, state: State, client: ClientData, trainer: Trainer, task: Task) -> Joined:
+        """A newcomer trains one round from theta^0, uploads w_*, and receives u_* by its own row of xi.
+
+        On arrival: the mean of the models that there are, weighted as FedAvg weighs clients.
+        """
+        known = torch.nonzero(state.last >= 0).flatten()
+        rows = state.client["w"][known]
+        ids = [*known.tolist(), task.n_clients]
+        head = None if task.class_head is None else task.class_head.with_client(client.train.y)
+        w = trainer.sgd(task.w0, client.train)
+        everyone = torch.cat([rows, w[None]])
+        xi = self.attention(everyone, task)[-1]
+        u = average(list(everyone), xi, ids, head)
+        others = torch.zeros(task.n_clients, dtype=torch.float64)
+        others[known] = xi[:-1]
+        mass = float(others.sum())
+        return Joined(
+            arrival=average(list(rows), task.weights(ids[:-1]), ids[:-1], task.class_head) if len(rows) else task.w0,
+            model=u,
+            own={"w": u},
+            row=others / mass if mass > 0 else None,
+            self_weight=float(xi[-1]),
+            down=4 * task.layout.size,
+            up=4 * task.layout.size,
+            note="" if mass > 0 else "no client is near: its own model",
+        )

@@ -23,7 +23,7 @@ import torch
 
 from fltk.data.federation import ClientData
 from fltk.errors import UsageError
-from fltk.methods.base import Context, Cost, Down, Method, State, Task, Upload, hyper, spread
+from fltk.methods.base import Context, Cost, Down, Method, State, Task, Upload, hyper, spread, weighted_sum
 from fltk.models.layout import Layout
 from fltk.train.trainer import Trainer
 
@@ -66,9 +66,9 @@ class Scaffold(Method):
 
     def aggregate(self, state: State, uploads: Sequence[Upload], ctx: Context) -> State:
         p = torch.full((len(uploads),), 1 / len(uploads), dtype=torch.float64)
-        mean = ctx.combine([u.w for u in uploads], p)
+        mean = ctx.combine([u.w for u in uploads], p, [u.client for u in uploads])
         x = mean if self.server_lr == 1 else torch.lerp(state.server["w"], mean, self.server_lr)
-        dc = ctx.combine([u.sent["dc"] for u in uploads], p)
+        dc = weighted_sum([u.sent["dc"] for u in uploads], p)
         c = state.server["c"] + dc * (len(uploads) / ctx.task.n_clients)
         return self.keep(state, uploads, ctx, server={"w": x, "c": c, "p": spread(p, uploads, ctx.task)})
 

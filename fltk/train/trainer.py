@@ -63,6 +63,7 @@ class Trainer:
         self.round = 0
         self.client = 0
         self.losses: list[float] = []
+        self.taken = 0  # SGD steps since this trainer was made
 
     def at(self, round: int, client: int) -> Trainer:
         """This trainer, moved to a round and a client."""
@@ -108,6 +109,7 @@ class Trainer:
         steps = self.steps(len(data), epochs)
         if steps == 0 or (only != "all" and not self.layout.width(only)):
             return w
+        self.taken += steps
         self._flat.copy_(w)
         rule = self._rule(only, self.lr if lr is None else lr, pull, drift)
         if only == "head" and loss is None and isinstance(self._head, nn.Linear):
@@ -137,6 +139,26 @@ class Trainer:
                 loss += float(F.cross_entropy(logits, y, reduction="sum"))
                 correct += int((logits.argmax(1) == y).sum())
         return Score(loss / len(data), correct, len(data))
+
+    def features(self, w: Tensor, data: Split) -> Tensor:
+        """What the last layer of `w` sees of `data`, (n, F), in evaluation mode."""
+        self._flat.copy_(w)
+        return self._features(data).cpu()
+
+    def gradient(self, w: Tensor, data: Split) -> Tensor:
+        """Gradient of the mean cross-entropy of `w` on `data`, (P,), in evaluation mode.
+
+        It is zero in the columns of the buffers, and everywhere where there are no data.
+        """
+        self._flat.copy_(w)
+        self._evaluating()
+        total = torch.zeros_like(self._flat)
+        parameters = self._trained("all")
+        for x, y in self._slices(data.x, data.y, EVAL_BATCH):
+            loss = F.cross_entropy(self._model(x), y, reduction="sum")
+            for e, g in zip(parameters.entries, torch.autograd.grad(loss, parameters.wanted), strict=False):
+                total[e.start : e.stop] += e.flatten(g)
+        return (total / max(1, len(data))).cpu()
 
     def _evaluating(self) -> None:
         """Evaluation mode."""
