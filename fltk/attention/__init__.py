@@ -5,8 +5,11 @@ Usable on any matrix of flat models (K, P), without the rest of fltk:
     from fltk.attention import attend
     a = attend(models, center=start, samples=n).map     # (K, K), rows on the simplex
     mixed = a @ models.double()                         # (K, P), every client's own next model
+
+`Options` holds every switch: `attend(models, Options(score="relgap", sparse="topk"), center=start)`. Models that do
+not fit into memory are mixed from file to file by `fltk.attention.stream`.
 """
 
-from fltk.attention.attend import Attention, attend
+from fltk.attention.attend import Attention, Options, attend, weigh
 
-__all__ = ["Attention", "attend"]
+__all__ = ["Attention", "Options", "attend", "weigh"]

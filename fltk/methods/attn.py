@@ -11,179 +11,279 @@ fltk's own method. Nearest published work: FedAMP (arXiv:2007.03797), pFedGraph,
 The server keeps a bank of last uploads, so that absent clients are attended to and get models too. In the
 first round in which a client takes part it starts from theta^0, because mixing destroys the evidence that the
 map rests on. Uploads that are not finite or far out of range are screened before any product touches them.
+
+Options, with their equations in the modules of `fltk.attention`:
+scope=layer    one map per layer.
+sparse         lsh or topk: who may be attended to when clients are many.
+hier           kmeans, gmm: attention within clusters, and over cluster models.
+trust, clip    against malicious clients; cap limits the weight of any other client.
+token=proto    clients are compared by class prototypes under theta^0, sent once with the first upload (C F floats,
+               which the bytes of a round leave out). The map changes only with who is in the bank.
+curvature      secant: how a client's update changes per change of its start, as a further part of the token. It
+               counts once every client in the bank has taken part twice, and it quadruples the bank.
+head=both      Fed-RoD's two heads (arXiv:2107.00778): after the shared model, an offset of the head is trained over
+               frozen features. Logits of two linear heads add up to those of one, u + v; v never travels.
+
+A newcomer trains from theta^0 like everybody in their first round, is compared with the others' tokens of first
+uploads (birth tokens, kept as sketches of r floats a part) and gets sum_j A_j u_j without an entry of its own.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from fltk.attention import Attention, attend
-from fltk.attention.tokens import center_of
+from fltk.attention import Attention, Options, attend, weigh
+from fltk.attention.bank import births, columns, width
+from fltk.attention.newcomer import Others, mean_row, shares
+from fltk.attention.prototypes import WIDTH, class_means, prototype_similarity
+from fltk.attention.tokens import center_of, cosines, gram, unit
 from fltk.data.federation import ClientData
-from fltk.methods.base import Context, Down, Map, Method, State, Task, Upload, hyper, mix, spread
+from fltk.errors import UsageError
+from fltk.methods.banked import UPDATES, Banked
+from fltk.methods.base import Context, Down, Joined, State, Task, Upload, hyper
+from fltk.methods.heads import head_shape, trained_offset, with_offset
+from fltk.methods.parts import blend
 from fltk.train.trainer import Trainer
 
-SCREEN = 10.0  # an upload this many times farther from theta^0 than the median one is not stored
+# Settings that rule out others: a value, why, and what the others may then be.
+CLASHES: tuple[tuple[str, object, str, dict[str, tuple[object, ...]]], ...] = (
+    (
+        "tau",
+        math.inf,
+        "an infinite width is FedAvg",
+        {"trust": ("off",), "hier": ("off",), "curvature": ("off",), "token": ("model",), "scope": ("model",)}
+        | {"self_weight": (None,), "clip": (None,), "cap": (1,), "step": (1,)},
+    ),
+    (
+        "token",
+        "proto",
+        "prototypes are compared once, as they are under theta^0",
+        {"omega": (0,), "curvature": ("off",), "scope": ("model",), "center": ("init",), "warmup": (0,)}
+        | {"sparse": ("auto", "none", "topk"), "join_token": ("birth",)},
+    ),
+    ("hier", "kmeans", "the clusters are its mask", {"sparse": ("auto", "none")}),
+    ("hier", "gmm", "the clusters are its mask", {"sparse": ("auto", "none")}),
+    ("head", "local", "a newcomer has no head to take a loss with", {"join_token": ("birth", "update")}),
+)
 
 
 @dataclass(frozen=True)
-class Attn(Method):
+class Attn(Banked):
     """Attention over clients, free mode: nothing is learned on the server."""
 
     title: ClassVar[str] = "attention over clients: one mixed model each"
 
     score: str = hyper("gap", "score between clients", choices=("gap", "relgap", "raw", "zscore"))
     tau: float | None = hyper(
-        None, "width of the score (default: .135 gap, .5 relgap, .1 raw, .5 zscore; inf: FedAvg)", low=1e-12
+        None,
+        "width of the score (default: .135 gap, .1 with token=proto, .5 relgap, .1 raw, .5 zscore; inf: FedAvg)",
+        low=1e-12,
     )
+    token: str = hyper("model", "what clients are compared by: models, or class prototypes", choices=("model", "proto"))
     center: str = hyper("init", "origin of displacements", choices=("init", "mean", "median", "none"))
     omega: float = hyper(0.0, "weight of the last update against the displacement in the token", low=0, high=1)
+    curvature: str = hyper("off", "curvature as a further part of the token", choices=("off", "secant"))
+    curvature_weight: float = hyper(0.25, "weight of the curvature part (curvature=secant)", low=0, high=1)
     lone: float = hyper(0.4, "a client whose best peer is below this share of the median is lone (0: off)", low=0)
     ceiling: int = hyper(1, "the ceiling is the similarity of the k-th best peer", low=1)
     gamma: float = hyper(1.0, "exponent of the data-size prior", low=0)
     bias: float = hyper(0.0, "added to the score of the own model")
-    step: float = hyper(1.0, "server step s: 0 is local training", low=0, high=1)
     self_weight: float | None = hyper(None, "fix the weight on the own model", low=0, high=1)
+    cap: float = hyper(1.0, "largest weight of one other client; the rest goes to the own model", low=0, high=1)
     warmup: int = hyper(0, "rounds of FedAvg before attention starts", low=0)
-    head: str = hyper("shared", "the head is mixed like the rest, or stays local", choices=("shared", "local"))
-    mu: float = hyper(0.0, "pull of local training towards the start model", low=0)
-    max_age: int = hyper(20, "bank entries older than this many rounds are not attended to", low=0)
+    sparse: str = hyper(
+        "auto", "who may be attended to (auto: lsh from 64 clients)", choices=("auto", "none", "lsh", "topk")
+    )
+    neighbours: int = hyper(16, "topk: peers of a client; lsh: clients in a bucket, on average", low=1)
+    hashes: int = hyper(4, "lsh: hash rounds", low=1)
+    hier: str = hyper("off", "two levels: within clusters, and over cluster models", choices=("off", "kmeans", "gmm"))
+    hier_share: float = hyper(0.2, "weight of the upper level (hier)", low=0, high=1)
     proj: str = hyper(
         "auto",
         "token projection (auto: CountSketch from 1000 clients)",
         choices=("auto", "none", "countsketch", "gaussian"),
     )
     r: int = hyper(1024, "size of a projected token", low=1)
+    join_token: str = hyper(
+        "birth",
+        "how newcomers are placed: token of a first training from theta^0, update from the mean, or lowest loss",
+        choices=("birth", "update", "loss"),
+    )
 
-    @property
-    def shared(self) -> str:
-        return "base" if self.head == "local" else "all"
+    def __post_init__(self) -> None:
+        for name, value, why, others in CLASHES:
+            for other, admissible in others.items():
+                if getattr(self, name) == value and getattr(self, other) not in admissible:
+                    raise UsageError(f"--set {other}={getattr(self, other)} does not go with {name}={value}: {why}")
+
+    def is_fedavg(self, round: int) -> bool:
+        """Infinite width is FedAvg."""
+        return round < self.warmup or self.tau == math.inf
 
     def init(self, task: Task) -> State:
         state = super().init(task)
-        n = task.n_clients
-        bank = {"bank": state.server["w"].repeat(n, 1)}
-        if self.omega:
-            bank["update"] = torch.zeros_like(bank["bank"])
-        server = {
-            "start": state.server["w"],
-            "map": torch.zeros(n, n, dtype=torch.float64),
-            "lone": torch.zeros(n, dtype=torch.bool),
-            "screened": torch.zeros(n, dtype=torch.bool),
-            "stored": torch.full((n,), -1),
-        }
-        return replace(state, server=server, client={**state.client, **bank})
-
-    def downlink(self, state: State, ids: Sequence[int], task: Task) -> list[Down]:
-        private = state.client.get("private")
-        return [
-            Down(w, own={} if private is None else {"private": private[i]}, first=bool(state.last[i] < 0))
-            for i, w in zip(ids, self.personal_model(state, ids, task), strict=True)
-        ]
-
-    def local_update(self, down: Down, client: ClientData, trainer: Trainer) -> Upload:
-        return Upload(trainer.sgd(down.w, client.train, pull=(down.w, self.mu)))
-
-    def aggregate(self, state: State, uploads: Sequence[Upload], ctx: Context) -> State:
-        bad = screen(uploads, state.server["start"])
-        good = [u for u, b in zip(uploads, bad.tolist(), strict=True) if not b]
-        client = self._store(state, good, ctx.task)
-        stored, screened = state.server["stored"].clone(), torch.zeros_like(state.server["screened"])
-        stored[[u.client for u in good]] = ctx.round
-        screened[[u.client for u, b in zip(uploads, bad.tolist(), strict=True) if b]] = True
-        server = {"stored": stored, "screened": screened, "lone": torch.zeros_like(screened)}
-        state = self.keep(replace(state, client=client), uploads, ctx, server=server)
-        if not good:
+        if self.hier == "off":
             return state
-        if self._is_fedavg(ctx.round):
-            p = spread(ctx.task.weights([u.client for u in good]), good, ctx.task)
-            return replace(state, server={**state.server, "map": p.expand(ctx.task.n_clients, -1).clone()})
-        return self._attend(state, ctx)
+        clusters = torch.full((len(self.parts(task)), task.n_clients), -1)
+        return replace(state, server={**state.server, "clusters": clusters})
 
-    def _is_fedavg(self, round: int) -> bool:
-        """Infinite width is FedAvg by an explicit short cut: another formula would not give its bits."""
-        return round < self.warmup or (self.tau is not None and math.isinf(self.tau))
-
-    def _store(self, state: State, good: Sequence[Upload], task: Task) -> dict[str, Tensor]:
-        """The bank with the round's uploads in it (and their updates, where the token has an update part)."""
-        client = {k: (v.clone() if k in ("bank", "update") else v) for k, v in state.client.items()}
+    def kept(self, task: Task) -> dict[str, tuple[int, ...]]:
+        size = task.layout.width(self.shared)
+        rows: dict[str, tuple[int, ...]] = {name: (size,) for name in UPDATES if self.curvature == "secant"}
         if self.omega:
-            ids = [u.client for u in good]
-            for u, start in zip(good, self._starts(state, ids), strict=True):
-                client["update"][u.client] = u.w - start
-        for u in good:
-            client["bank"][u.client] = u.w
-        return client
+            rows["update"] = (size,)
+        if self.token == "proto":
+            rows["proto"] = head_shape(task.layout)
+        elif self.join_token == "birth":
+            rows["birth"] = (sum(self._birth_widths(task)),)
+        return rows
 
-    def _attend(self, state: State, ctx: Context) -> State:
-        """Rows for every client that has a model in the bank; columns for those whose model is fresh."""
-        stored, n = state.server["stored"], ctx.task.n_clients
-        fresh = (stored >= 0) & (ctx.round - stored <= self.max_age) & ~state.server["screened"]
-        known = torch.nonzero((stored >= 0) & ~state.server["screened"]).flatten()
-        got = self._attention(state, known, fresh[known], ctx.task)
-        full = torch.eye(n, dtype=torch.float64) * (stored >= 0)[:, None]
-        own = torch.eye(len(known), dtype=torch.float64)
-        full[known[:, None], known] = (1 - self.step) * own + self.step * got.map
-        alone = torch.zeros(n, dtype=torch.bool)
-        alone[known] = got.lone
-        return replace(state, server={**state.server, "map": full, "lone": alone})
-
-    def _attention(self, state: State, known: Tensor, fresh: Tensor, task: Task) -> Attention:
-        rows = state.client["bank"][known]
+    def attention(self, state: State, known: Tensor, keys: Tensor, part: str, ctx: Context) -> Attention:
+        task, client, options = ctx.task, state.client, self._options(part, ctx.round, ctx.task)
+        samples = torch.ones(len(known)) if task.uniform else task.n[known]
+        trust = state.server["trust"][known] if self.trust == "on" else None
+        if self.token == "proto":
+            s = prototype_similarity(client["proto"][known], task.label_counts[known])
+            return weigh(s, options, samples=samples, keys=keys, trust=trust)
+        cut = self.parts(task)[part]
+        rows = columns(client["bank"], cut)[known]
+        # within a row similarities must be comparable: the part counts for all pairs or for none
+        bent = self.curvature == "secant" and bool(client["secant"][known].any(1).all())
         return attend(
             rows,
-            center=center_of(rows, self.center, state.server["start"]),
-            samples=torch.ones(len(known)) if task.uniform else task.n[known],
-            updates=state.client["update"][known] if self.omega else None,
-            omega=self.omega,
-            score=self.score,
-            tau=self.tau,
-            rank=self.ceiling,
-            lone_share=self.lone,
-            gamma=self.gamma,
-            bias=self.bias,
-            self_weight=self.self_weight,
-            keys=fresh,
-            projection=("countsketch" if len(known) >= 1000 else "none") if self.proj == "auto" else self.proj,
-            r=self.r,
-            seed=task.seed("projection"),
+            options,
+            center=center_of(rows, self.center, columns(state.server["start"], cut)),
+            samples=samples,
+            updates=columns(client["update"], cut)[known] if self.omega else None,
+            secants=columns(client["secant"], cut)[known] if bent else None,
+            keys=keys,
+            trust=trust,
         )
 
-    def _starts(self, state: State, ids: Sequence[int]) -> list[Tensor]:
-        """u_i, shared columns: the mix of the bank, or theta^0 for a client without a row."""
-        a = state.server["map"]
-        if not bool(a.any()):
-            return [state.server["start"]] * len(ids)
-        u = mix(a, state.client["bank"])
-        return [u[i] if bool(a[i].any()) else state.server["start"] for i in ids]
+    def _options(self, part: str, round: int, task: Task) -> Options:
+        own = {f.name: getattr(self, f.name) for f in fields(Options) if f.name not in ("seed", "round_seed")}
+        if self.token == "proto" and self.score == "gap" and self.tau is None:
+            own["tau"] = WIDTH
+        return Options(**own, seed=self._seed(part, task), round_seed=task.seed(f"attention/{part}/{round}"))
 
-    def personal_model(self, state: State, ids: Sequence[int], task: Task) -> list[Tensor]:
-        return [self.start(u, state, i, task) for i, u in zip(ids, self._starts(state, ids), strict=True)]
+    def _seed(self, part: str, task: Task) -> int:
+        """Of the projection, which stays for the whole run."""
+        return task.seed("projection" if self.scope == "model" else f"projection/{part}")
 
-    def global_model(self, state: State, task: Task) -> Tensor | None:
-        return None
+    def _birth_widths(self, task: Task) -> list[int]:
+        return [min(self.r, width(cut)) for cut in self.parts(task).values()]
 
-    def mixing(self, state: State, task: Task) -> Map | None:
-        a = state.server["map"].clone()
-        if not bool(a.any()):
-            return None
-        empty = ~a.any(1)
-        a[empty] = torch.eye(task.n_clients, dtype=a.dtype)[empty]
-        return self.layered(a, task)
+    def births(self, rows: Tensor, state: State, task: Task) -> Tensor:
+        """Sketched displacements from theta^0, part beside part."""
+        parts = self.parts(task)
+        seeds = [self._seed(part, task) for part in parts]
+        return torch.cat(births(rows, state.server["start"], list(parts.values()), self.r, seeds), 1)
 
-    def diagnostics(self, state: State, task: Task) -> dict[str, float]:
-        return {"lone": float(state.server["lone"].sum()), "screened": float(state.server["screened"].sum())}
+    def downlink(self, state: State, ids: Sequence[int], task: Task) -> list[Down]:
+        downs = super().downlink(state, ids, task)
+        if self.token == "model":
+            return downs
+        return [replace(d, server={"start": task.w0}) if d.first else d for d in downs]
+
+    def local_update(self, down: Down, client: ClientData, trainer: Trainer) -> Upload:
+        upload = super().local_update(down, client, trainer)
+        if "start" not in down.server:
+            return upload
+        return replace(upload, sent={"proto": prototypes(down.server["start"], client, trainer)})
+
+    def join(self, state: State, client: ClientData, trainer: Trainer, task: Task) -> Joined:
+        """A first training from theta^0 as for everybody, one row of attention, and what that row makes of the bank."""
+        maps, round = self.maps(state), int(state.last.max())
+        samples = torch.ones(task.n_clients) if task.uniform else task.n
+        others = Others(samples, self.fresh(state, round), state.server.get("trust"))
+        fedavg = self.is_fedavg(round) and bool(maps.any())
+        mean = maps[:, 0] if fedavg else mean_row(others, self.gamma).expand(len(maps), -1)
+        if not bool(mean.any()):
+            return Joined(task.w0, task.w0, down=4 * task.layout.size, note="nobody has a model yet: takes theta^0")
+        arrival = self._blended(mean, task.w0, state, task)
+        if fedavg:
+            got = Placed(mean, task.w0, down=4 * task.layout.width(self.shared), up=0)
+        elif self.join_token == "loss":
+            got = self._by_loss(state, client, trainer, task)
+        else:
+            got = self._by_token(state, client, trainer, task, others, arrival)
+            got = replace(got, rows=torch.where(got.rows.any(1, keepdim=True), got.rows, mean))
+        model, own = self._blended(got.rows, got.trained, state, task), {**got.own, "rows": got.rows}
+        if self.head == "both":
+            own["offset"] = trained_offset(model, torch.zeros(task.layout.width("head")), client, trainer)
+            model = with_offset(model, own["offset"], task.layout)
+        share = torch.tensor([width(cut) for cut in self.parts(task).values()], dtype=torch.float64)
+        row = (share / share.sum()) @ got.rows
+        return Joined(arrival, model, own, row, down=got.down, up=got.up, note=got.note)
+
+    def _blended(self, rows: Tensor, private: Tensor, state: State, task: Task) -> Tensor:
+        """A whole model (P,): the bank by the weights (G, N) of every part, and the private columns of `private`."""
+        layout, cuts = task.layout, list(self.parts(task).values())
+        inside = blend(rows, state.client["bank"], cuts, task.class_head)
+        return layout.join(self.shared, inside, layout.take(private, layout.rest(self.shared)))
+
+    def _by_token(
+        self, state: State, client: ClientData, trainer: Trainer, task: Task, others: Others, arrival: Tensor
+    ) -> Placed:
+        """The newcomer's similarities to the others, from a token of the kind that the server has of them."""
+        layout, parts, kept = task.layout, self.parts(task), state.client
+        shared = 4 * layout.width(self.shared)
+        if self.token == "proto":
+            trained, start = task.w0, 4 * layout.size
+            means = prototypes(task.w0, client, trainer)
+            counts = client.train.y.bincount(minlength=len(means))
+            own, up = {"proto": means}, 4 * (means.numel() + counts.numel())
+            n = torch.cat([task.label_counts, counts[None]])
+            tables = [prototype_similarity(torch.cat([kept["proto"], means[None]]), n)]
+        elif self.join_token == "update":
+            trained, start, own, up = self._first(arrival, client, trainer), shared, {}, shared
+            rows = torch.cat([kept["bank"], layout.take(trained, self.shared)[None]])
+            mean = layout.take(arrival, self.shared)
+            tables = [cosines(gram(columns(rows, cut), columns(mean, cut))) for cut in parts.values()]
+        else:
+            trained, start, up = self._first(task.w0, client, trainer), 4 * layout.size, shared
+            row = layout.take(trained, self.shared)
+            own = {"bank": row, "birth": self.births(row[None], state, task)[0]}
+            tokens = torch.cat([kept["birth"], own["birth"][None]]).double()
+            tables = [unit(z) @ unit(z).t() for z in torch.split(tokens, self._birth_widths(task), 1)]
+            others = replace(others, keys=others.keys & kept["birth"].any(1))
+        options = [self._options(part, int(state.last.max()), task) for part in parts]
+        rows, alone = shares(tables, self.maps(state), others, options)
+        where = f" in {', '.join(part for g, part in enumerate(parts) if g in alone)}" if len(parts) > 1 else ""
+        note = f"lone{where}: takes the mean" if alone else ""
+        return Placed(rows, trained, start + shared, up, own, note)
+
+    def _first(self, start: Tensor, client: ClientData, trainer: Trainer) -> Tensor:
+        """A newcomer's first training, the same as that of a client in its first round."""
+        return trainer.sgd(start, client.train, pull=(start, self.mu))
+
+    def _by_loss(self, state: State, client: ClientData, trainer: Trainer, task: Task) -> Placed:
+        """IFCA's rule: it downloads every distinct model there is and takes the one that fits its data best."""
+        maps = self.maps(state)
+        rows = torch.unique(maps[:, maps[0].any(1)].transpose(0, 1), dim=0)  # (models, G, N)
+        losses = [trainer.score(self._blended(row, task.w0, state, task), client.train).loss for row in rows]
+        best = min(range(len(losses)), key=losses.__getitem__)
+        return Placed(rows[best], task.w0, down=4 * task.layout.width(self.shared) * len(rows), up=0)
 
 
-def screen(uploads: Sequence[Upload], start: Tensor) -> Tensor:
-    """(K,) bool: uploads not finite, or farther from theta^0 than 10 times the median of the finite ones."""
-    norms = torch.tensor([float((u.w - start).norm()) for u in uploads], dtype=torch.float64)
-    finite = norms[torch.isfinite(norms)]
-    limit = SCREEN * float(finite.quantile(0.5)) if len(finite) else 0.0
-    return ~(norms <= max(limit, 0.0))
+@dataclass(frozen=True)
+class Placed:
+    """Where a newcomer belongs: weights (G, N) of the bank's models, and what finding them out took."""
+
+    rows: Tensor
+    trained: Tensor  # (P,) the model whose private columns the newcomer goes on with
+    down: int
+    up: int
+    own: dict[str, Tensor] = field(default_factory=dict)
+    note: str = ""  # where it resembles nobody
+
+
+def prototypes(start: Tensor, client: ClientData, trainer: Trainer) -> Tensor:
+    """(C, F): the mean of every class's features under theta^0."""
+    return class_means(trainer.features(start, client.train), client.train.y, head_shape(trainer.layout)[0])

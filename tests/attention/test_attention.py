@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from toys import random
 
-from fltk.attention import attend
+from fltk.attention import Options, attend
 from fltk.attention.scores import (
     WIDTHS,
     ceiling,
@@ -74,7 +74,7 @@ def test_the_map_as_loops() -> None:
         top = [float(n[j]) ** gamma * math.exp(float(e[i, j]) + bias * (i == j)) for j in range(K)]
         for j in range(K):
             expected[i, j] = top[j] / sum(top)
-    got = attend(w, center="none", samples=n, tau=tau, gamma=gamma, bias=bias, lone_share=0)
+    got = attend(w, Options(tau=tau, gamma=gamma, bias=bias, lone=0), center="none", samples=n)
     torch.testing.assert_close(got.map, expected, rtol=1e-6, atol=1e-9)
     torch.testing.assert_close(got.similarity, s, rtol=0, atol=1e-9)
     torch.testing.assert_close(got.ceiling, torch.tensor([max(peers_of(s, i)) for i in range(K)]).double())
@@ -175,7 +175,7 @@ def test_a_fixed_self_weight_keeps_the_proportions_of_the_rest() -> None:
 
 def test_only_keys_are_attended_to() -> None:
     keys = torch.tensor([True, False, True, True, False, True])
-    got = attend(random(K, 50), center="none", keys=keys, lone_share=0).map
+    got = attend(random(K, 50), Options(lone=0), center="none", keys=keys).map
     allowed = keys | torch.eye(K, dtype=torch.bool)
     assert not got[~allowed].any()
     assert (got[allowed & off_diagonal(K)] > 0).any()
@@ -228,16 +228,16 @@ def test_projections_keep_cosines(projection: str) -> None:
 def test_a_share_of_the_update_mixes_the_two_similarities() -> None:
     rows, updates = random(K, 60), random(K, 60, seed=1)
     a, b = similarity(rows, torch.zeros(60)), similarity(updates, torch.zeros(60))
-    got = attend(rows, center="none", updates=updates, omega=0.3).similarity
+    got = attend(rows, Options(omega=0.3), center="none", updates=updates).similarity
     torch.testing.assert_close(got, 0.7 * a + 0.3 * b, rtol=0, atol=1e-12)
     with pytest.raises(ValueError, match="updates"):
-        attend(rows, omega=0.3)
+        attend(rows, Options(omega=0.3))
 
 
 @pytest.mark.parametrize("score", sorted(WIDTHS))
 @pytest.mark.parametrize("k", [1, 2, 3])
 def test_few_clients(score: str, k: int) -> None:
-    got = attend(random(k, 20), center="none", score=score).map
+    got = attend(random(k, 20), Options(score=score), center="none").map
     torch.testing.assert_close(got.sum(1), torch.ones(k, dtype=torch.float64))
     assert (got >= 0).all()
 

@@ -1,0 +1,238 @@
+"""What attention needs around it: a server that keeps everybody's last upload and mixes them by maps of its own.
+
+    u_i = sum_j A_ij theta_j, part by part         theta_j the last upload of client j, absent ones included
+
+The parts are the shared columns as a whole or the layers. A client starts from u_i; in the first round in which it
+takes part, from theta^0, because mixing destroys the evidence that maps from models rest on. Uploads that are not
+finite or far out of range are screened before any product touches them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from fltk.attention import Attention
+from fltk.attention.bank import followed, judged, layer_columns, screen
+from fltk.data.federation import ClientData
+from fltk.methods.base import Context, Down, Joined, Map, Method, State, Task, Upload, hyper, spread
+from fltk.methods.heads import trained_offset, with_offset
+from fltk.methods.parts import mix_parts
+from fltk.models.layout import Ranges
+from fltk.train.trainer import Trainer
+
+UPDATES = ("update", "begun", "secant")  # followed only where a subclass keeps rows of these names
+WRITTEN = ("bank", *UPDATES, "birth", "proto")  # rows about clients that the server writes
+
+
+@dataclass(frozen=True)
+class Banked(Method):
+    """A subclass says who learns from whom (`attention`) and which further rows are kept (`kept`)."""
+
+    scope: str = hyper("model", "one map for the whole model, or one per layer", choices=("model", "layer"))
+    head: str = hyper(
+        "shared",
+        "the head is mixed like the rest, stays local, or both with summed logits",
+        choices=("shared", "local", "both"),
+    )
+    step: float = hyper(1.0, "server step s: 0 is local training", low=0, high=1)
+    mu: float = hyper(0.0, "pull of local training towards the start model", low=0)
+    max_age: int = hyper(20, "bank entries older than this many rounds are not attended to", low=0)
+    trust: str = hyper("off", "weigh clients by the company of their updates", choices=("off", "on"))
+    clip: float | None = hyper(None, "shorten updates to this many median norms", low=0)
+
+    def attention(self, state: State, known: Tensor, keys: Tensor, part: str, ctx: Context) -> Attention:
+        """The map of one part over the clients `known` (K,), of whom `keys` (K,) bool may be attended to by others."""
+        own = torch.eye(len(known), dtype=torch.float64)
+        return Attention(own, own, torch.zeros(len(known)), torch.zeros(len(known), dtype=torch.bool))
+
+    def kept(self, task: Task) -> dict[str, tuple[int, ...]]:
+        """Further rows about every client, zero at first: name -> shape of one."""
+        return {}
+
+    def births(self, rows: Tensor, state: State, task: Task) -> Tensor:
+        """What is kept of first uploads (K, P), trained from theta^0, where a subclass keeps `birth`: (K, r)."""
+        return rows
+
+    def is_fedavg(self, round: int) -> bool:
+        """Whether this round is FedAvg's, by an explicit short cut: another formula would not give its bits."""
+        return False
+
+    @property
+    def shared(self) -> str:
+        return "base" if self.head == "local" else "all"
+
+    def parts(self, task: Task) -> dict[str, Ranges]:
+        """What has a map of its own, and its columns among the shared ones."""
+        if self.scope == "layer":
+            return layer_columns(task.layout, self.shared)
+        return {self.shared: ((0, task.layout.width(self.shared)),)}
+
+    def maps(self, state: State) -> Tensor:
+        """(G, N, N), one map for every part. Stored is (N, N) where there is one."""
+        n = len(state.last)
+        return state.server["map"].reshape(-1, n, n)
+
+    def fresh(self, state: State, round: int) -> Tensor:
+        """(N,) bool: clients whose model in the bank is young enough and whose last upload was not screened."""
+        stored = state.server["stored"]
+        return (stored >= 0) & (round - stored <= self.max_age) & ~state.server["screened"]
+
+    def init(self, task: Task) -> State:
+        state, n = super().init(task), task.n_clients
+        start, maps = state.server["w"], len(self.parts(task))
+        server = {
+            "start": start,
+            "map": torch.zeros(maps, n, n, dtype=torch.float64).squeeze(0),
+            "lone": torch.zeros(maps, n, dtype=torch.bool).squeeze(0),
+            "screened": torch.zeros(n, dtype=torch.bool),
+            "stored": torch.full((n,), -1),
+        }
+        if self.trust == "on":
+            server["trust"] = torch.zeros(n, dtype=torch.float64)
+        rows = {name: torch.zeros(n, *shape) for name, shape in self.kept(task).items()}
+        if self.head == "both":
+            rows["offset"] = torch.zeros(n, task.layout.width("head"))
+        return replace(state, server=server, client={**state.client, "bank": start.repeat(n, 1), **rows})
+
+    def downlink(self, state: State, ids: Sequence[int], task: Task) -> list[Down]:
+        own = {k: state.client[k] for k in ("private", "offset") if k in state.client}
+        return [
+            Down(self.start(u, state, i, task), own={k: v[i] for k, v in own.items()}, first=bool(state.last[i] < 0))
+            for i, u in zip(ids, self.starts(state, ids, task), strict=True)
+        ]
+
+    def local_update(self, down: Down, client: ClientData, trainer: Trainer) -> Upload:
+        w = trainer.sgd(down.w, client.train, pull=(down.w, self.mu))
+        if self.head != "both":
+            return Upload(w)
+        return Upload(w, own={"offset": trained_offset(w, down.own["offset"], client, trainer)})
+
+    def aggregate(self, state: State, uploads: Sequence[Upload], ctx: Context) -> State:
+        bad = screen([u.w for u in uploads], state.server["start"]).tolist()
+        good = [u for u, b in zip(uploads, bad, strict=True) if not b]
+        client, server = self._entered(state, good, ctx.task)
+        for u in uploads:
+            if "proto" in u.sent and bool(torch.isfinite(u.sent["proto"]).all()):
+                client["proto"][u.client] = u.sent["proto"]
+        stored, screened = state.server["stored"].clone(), torch.zeros_like(state.server["screened"])
+        stored[[u.client for u in good]] = ctx.round
+        screened[[u.client for u, b in zip(uploads, bad, strict=True) if b]] = True
+        server |= {"stored": stored, "screened": screened, "lone": torch.zeros_like(state.server["lone"])}
+        state = self.keep(replace(state, client=client), uploads, ctx, server=server)
+        if not good:
+            return state
+        if self.is_fedavg(ctx.round):
+            p = spread(ctx.task.weights([u.client for u in good]), good, ctx.task)
+            return replace(state, server={**state.server, "map": p.expand_as(state.server["map"]).clone()})
+        return self._attend(state, ctx)
+
+    def _entered(self, state: State, good: Sequence[Upload], task: Task) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The bank with a round's uploads in it, and the trust in their senders where it is asked for."""
+        client = {k: (v.clone() if k in WRITTEN else v) for k, v in state.client.items()}
+        server: dict[str, Tensor] = {}
+        ids, rows, stored = [u.client for u in good], [u.w for u in good], state.server["stored"]
+        if good and ("update" in client or self.trust == "on" or self.clip is not None):
+            starts = torch.stack(self.starts(state, ids, task))
+            clipped, trust = judged(torch.stack(rows), starts, self.clip, self.trust == "on")
+            if trust is not None:
+                server["trust"] = state.server["trust"].index_put((torch.tensor(ids),), trust)
+            before = {k: client[k][ids] for k in UPDATES if k in client}
+            for k, v in followed(before, stored[ids] >= 0, clipped - starts, starts).items():
+                client[k][ids] = v
+            rows = list(clipped)
+        for i, w in zip(ids, rows, strict=True):
+            client["bank"][i] = w
+        new = [i for i in ids if stored[i] < 0 and not self.maps(state)[0, i].any()]  # they started from theta^0
+        if "birth" in client and new:
+            client["birth"][new] = self.births(client["bank"][new], state, task)
+        return client, server
+
+    def _attend(self, state: State, ctx: Context) -> State:
+        """Rows for every client that has a model in the bank; columns for those whose model is fresh."""
+        stored, n, parts = state.server["stored"], ctx.task.n_clients, self.parts(ctx.task)
+        known = torch.nonzero((stored >= 0) & ~state.server["screened"]).flatten()
+        keys, own = self.fresh(state, ctx.round)[known], torch.eye(len(known), dtype=torch.float64)
+        full = (torch.eye(n, dtype=torch.float64) * (stored >= 0)[:, None]).repeat(len(parts), 1, 1)
+        alone, clusters = torch.zeros(len(parts), n, dtype=torch.bool), torch.full((len(parts), n), -1)
+        found = [self.attention(state, known, keys, part, ctx) for part in parts]
+        for g, got in enumerate(found):
+            full[g][known[:, None], known] = (1 - self.step) * own + self.step * got.map
+            alone[g, known] = got.lone
+            if got.clusters is not None:
+                clusters[g, known] = got.clusters
+        server = {**state.server, "map": full.squeeze(0), "lone": alone.squeeze(0)}
+        if any(got.clusters is not None for got in found):
+            server["clusters"] = clusters
+        return replace(state, server=server)
+
+    def starts(self, state: State, ids: Sequence[int], task: Task) -> list[Tensor]:
+        """u_i, shared columns: the mix of the bank, or theta^0 for a client without a row."""
+        maps = self.maps(state)
+        if not bool(maps.any()):
+            return [state.server["start"]] * len(ids)
+        u = mix_parts(maps, state.client["bank"], list(self.parts(task).values()), task.class_head)
+        return [u[i] if bool(maps[0, i].any()) else state.server["start"] for i in ids]
+
+    def personal_model(self, state: State, ids: Sequence[int], task: Task) -> list[Tensor]:
+        found = [self.start(u, state, i, task) for i, u in zip(ids, self.starts(state, ids, task), strict=True)]
+        if self.head != "both":
+            return found
+        return [with_offset(w, state.client["offset"][i], task.layout) for i, w in zip(ids, found, strict=True)]
+
+    def global_model(self, state: State, task: Task) -> Tensor | None:
+        return None
+
+    def mixing(self, state: State, task: Task) -> Map | None:
+        maps = self.maps(state).clone()
+        if not bool(maps.any()):
+            return None
+        empty = ~maps[0].any(1)
+        maps[:, empty] = torch.eye(task.n_clients, dtype=maps.dtype)[empty]
+        slices = dict(zip(self.parts(task), maps, strict=True))
+        rest = task.layout.rest(self.shared)
+        private = {rest: torch.eye(task.n_clients)} if task.layout.width(rest) else {}
+        return Map(self.map_kind, slices | private, task.layout)
+
+    def diagnostics(self, state: State, task: Task) -> dict[str, float]:
+        """Of the round's maps, means over parts and over rows with a model; row entropy in units of log N."""
+        maps, n = self.maps(state), task.n_clients
+        a = maps[:, maps[0].any(1)]
+        found = {
+            "lone": float(state.server["lone"].reshape(-1, n).double().mean(0).sum()),
+            "screened": float(state.server["screened"].sum()),
+        }
+        if a.numel():
+            found["self_weight"] = float(maps.diagonal(dim1=1, dim2=2).sum()) / a[..., 0].numel()
+            found["row_entropy"] = -float(torch.xlogy(a, a).sum(-1).mean()) / math.log(max(2, n))
+            found["density"] = float((a > 0).double().mean())
+        if "clusters" in state.server:
+            found["clusters"] = float((state.server["clusters"].amax(1) + 1).double().mean())
+        if self.trust == "on":
+            found["trust"] = float(state.server["trust"].exp().mean())
+        return found
+
+    def tokens(self, state: State, task: Task) -> Tensor:
+        return state.client["bank"] - state.server["start"]
+
+    def client_diagnostics(self, state: State, task: Task) -> dict[str, Tensor]:
+        """The cluster that a client is in, where there is one map and clusters are part of it."""
+        clusters = state.server.get("clusters")
+        if clusters is None or len(clusters) > 1:
+            return {}
+        return {"cluster": torch.where(clusters[0] < 0, torch.nan, clusters[0].double())}
+
+    def admit(self, state: State, joined: Sequence[Joined], task: Task) -> State:
+        """Newcomers start from what they joined with, and their first upload, if they made one, is in the bank."""
+        n, grown = len(state.last), super().admit(state, joined, task)
+        maps, stored = self.maps(grown).clone(), grown.server["stored"].clone()
+        for i, one in enumerate(joined, start=n):
+            if "rows" in one.own:
+                maps[:, i, :n] = one.own["rows"]
+            if "bank" in one.own:
+                stored[i] = state.server["stored"].max()
+        return replace(grown, server={**grown.server, "map": maps.reshape_as(grown.server["map"]), "stored": stored})

@@ -1,0 +1,199 @@
+"""attn takes in clients that nobody has seen: by their birth token, their update, their loss or their prototypes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from toys import SIZES, aggregated, federation, final, job, made_up, models, play, uploads
+
+from fltk.attention import Options
+from fltk.attention.newcomer import Others, mean_row, newcomer_row
+from fltk.attention.prototypes import class_means, prototype_similarity
+from fltk.attention.tokens import cosines, gram, unit
+from fltk.engine.base import Bench, Job
+from fltk.methods.base import Joined, State
+from fltk.methods.heads import with_offset
+
+N = len(SIZES)
+TASK = job("attn").task()
+LAYOUT, P = TASK.layout, TASK.layout.size
+NEW = federation((11,), seed=40).clients[0]  # a client of other data
+Params = Mapping[str, Any]
+
+
+def trained(params: Params, **settings: Any) -> tuple[Job, State]:
+    made = job("attn", params, **{"rounds": 3, **settings})
+    return made, play(made)[-1].state
+
+
+def join(made: Job, state: State) -> Joined:
+    bench = Bench(made)
+    return made.method.join(state, NEW, bench.trainer.at(0, N), TASK)
+
+
+def first_training(made: Job, start: Tensor) -> Tensor:
+    return Bench(made).trainer.at(0, N).sgd(start, NEW.train)
+
+
+EVERYBODY = Others(TASK.n, torch.ones(N, dtype=torch.bool))
+
+
+def blended(weights: Tensor, rows: Tensor) -> Tensor:
+    return (weights @ rows.double()).float()
+
+
+@pytest.mark.parametrize("params", [{"lone": 0}, {"lone": 100}], ids=str)
+def test_a_newcomer_gets_its_row_of_everybodys_next_models(params: Params) -> None:
+    made, state = trained(params)
+    got, bank = join(made, state), state.client["bank"]
+    w = first_training(made, TASK.w0)
+    z = unit(torch.cat([state.client["birth"], (w - TASK.w0)[None]]).double())  # P < r: nothing is projected
+    row = newcomer_row(z @ z.t(), EVERYBODY, Options(lone=params["lone"]))
+    mean = mean_row(EVERYBODY)
+    torch.testing.assert_close(got.arrival, blended(mean, bank), rtol=0, atol=1e-6)
+    assert got.row is not None
+    if params["lone"]:
+        assert got.note == "lone: takes the mean"
+        torch.testing.assert_close(got.model, got.arrival)
+    else:
+        assert not got.note
+        torch.testing.assert_close(got.row, row.weights @ state.server["map"], rtol=0, atol=1e-6)
+        torch.testing.assert_close(got.model, blended(row.weights, models(made, state)), rtol=0, atol=1e-6)
+    torch.testing.assert_close(got.model, blended(got.row, bank), rtol=0, atol=1e-6)
+    assert (got.down, got.up) == (2 * 4 * P, 4 * P)
+
+
+@pytest.mark.parametrize("params", [{}, {"scope": "layer", "r": 20}, {"mu": 0.5}, {"head": "local"}], ids=str)
+def test_a_twin_of_a_client_has_its_birth_token_and_no_gap_to_it(params: Params) -> None:
+    """With the data and the first random stream of client k, and so with its first upload."""
+    made = job("attn", params, rounds=1)
+    sent = uploads(made, made.method.init(TASK))
+    state, bench = aggregated(made, sent), Bench(made)
+    for k in range(N):
+        got = made.method.join(state, bench.client(k), bench.trainer.at(0, k), TASK)
+        assert torch.equal(got.own["bank"], sent[k].w)
+        assert torch.equal(got.own["birth"], state.client["birth"][k])
+    lone = {**params, "tau": 1e-3, "lone": 0, "gamma": 0}
+    sharp = job("attn", lone, rounds=1)
+    state = aggregated(sharp, uploads(sharp, sharp.method.init(TASK)))
+    for k in range(N):
+        got = sharp.method.join(state, bench.client(k), bench.trainer.at(0, k), TASK)
+        torch.testing.assert_close(got.own["rows"], sharp.method.maps(state)[:, k], rtol=0, atol=1e-3)  # type: ignore[attr-defined]
+
+
+def test_the_update_from_the_mean_is_compared_with_displacements_from_it() -> None:
+    made, state = trained({"join_token": "update", "lone": 0})
+    got, bank = join(made, state), state.client["bank"]
+    w = first_training(made, got.arrival)
+    s = cosines(gram(torch.cat([bank, w[None]]), got.arrival))
+    row = newcomer_row(s, EVERYBODY, Options(lone=0)).weights
+    torch.testing.assert_close(got.model, blended(row, models(made, state)), rtol=0, atol=1e-6)
+    assert "birth" not in state.client
+    assert "bank" not in got.own
+    assert (got.down, got.up) == (2 * 4 * P, 4 * P)
+
+
+def test_the_lowest_loss_takes_the_best_of_all_models() -> None:
+    made, state = trained({"join_token": "loss", "tau": 0.01, "lone": 0})
+    got, trainer = join(made, state), Bench(made).trainer
+    losses = [trainer.score(w, NEW.train).loss for w in models(made, state)]
+    torch.testing.assert_close(got.model, models(made, state)[losses.index(min(losses))], rtol=0, atol=1e-6)
+    distinct = len(torch.unique(state.server["map"], dim=0))
+    assert (got.down, got.up) == (distinct * 4 * P, 0)
+
+
+def test_prototypes_need_no_training() -> None:
+    made, state = trained({"token": "proto", "lone": 0})
+    got, trainer = join(made, state), Bench(made).trainer
+    steps = trainer.taken
+    means = class_means(trainer.features(TASK.w0, NEW.train), NEW.train.y, 4)
+    counts = torch.cat([TASK.label_counts, NEW.train.y.bincount(minlength=4)[None]])
+    s = prototype_similarity(torch.cat([state.client["proto"], means[None]]), counts)
+    row = newcomer_row(s, EVERYBODY, Options(lone=0, tau=0.1)).weights
+    torch.testing.assert_close(got.model, blended(row, models(made, state)), rtol=0, atol=1e-6)
+    assert torch.equal(got.own["proto"], means)
+    assert got.up == 4 * (means.numel() + 4)
+    assert trainer.taken == steps
+
+
+def test_a_second_head_is_trained_on_arrival() -> None:
+    made, state = trained({"head": "both"})
+    got, shared = join(made, state), join(*trained({}))
+    assert torch.equal(got.arrival, shared.arrival)
+    assert got.own["offset"].any()
+    torch.testing.assert_close(got.model, with_offset(shared.model, got.own["offset"], LAYOUT))
+
+
+def test_a_private_head_is_that_of_the_first_training() -> None:
+    made, state = trained({"head": "local"})
+    got = join(made, state)
+    w = first_training(made, TASK.w0)
+    assert torch.equal(LAYOUT.take(got.model, "head"), LAYOUT.take(w, "head"))
+    assert torch.equal(LAYOUT.take(got.arrival, "head"), LAYOUT.take(TASK.w0, "head"))
+    width = LAYOUT.width("base")
+    assert (got.down, got.up) == (4 * P + 4 * width, 4 * width)
+
+
+def test_one_row_per_layer_and_their_mean_by_width() -> None:
+    made, state = trained({"scope": "layer"})
+    got = join(made, state)
+    rows, expected = got.own["rows"], torch.zeros(N, dtype=torch.float64)
+    for row, layer in zip(rows, LAYOUT.layers, strict=True):
+        expected += LAYOUT.width(layer) / P * row
+        torch.testing.assert_close(
+            LAYOUT.take(got.model, layer), blended(row, LAYOUT.take(state.client["bank"], layer)), rtol=0, atol=1e-6
+        )
+    torch.testing.assert_close(got.row, expected)
+
+
+def test_an_infinite_width_hands_out_fedavgs_model_bit_for_bit() -> None:
+    made, state = trained({"tau": "inf"})
+    got = join(made, state)
+    average = final("fedavg", rounds=3)[0]
+    assert torch.equal(got.model, average)
+    assert torch.equal(got.arrival, average)
+    assert torch.equal(got.row, TASK.weights(range(N)))
+    assert (got.down, got.up) == (4 * P, 0)
+
+
+def test_before_anybody_has_a_model_there_is_the_common_start() -> None:
+    made = job("attn")
+    got = join(made, made.method.init(TASK))
+    assert torch.equal(got.model, TASK.w0)
+    assert got.row is None
+    assert got.note
+
+
+def test_only_those_in_the_bank_are_attended_to() -> None:
+    made = job("attn", {"max_age": 2})
+    state = aggregated(
+        made, made_up(made, TASK.w0 + 0.1 * torch.randn(N, P, generator=torch.Generator().manual_seed(1)))
+    )
+    for t in range(1, 4):
+        state = aggregated(made, uploads(made, state, (0, 1, 2), t), round=t, state=state)
+    got = join(made, state)
+    mean = TASK.n.double() * torch.tensor([1, 1, 1, 0])
+    torch.testing.assert_close(got.arrival, blended(mean / mean.sum(), state.client["bank"]), rtol=0, atol=1e-6)
+
+
+def test_a_newcomer_enters_with_its_model_and_its_first_upload() -> None:
+    made, state = trained({})
+    bench = Bench(made)
+    got = made.method.join(state, bench.client(1), bench.trainer.at(0, N), TASK)
+    larger = job("attn", data=federation((*SIZES, 11)))
+    task = larger.task()
+    grown = larger.method.admit(state, [got], task)
+    [w] = larger.method.personal_model(grown, [N], task)
+    torch.testing.assert_close(w, got.model, rtol=0, atol=1e-6)
+    assert torch.equal(grown.client["bank"][N], got.own["bank"])
+    assert torch.equal(grown.client["birth"][N], got.own["birth"])
+    assert torch.equal(
+        larger.method.personal_model(grown, [0], task)[0], made.method.personal_model(state, [0], TASK)[0]
+    )
+    later = aggregated(larger, uploads(larger, grown, (0, 1), 3), round=3, state=grown, n=task.n)
+    assert float(later.server["map"][0, N]) > 0  # those who were there may now learn from it
+    assert torch.equal(later.client["birth"][N], got.own["birth"])
