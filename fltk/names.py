@@ -49,7 +49,12 @@ METHODS = {
     "fedamp": "fltk.methods.fedamp:FedAMP",
     "heurfedamp": "fltk.methods.heurfedamp:HeurFedAMP",
     "ifca": "fltk.methods.ifca:IFCA",
+    "cfl": "fltk.methods.cfl:CFL",
+    "cluster-kmeans": "fltk.methods.cluster_kmeans:ClusterKMeans",
+    "cluster-gmm": "fltk.methods.cluster_gmm:ClusterGMM",
     "attn": "fltk.methods.attn:Attn",
 }
 
 DEPLOYMENTS = ("vote", "mixed", "ft1", "ft5", "head10", "client")
+DEPLOY_PRIORS = ("0", "1", "auto")
+DEPLOY_WEIGHTS = ("1", "0.75", "0.5", "0.25", "auto")

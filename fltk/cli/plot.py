@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,15 +9,15 @@ import click
 
 from fltk.cli.command import Option, epilog, group
 from fltk.cli.context import Settings
-from fltk.cli.options import Names
+from fltk.cli.figures import figure_options, write_figure
+from fltk.cli.filters import filter_options, select_runs
+from fltk.cli.plot_clients import attention_gif, attention_stats, clusters, embeddings
+from fltk.cli.plot_data import labels_of, map_panels, named, rounds_of, summary_of
 from fltk.errors import UsageError
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
+    from fltk.plots.join import JoinRun
     from fltk.registry import RunRow, Store
-
-FOLDER = Path("plots")
 
 
 @group(
@@ -35,63 +34,6 @@ def plot() -> None:
     """
 
 
-def figure_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """--output, --data and --width, the same for every figure."""
-    for option in (
-        click.option(
-            "--width",
-            type=Names(("column", "page")),
-            default=None,
-            cls=Option,
-            section="Figure",
-            help="width of one column of a paper, or of the page [default: as the figure needs]",
-        ),
-        click.option(
-            "--data",
-            "data",
-            type=click.Path(dir_okay=False, path_type=Path),
-            cls=Option,
-            section="Figure",
-            help="also write what was drawn, as CSV",
-        ),
-        click.option(
-            "--output",
-            "-o",
-            type=click.Path(dir_okay=False, path_type=Path),
-            cls=Option,
-            section="Figure",
-            help="file to write: .png, .svg or .pdf [default: plots/KIND-RUN.png]",
-        ),
-    ):
-        function = option(function)
-    return function
-
-
-def _write(
-    draw: Callable[[float | None], tuple[Figure, list[dict[str, Any]]]],
-    default: str,
-    output: Path | None,
-    data: Path | None,
-    width: str | None,
-) -> None:
-    """Check the names first, then draw, write, and say where."""
-    from fltk.plots.save import check_data_path, check_figure_path, save_data, save_figure
-    from fltk.plots.style import COLUMN, DOUBLE
-
-    if output is None:
-        FOLDER.mkdir(exist_ok=True)
-        output = FOLDER / f"{default}.png"
-    check_figure_path(output)
-    if data is not None:
-        check_data_path(data)
-    figure, rows = draw(None if width is None else {"column": COLUMN, "page": DOUBLE}[width])
-    save_figure(figure, output)
-    click.echo(output)
-    if data is not None:
-        save_data(rows, data)
-        click.echo(data)
-
-
 @plot.command(
     "attention-maps",
     epilog=epilog("fltk plot attention-maps run42", "fltk plot attention-maps latest --rounds 1,5,30"),
@@ -99,12 +41,12 @@ def _write(
 @click.argument("run")
 @click.option("--rounds", cls=Option, section="Figure", help="rounds separated by commas [default: about four, spread]")
 @click.option(
-    "--slice",
-    "slice_",
+    "--layer",
     default="whole",
     cls=Option,
     section="Figure",
-    help="part of the model whose map is shown, for methods that treat parts differently",
+    help="part of the model whose map is shown, for methods that treat parts differently; several separated by commas, "
+    "or all",
 )
 @figure_options
 @click.pass_obj
@@ -112,7 +54,7 @@ def attention_maps(
     settings: Settings,
     run: str,
     rounds: str | None,
-    slice_: str,
+    layer: str,
     output: Path | None,
     data: Path | None,
     width: str | None,
@@ -120,36 +62,21 @@ def attention_maps(
     """Who learns from whom, round by round.
 
     Rows receive, columns contribute. Clients are ordered by known group or by similarity of their label distributions,
-    which is drawn beside the maps with its off-diagonal correlation. Works for every method.
+    which is drawn beside the maps with its off-diagonal correlation. Works for every method. Several layers are shown
+    in the last round, unless --rounds names others.
     """
-    import numpy as np
-
-    from fltk.evaluation.metrics import attention_alignment, label_similarity
-    from fltk.plots.attention_maps import Clients, MapPanel, spread_rounds
     from fltk.plots.attention_maps import attention_maps as figure
+    from fltk.plots.attention_maps import spread_rounds
     from fltk.plots.style import DOUBLE
     from fltk.registry import Store
 
     with Store(settings.db, readonly=True) as store:
-        found = store.find_run(run)
-        stored = store.maps(found.id, _rounds(rounds) or spread_rounds(store.map_rounds(found.id)))
-        summary = _summary(store, found)
-    if not stored:
-        raise UsageError(f"{found.label} has no maps yet: it has finished no round")
-    if slice_ not in stored[0].slices:
-        raise UsageError(f"--slice: {found.label} has maps of {', '.join(stored[0].slices)}, not of {slice_!r}")
-    at = stored[0].slices.index(slice_)
-    counts = np.array(summary["label_counts"])[: summary["clients"]]
-    if len(counts) < 2:
-        raise UsageError(f"{found.label} has a single client: there is nobody to learn from and no map to draw")
-    similarity = label_similarity(counts)
-    groups = None if summary["groups"] is None else np.array(summary["groups"])[: summary["clients"]]
-    panels = []
-    for m in stored:
-        fit = attention_alignment(m.array[at], similarity, prior=_prior(found, counts))
-        panels.append(MapPanel(m.round, m.array[at], fit.spearman, fit.p_value))
-    who = Clients(similarity=similarity, groups=groups)
-    _write(lambda w: figure(panels, who, width=w or DOUBLE), f"attention-maps-run{found.id}", output, data, width)
+        found = store.find_run(run, "train")
+        several = layer == "all" or "," in layer
+        there = store.map_rounds(found.id)
+        chosen = rounds_of(rounds) or (there[-1:] if several else spread_rounds(there))
+        panels, who = map_panels(store, found, chosen, layer)
+    write_figure(lambda w: figure(panels, who, width=w or DOUBLE), f"attention-maps-run{found.id}", output, data, width)
 
 
 @plot.command(
@@ -184,10 +111,10 @@ def curves(
 
     with Store(settings.db, readonly=True) as store:
         found = [store.find_run(ref) for ref in run]
-        labels = _labels(found)
+        labels = labels_of(found)
         lines = [Curve(labels[r.id], *store.scalars(r.id, key)[key]) for r in found]
-    _write(
-        lambda w: accuracy_curves(lines, width=w or COLUMN, y_label=_named(key), percent=key.endswith("_acc")),
+    write_figure(
+        lambda w: accuracy_curves(lines, width=w or COLUMN, y_label=named(key), percent=key.endswith("_acc")),
         "curves-" + "-".join(f"run{r.id}" for r in found[:4]),
         output,
         data,
@@ -224,10 +151,10 @@ def clients(
 
     with Store(settings.db, readonly=True) as store:
         found = [store.find_run(ref) for ref in run]
-        labels = _labels(found, each=True)
+        labels = labels_of(found, each=True)
         scores = [ClientScores(labels[r.id], store.client_values(r.id, key)[1][-1]) for r in found]
-    _write(
-        lambda w: client_accuracy(scores, width=w or COLUMN, y_label=_named(key), percent=key.endswith("_acc")),
+    write_figure(
+        lambda w: client_accuracy(scores, width=w or COLUMN, y_label=named(key), percent=key.endswith("_acc")),
         "clients-" + "-".join(f"run{r.id}" for r in found[:4]),
         output,
         data,
@@ -253,57 +180,111 @@ def partition(settings: Settings, ref: str, output: Path | None, data: Path | No
             summary, number = row.summary, row.id
         else:
             run = store.find_run(ref)
-            summary, number = _summary(store, run), run.partition_id or 0
+            summary, number = summary_of(store, run), run.partition_id or 0
     table = PartitionTable(
         counts=np.array(summary["label_counts"]),
         classes=tuple(summary["classes"]),
         newcomers=summary["newcomers"],
         groups=None if summary["groups"] is None else np.array(summary["groups"]),
     )
-    _write(lambda w: partition_bubbles(table, width=w or COLUMN), f"partition-part{number}", output, data, width)
+    write_figure(lambda w: partition_bubbles(table, width=w or COLUMN), f"partition-part{number}", output, data, width)
 
 
-def _prior(run: RunRow, counts: Any) -> Any:
-    """The data-size prior n^gamma that attn multiplies into its rows; other maps are taken as they are."""
-    if run.method != "attn" or run.config["train"]["agg_weights"] == "uniform":
-        return None
-    return counts.sum(1) ** float(run.config["params"]["gamma"])
+@plot.command(
+    "join",
+    epilog=epilog("fltk plot join latest", "fltk plot join run50 run51 run52 --shots 5 -o join.pdf --data join.csv"),
+)
+@click.argument("run", nargs=-1, required=True)
+@click.option(
+    "--shots", cls=Option, section="Figure", help="shots of the left panel [default: the most that all share]"
+)
+@figure_options
+@click.pass_obj
+def join(
+    settings: Settings,
+    run: tuple[str, ...],
+    shots: str | None,
+    output: Path | None,
+    data: Path | None,
+    width: str | None,
+) -> None:
+    """Accuracy of newcomers over epochs of fine-tuning, and over shots where runs have several.
+
+    RUN is a run of join-new-client. Runs of one method over several seeds become one line with a band of one standard
+    deviation. Training from scratch and FedAvg with fine-tuning have made at least as many steps at each point as the
+    method that takes the most.
+    """
+    from fltk.plots.join import join_figure
+    from fltk.registry import Store
+
+    with Store(settings.db, readonly=True) as store:
+        found = [store.find_run(ref, "join") for ref in run]
+        labels = labels_of(found)
+        drawn = [_joined(store, r, labels[r.id]) for r in found]
+    default = "join-" + "-".join(f"run{r.id}" for r in found[:4])
+    write_figure(lambda w: join_figure(drawn, shots=shots, width=w), default, output, data, width)
 
 
-def _rounds(text: str | None) -> list[int] | None:
-    if text is None:
-        return None
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise UsageError(f"--rounds takes whole numbers separated by commas, not {text!r}") from None
+def _joined(store: Store, run: RunRow, label: str) -> JoinRun:
+    """What `join-new-client` stored of a run, as the figure wants it."""
+    from fltk.plots.join import JoinRun
+
+    stored = store.evaluations(run.id)
+    if not stored:
+        raise UsageError(f"{run.label} was stopped before its newcomers had joined: there is nothing to draw")
+    arrays = stored[-1].clients
+    return JoinRun(
+        label,
+        f"part{run.partition_id} seed {run.seed}",
+        tuple(run.config["join"]["shots"]),
+        {step: arrays[f"{step}_test_acc"] for step in ("arrival", "joined", "tuned", "scratch", "fedavg_ft")},
+        {step: arrays[f"curve_{step}_test_acc"] for step in ("tuned", "scratch", "fedavg_ft")},
+        float(arrays["join_epochs"].max()),
+    )
 
 
-def _summary(store: Store, run: RunRow) -> dict[str, Any]:
-    if run.partition_id is None:
-        raise UsageError(f"{run.label} has no stored partition")
-    return store.find_partition(run.partition_id).summary
+@plot.command(
+    "critical-difference",
+    epilog=epilog(
+        "fltk plot critical-difference --dataset fmnist",
+        "fltk plot critical-difference --method local,fedavg-ft,attn --metric personal_test_acc.worst10 -o ranks.pdf",
+    ),
+)
+@filter_options(kind="train", status="done")
+@click.option("--metric", cls=Option, section="Figure", metavar="NAME[.STATISTIC]", help="as in fltk compare")
+@figure_options
+@click.pass_obj
+def critical_difference(
+    settings: Settings,
+    /,
+    run: tuple[str, ...],
+    metric: str | None,
+    output: Path | None,
+    data: Path | None,
+    width: str | None,
+    **filters: Any,
+) -> None:
+    """Average ranks of methods over settings, with bars over those that do not differ (Nemenyi).
+
+    Ranks are taken by the mean over seeds, in the settings that all methods have.
+    """
+    from fltk.evaluation.compare import compare
+    from fltk.plots.critical_difference import critical_difference as figure
+    from fltk.plots.style import COLUMN
+    from fltk.registry import Store
+
+    with Store(settings.db, readonly=True) as store:
+        table = compare(store, select_runs(store, run, filters, kind="train", status="done"), metric)
+    ranks = table.ranks()
+    if ranks is None:
+        raise UsageError(
+            "average ranks need two settings in which all of at least two methods have a value; see fltk compare"
+        )
+    for note in table.notes:
+        settings.say(f"note: {note}")
+    what = table.metric.name
+    write_figure(lambda w: figure(ranks, what=what, width=w or COLUMN), "critical-difference", output, data, width)
 
 
-def _named(key: str) -> str:
-    """`personal_test_acc` as a person would say it."""
-    return key.replace("_acc", "_accuracy").replace("_", " ")
-
-
-def _labels(runs: Sequence[RunRow], each: bool = False) -> dict[int, str]:
-    """Names of the lines: the method, and what else tells runs apart (the run number only where each is a line)."""
-    from fltk.cli.runs import _params
-
-    def label(run: RunRow, *, long: bool) -> str:
-        partition = run.config["partition"]
-        parts = [run.method, *(f"{k}={v}" for k, v in _params(run).items())]
-        if len({str({**r.config["partition"], "partition_seed": 0}) for r in runs}) > 1:
-            scheme = partition["scheme"]
-            parts.append(
-                f"{partition['dataset']} {scheme}" + (f" {partition['alpha']:g}" if "dirichlet" in scheme else "")
-            )
-        return " ".join(parts) + (f" (run{run.id})" if long else "")
-
-    short = {run.id: label(run, long=False) for run in runs}
-    twice = {text for text in short.values() if list(short.values()).count(text) > 1}
-    return {run.id: label(run, long=each and short[run.id] in twice) for run in runs}
+for member in (embeddings, clusters, attention_gif, attention_stats):
+    plot.add_command(member)

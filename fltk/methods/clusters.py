@@ -21,8 +21,9 @@ def cluster_means(
     models, rows = server["models"].clone(), server["rows"].clone()
     for m in sorted(set(choice)):
         members = [u for u, c in zip(uploads, choice, strict=True) if c == m]
-        p = ctx.task.weights([u.client for u in members])
-        models[m] = ctx.combine([u.w for u in members], p)
+        ids = [u.client for u in members]
+        p = ctx.task.weights(ids)
+        models[m] = ctx.combine([u.w for u in members], p, ids)
         rows[m] = spread(p, members, ctx.task)
     return models, rows
 

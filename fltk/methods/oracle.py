@@ -17,9 +17,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from fltk.data.federation import ClientData
 from fltk.errors import UsageError
-from fltk.methods.base import Context, Down, Map, Method, State, Task, Upload
+from fltk.methods.base import Context, Down, Joined, Map, Method, State, Task, Upload
 from fltk.methods.clusters import cluster_map, cluster_means
+from fltk.train.trainer import Trainer
 
 
 @dataclass(frozen=True)
@@ -58,3 +60,20 @@ class Oracle(Method):
 
     def mixing(self, state: State, task: Task) -> Map | None:
         return cluster_map(state.server["rows"], state.server["group"], self.map_kind, task)
+
+    def client_diagnostics(self, state: State, task: Task) -> dict[str, Tensor]:
+        return {"cluster": state.server["group"].double()}
+
+    def join(self, state: State, client: ClientData, trainer: Trainer, task: Task) -> Joined:
+        """A newcomer takes the model of its true group; theta^0 where nobody trained one."""
+        models, rows = state.server["models"], state.server["rows"]
+        g = client.group
+        known = g is not None and g < len(models) and bool(rows[g].any())
+        w = models[g] if known else task.w0
+        return Joined(
+            arrival=w,
+            model=w,
+            row=rows[g] if known else None,
+            down=4 * task.layout.size if known else 0,
+            note="" if known else f"no client of group {g} has trained: the initial model",
+        )

@@ -26,14 +26,16 @@ from fltk.plots.style import ALERT, DOUBLE, EMPTY, Array, Row, new_figure, paper
 class MapPanel:
     """The map of one round: weights (N, N), row = receiving client, column = contributing client.
 
-    `alignment` is its row-wise Spearman correlation with label similarity and `p_value` the permutation test
-    of it (`fltk.evaluation.metrics.attention_alignment`); NaN where unknown.
+    `part` names the layer or part of the model that the map is of; empty for the whole model. `alignment` is its
+    row-wise Spearman correlation with label similarity and `p_value` the permutation test of it
+    (`fltk.evaluation.metrics.attention_alignment`); NaN where unknown.
     """
 
     round: int
     weights: Array
     alignment: float = math.nan
     p_value: float = math.nan
+    part: str = ""
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ def attention_maps(
             _decorate(ax, clients, order)
         _bars(figure, grid, images, len(panels))
         _labels(figure, grid, clients, note, by_group)
-    return figure, _rows(panels, clients, order)
+    return figure, map_rows(panels, clients, order)
 
 
 # Placement, in inches
@@ -188,12 +190,17 @@ def _cmap(name: str) -> Colormap:
 def _draw_map(ax: Axes, panel: MapPanel, limit: float, order: Array) -> AxesImage:
     table = np.asarray(panel.weights, dtype=np.float64)[np.ix_(order, order)]
     image = ax.imshow(table, cmap=_cmap("viridis"), vmin=0.0, vmax=limit, interpolation="nearest")
-    title = f"round {panel.round}"
+    ax.set_title(panel_title(panel), linespacing=1.25)
+    return image
+
+
+def panel_title(panel: MapPanel) -> str:
+    """Two lines: the round and the part, the alignment."""
+    title = f"round {panel.round}" + (f", {panel.part}" if panel.part else "")
     if not math.isnan(panel.alignment):
         title += f"\n$\\rho$ = {panel.alignment:.2f}".replace("-", "\u2212")
         title += "" if math.isnan(panel.p_value) else f", $p$ = {panel.p_value:.3f}"
-    ax.set_title(title, linespacing=1.25)
-    return image
+    return title
 
 
 def _draw_similarity(ax: Axes, table: Array) -> AxesImage:
@@ -314,11 +321,11 @@ def _labels(figure: Figure, grid: _Grid, clients: Clients, note: str, by_group: 
         figure.legend([mark], ["malicious"], loc="upper right", bbox_to_anchor=corner, borderpad=0, handlelength=1)
 
 
-def _rows(panels: Sequence[MapPanel], clients: Clients, order: Array) -> list[Row]:
+def map_rows(panels: Sequence[MapPanel], clients: Clients, order: Array) -> list[Row]:
     """One row per drawn cell, in drawing order."""
     rows = []
     for panel in panels:
-        head: Row = {"panel": "weight", "round": panel.round}
+        head: Row = {"panel": "weight", "round": panel.round} | ({"part": panel.part} if panel.part else {})
         tail: Row = {"alignment": panel.alignment, "p_value": panel.p_value}
         rows += [head | cell | tail for cell in _cells(np.asarray(panel.weights), clients, order)]
     if clients.similarity is not None:

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from functools import reduce
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from fltk.errors import FltkError
@@ -42,35 +44,41 @@ def accuracy_curves(
     """
     if not curves:
         raise FltkError("no curve to draw: name at least one run")
-    lines = [_line(label, curves) for label in dict.fromkeys(curve.label for curve in curves)]
     with paper():
         figure = new_figure(width, 2.0)
         ax = figure.add_subplot()
-        handles = []
-        for index, line in enumerate(lines):
-            style = line_style(index)
-            every = max(1, len(line.rounds) // 8)
-            (handle,) = ax.plot(
-                line.rounds,
-                line.mean,
-                color=style.color,
-                linestyle=style.dash,
-                marker=style.marker,
-                # staggered, so that markers of lines that run together do not cover each other
-                markevery=(index * every // max(1, len(lines)), every),
-                markeredgecolor="white",
-                markeredgewidth=0.3,
-            )
-            handles.append(handle)
-            if line.std is not None:
-                low, high = line.mean - line.std, line.mean + line.std
-                ax.fill_between(line.rounds, low, high, color=style.color, alpha=0.18, linewidth=0)
+        handles, labels, rows = draw_curves(ax, curves)
         value_axis(ax, y_label, percent=percent)
         ax.set_xlabel("communication round")
         ax.xaxis.set_major_locator(MaxNLocator(8, integer=True, steps=[1, 2, 5, 10]))
         ax.margins(x=0.02)
-        legend_above(figure, handles, [line.label for line in lines])
-    return figure, [row for line in lines for row in _rows(line)]
+        legend_above(figure, handles, labels)
+    return figure, rows
+
+
+def draw_curves(ax: Axes, curves: Sequence[Curve]) -> tuple[list[Line2D], list[str], list[Row]]:
+    """The lines of `accuracy_curves` into `ax`: handles and labels for a legend, and the rows that were drawn."""
+    lines = [_line(label, curves) for label in dict.fromkeys(curve.label for curve in curves)]
+    handles = []
+    for index, line in enumerate(lines):
+        style = line_style(index)
+        every = max(1, len(line.rounds) // 8)
+        (handle,) = ax.plot(
+            line.rounds,
+            line.mean,
+            color=style.color,
+            linestyle=style.dash,
+            marker=style.marker,
+            # staggered, so that markers of lines that run together do not cover each other
+            markevery=(index * every // max(1, len(lines)), every),
+            markeredgecolor="white",
+            markeredgewidth=0.3,
+        )
+        handles.append(handle)
+        if line.std is not None:
+            low, high = line.mean - line.std, line.mean + line.std
+            ax.fill_between(line.rounds, low, high, color=style.color, alpha=0.18, linewidth=0)
+    return handles, [line.label for line in lines], [row for line in lines for row in _rows(line)]
 
 
 def _line(label: str, curves: Sequence[Curve]) -> _Line:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
-from fltk.errors import FltkError, UsageError
+from fltk.export.files import check_path, replacing
 from fltk.plots.style import Row, paper
 
 # Formats and the metadata that must be blanked: dates would change the bytes.
@@ -28,19 +27,12 @@ def check_figure_path(path: Path, option: str = "--output") -> str:
 
     To be called before long work, so that a mistyped name is told at once.
     """
-    suffix = path.suffix.lower()
-    if suffix not in _METADATA:
-        known = ", ".join(_METADATA)
-        raise UsageError(f"{option}: {path.name!r} must end in {known} to choose the format of the figure")
-    _check_folder(path, option)
-    return suffix
+    return check_path(path, _METADATA, option)
 
 
 def check_data_path(path: Path, option: str = "--data") -> None:
     """Refuses anything but a .csv file in an existing folder, naming the option."""
-    if path.suffix.lower() != ".csv":
-        raise UsageError(f"{option}: {path.name!r} must end in .csv")
-    _check_folder(path, option)
+    check_path(path, (".csv",), option)
 
 
 def save_figure(figure: Figure, path: Path, option: str = "--output") -> None:
@@ -67,28 +59,6 @@ def _cell(value: Any) -> Any:
     return "" if isinstance(value, float) and math.isnan(value) else value
 
 
-def _check_folder(path: Path, option: str) -> None:
-    try:
-        missing, folder = not path.parent.is_dir(), path.is_dir()
-    except OSError as error:
-        raise FltkError(f"{option}: cannot write {str(path)!r}: {error.strerror}") from None
-    if missing:
-        raise FltkError(f"{option}: the folder {str(path.parent)!r} does not exist")
-    if folder:
-        raise FltkError(f"{option}: {str(path)!r} is a folder")
-
-
 def _write(path: Path, content: bytes, option: str) -> None:
-    """Through a temporary neighbour: a crash or a full disk neither leaves half a file nor loses the old."""
-    part = path.with_name(f".fltk-{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise FltkError(f"{option}: cannot write {str(path)!r}: {reason}") from None
-    finally:
-        part.unlink(missing_ok=True)
+    with replacing(path, option) as file:
+        file.write(content)

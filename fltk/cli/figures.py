@@ -1,0 +1,74 @@
+"""What all figures of the command line share: --output, --data and --width, and writing the files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fltk.cli.command import Option
+from fltk.cli.options import Names
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FOLDER = Path("plots")
+
+
+def figure_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """--output, --data and --width, the same for every figure."""
+    for option in (
+        click.option(
+            "--width",
+            type=Names(("column", "page")),
+            default=None,
+            cls=Option,
+            section="Figure",
+            help="width of one column of a paper, or of the page [default: as the figure needs]",
+        ),
+        click.option(
+            "--data",
+            "data",
+            type=click.Path(dir_okay=False, path_type=Path),
+            cls=Option,
+            section="Figure",
+            help="also write what was drawn, as CSV",
+        ),
+        click.option(
+            "--output",
+            "-o",
+            type=click.Path(dir_okay=False, path_type=Path),
+            cls=Option,
+            section="Figure",
+            help="file to write: .png, .svg or .pdf [default: plots/KIND-RUN.png]",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def write_figure(
+    draw: Callable[[float | None], tuple[Figure, list[dict[str, Any]]]],
+    default: str,
+    output: Path | None,
+    data: Path | None,
+    width: str | None,
+) -> None:
+    """Check the names first, then draw, write, and say where."""
+    from fltk.plots.save import check_data_path, check_figure_path, save_data, save_figure
+    from fltk.plots.style import COLUMN, DOUBLE
+
+    if output is None:
+        FOLDER.mkdir(exist_ok=True)
+        output = FOLDER / f"{default}.png"
+    check_figure_path(output)
+    if data is not None:
+        check_data_path(data)
+    figure, rows = draw(None if width is None else {"column": COLUMN, "page": DOUBLE}[width])
+    save_figure(figure, output)
+    click.echo(output)
+    if data is not None:
+        save_data(rows, data)
+        click.echo(data)
