@@ -6,7 +6,8 @@ One copy of the used samples exists, however many clients and engines look at it
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,7 @@ class ClientData:
     train: Split
     val: Split
     test: Split
+    group: int | None = None  # the true group, where the partition knows it; for references that may look
 
 
 @dataclass(frozen=True)
@@ -84,8 +86,39 @@ class Federation:
         self.fingerprint = facts.fingerprint
 
     def _client(self, client: int) -> ClientData:
-        splits = [Split(self.x[a:b], self.y[a:b]) for a, b in self._facts.bounds[client].tolist()]
-        return ClientData(client, *splits)
+        train, val, test = (Split(self.x[a:b], self.y[a:b]) for a, b in self._facts.bounds[client].tolist())
+        group = None if self._facts.groups is None else int(self._facts.groups[client])
+        return ClientData(client, train, val, test, group)
+
+    def grown(self, newcomers: Sequence[ClientData]) -> Federation:
+        """The federation that some of the newcomers have entered: its last clients, with ids from N on in this order.
+
+        Who brings a part of its training samples only (few shots) has no others in the new federation, which holds no
+        newcomers.
+        """
+        n, facts = len(self.clients), self._facts
+        order = [*range(n), *(client.id for client in newcomers)]
+        bounds, counts = facts.bounds[order], self.label_counts[order]  # copies
+        brought: list[Split] = []
+        end = len(self.y)
+        for row, client in enumerate(newcomers, start=n):
+            if len(client.train) < bounds[row, 0, 1] - bounds[row, 0, 0]:
+                bounds[row, 0] = end, end + len(client.train)
+                counts[row] = np.bincount(client.train.y.numpy(), minlength=self.n_classes)
+                brought.append(client.train)
+                end += len(client.train)
+        return Federation(
+            torch.cat([self.x, *(split.x for split in brought)]) if brought else self.x,
+            torch.cat([self.y, *(split.y for split in brought)]) if brought else self.y,
+            replace(
+                facts,
+                bounds=bounds,
+                n_newcomers=0,
+                groups=None if facts.groups is None else facts.groups[order],
+                names=tuple(facts.names[client] for client in order),
+                label_counts=counts,
+            ),
+        )
 
     def share_memory(self) -> Federation:
         """Moves the samples into shared memory, where other processes see them without a copy; returns itself."""

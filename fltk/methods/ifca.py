@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from fltk.data.federation import ClientData
-from fltk.methods.base import Context, Cost, Down, Map, Method, State, Task, Upload, hyper
+from fltk.methods.base import Context, Cost, Down, Joined, Map, Method, State, Task, Upload, hyper
 from fltk.methods.clusters import cluster_map, cluster_means
 from fltk.models.layout import Layout
 from fltk.train.trainer import Trainer
@@ -65,6 +65,30 @@ class IFCA(Method):
 
     def mixing(self, state: State, task: Task) -> Map | None:
         return cluster_map(state.server["rows"], state.client["choice"], self.map_kind, task)
+
+    def client_diagnostics(self, state: State, task: Task) -> dict[str, Tensor]:
+        return {"cluster": state.client["choice"].double().masked_fill(state.last < 0, torch.nan)}
+
+    def join(self, state: State, client: ClientData, trainer: Trainer, task: Task) -> Joined:
+        """A newcomer downloads the K models and takes the one with the lowest training loss.
+
+        On arrival it has looked at no data: the model of the most samples.
+        """
+        models = state.server["models"]
+        members = torch.zeros(len(models), dtype=torch.float64)
+        weights = task.weights(range(task.n_clients)) * (state.last >= 0)
+        members.index_add_(0, state.client["choice"], weights)
+        k = choose(models, client, trainer)
+        row = state.server["rows"][k]
+        known = bool(row.any())
+        return Joined(
+            arrival=models[int(members.argmax())],
+            model=models[k],
+            own={"choice": torch.tensor(k)},
+            row=row if known else None,
+            down=self.cost(task.layout).down,
+            note="" if known else f"model {k} fits best, which no client ever chose",
+        )
 
     def cost(self, layout: Layout) -> Cost:
         return Cost(4 * layout.size * self.clusters, 4 * layout.size)

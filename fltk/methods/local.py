@@ -13,7 +13,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fltk.methods.base import Method
+from fltk.data.federation import ClientData
+from fltk.methods.base import Joined, Method, State, Task
+from fltk.train.trainer import Trainer
 
 
 @dataclass(frozen=True)
@@ -25,3 +27,10 @@ class Local(Method):
     @property
     def shared(self) -> str:
         return "none"
+
+    def join(self, state: State, client: ClientData, trainer: Trainer, task: Task) -> Joined:
+        """A newcomer trains alone from theta^0, for as many rounds as the others have trained."""
+        w = task.w0
+        for t in range(int(state.last.max()) + 1):
+            w = trainer.at(t, client.id).sgd(w, client.train)
+        return Joined(task.w0, w)

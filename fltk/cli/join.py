@@ -1,0 +1,179 @@
+"""`fltk join-new-client`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from fltk.cli.command import Option, command
+from fltk.cli.context import Settings
+from fltk.cli.options import SOURCES, config_from, options_from
+from fltk.cli.output import Column, emit, output_options
+from fltk.cli.progress import RunProgress
+from fltk.cli.train import place_options, refuse_readonly, shown
+from fltk.config import JoinConfig
+from fltk.errors import UsageError
+
+if TYPE_CHECKING:
+    from fltk.registry import RunRow, Store
+
+COLUMNS = [
+    Column("run"),
+    Column("method"),
+    Column("shots"),
+    Column("step"),
+    Column("acc_mean", "mean", 4, "max"),
+    Column("acc_std", "std", 4, "min"),
+    Column("acc_worst10", "worst 10%", 4, "max"),
+    Column("gain_vs_local", "vs scratch", 4),
+    Column("harmed", "harmed", 2),
+    Column("participation_gap", "gap", 4),
+    Column("kept"),
+    Column("bytes_down", "bytes down", 0),
+    Column("bytes_up", "bytes up", 0),
+]
+EACH = [
+    Column("shots"),
+    Column("newcomer"),
+    Column("samples"),
+    Column("arrival", "arrival", 4),
+    Column("joined", "joined", 4),
+    Column("tuned", "tuned", 4),
+    Column("kept"),
+    Column("scratch", "scratch", 4),
+    Column("fedavg_ft", "fedavg_ft", 4),
+    Column("top_client", "top client"),
+    Column("top_weight", "its weight", 3),
+]
+
+
+@command(
+    "join-new-client",
+    examples=(
+        "fltk join-new-client --finetune-head",
+        "fltk join-new-client run42 --shots 1,5,20,all --finetune all",
+        "fltk join-new-client run42 --at-round 10",
+    ),
+)
+@click.argument("run", default="latest")
+@click.option(
+    "--finetune-head",
+    is_flag=True,
+    cls=Option,
+    section="Joining",
+    help="the same as --finetune head",
+)
+@options_from(JoinConfig, section="Joining")
+@click.option(
+    "--newcomer",
+    "newcomers",
+    type=int,
+    multiple=True,
+    metavar="ID",
+    cls=Option,
+    section="Joining",
+    help="only this newcomer, repeatable",
+)
+@click.option("--name", cls=Option, section="Joining", help="a unique name for the run that is stored")
+@place_options
+@output_options
+@click.pass_context
+def join_new_client(ctx: click.Context, /, run: str, format: str, **params: Any) -> None:
+    """Let clients join that nobody has seen.
+
+    The newcomers of the run's partition join it by its method's own rule, after training or, with --at-round, during
+    it. Steps: `arrival` (downloaded, no data used yet), `joined` (after the method's joining step), `tuned` (after
+    fine-tuning, kept only where the newcomer's validation loss fell); against `scratch` (training alone from the
+    initial model with the same data and at least as many steps) and `fedavg_ft` (a FedAvg run of the registry on the
+    same partition, seed and training, fine-tuned alike). Everything is stored before it is printed, as a run of its
+    own; the run that is joined is left alone. Without RUN it is the latest training run.
+    """
+    from fltk.evaluation.newcomers import join_run
+    from fltk.experiment import Place
+    from fltk.registry import Store
+
+    settings: Settings = ctx.obj
+    asked = _asked(ctx, params)
+    place = Place(settings.data_dir, params["download"], params["engine"], params["device"])
+    with Store(settings.db) as store:
+        refuse_readonly(store)
+        found = store.find_run(run, "train")
+        with RunProgress(settings, found.method) as bar:
+            bar.start(found.config["train"]["rounds"], asked.at_round)
+            number = join_run(
+                found,
+                store,
+                place,
+                asked,
+                params["newcomers"],
+                name=params["name"],
+                origin=_origins(ctx),
+                started=lambda child: settings.say(f"run{child}: newcomers join {found.label} ({found.method})"),
+                on_round=lambda done: bar.update(done.round, shown(done.scalars)),
+            )
+        _print(store, store.find_run(number), format)
+
+
+def _asked(ctx: click.Context, params: dict[str, Any]) -> JoinConfig:
+    """The options as one object; those that contradict each other are refused."""
+    if params["finetune_head"]:
+        if _given(ctx, "finetune") and params["finetune"] != "head":
+            raise UsageError(f"--finetune-head and --finetune {params['finetune']} contradict each other")
+        params["finetune"] = "head"
+    if params["newcomers"] and _given(ctx, "share"):
+        raise UsageError("--newcomer and --share contradict each other; leave one of them out")
+    asked: JoinConfig = config_from(JoinConfig, params)
+    return asked
+
+
+def _given(ctx: click.Context, name: str) -> bool:
+    return ctx.get_parameter_source(name) is not ParameterSource.DEFAULT
+
+
+def _origins(ctx: click.Context) -> dict[str, str]:
+    """Where each setting of joining came from, by its key in the stored configuration."""
+    sources = {name: ctx.get_parameter_source(name) for name in ("finetune", "epochs", "lr", "shots")}
+    return {f"join.{name}": SOURCES[source] for name, source in sources.items() if source is not None}
+
+
+def _print(store: Store, run: RunRow, format: str) -> None:
+    """Read back what was stored, and print it."""
+    stored = store.evaluations(run.id)[-1].summary
+    rows = [{"run": f"run{run.id}", "method": run.method, **row} for row in stored["rows"]]
+    if format != "table":
+        more = {key: stored[key] for key in ("newcomers", "participants", "reference", "notes")}
+        more |= {"incumbents": stored["incumbents"]} if "incumbents" in stored else {}
+        emit(rows, COLUMNS, format, extra=more if format == "json" else None)
+        return
+    emit(rows, COLUMNS, extra=_notes(run, stored))
+    click.echo()
+    each = [column for column in EACH if any(row.get(column.key) is not None for row in stored["newcomers"])]
+    emit(stored["newcomers"], each, title="Each newcomer")
+
+
+def _notes(run: RunRow, stored: dict[str, Any]) -> dict[str, str]:
+    """Below the table."""
+    join, count = run.config["join"], len(run.config["join"]["newcomers"])
+    notes = {
+        f"run{run.id}": f"{count} newcomers join run{run.parent} after round {join['round']}",
+        "clients that trained": f"{stored['participants']:.4f}",
+    }
+    kept = [row for row in stored["rows"] if row["step"] == "tuned"]
+    if kept:
+        several = len(kept) > 1
+        said = [f"{row['kept']} of {count}" + (f" with --shots {row['shots']}" if several else "") for row in kept]
+        notes["fine-tuning kept"] = ", ".join(said)
+    if stored["reference"] is not None:
+        notes["fedavg_ft"] = f"the model of run{stored['reference']}"
+    if "incumbents" in stored:
+        notes["those who were there before"] = _incumbents(stored["incumbents"])
+    return notes | {f"note {k}": text for k, text in enumerate(stored["notes"], start=1)}
+
+
+def _incumbents(found: dict[str, Any]) -> str:
+    text = f"{found['acc_mean']:.4f} at the end"
+    if found["without"] is None:
+        return text
+    return f"{text}, {found['without']:.4f} without newcomers ({found['gain']:+.4f}, {found['harmed']:.0%} harmed)"

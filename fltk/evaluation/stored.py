@@ -1,0 +1,27 @@
+"""Scoring a run of the registry into the registry."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from fltk import engine as engines
+from fltk.evaluation.deploy import Deployment
+from fltk.evaluation.evaluate import Evaluation, against_local, evaluate, round_choices
+from fltk.experiment import Place, checkpoint, job_of, restore
+from fltk.registry import RunRow, Store
+
+
+def evaluate_run(store: Store, run: RunRow, place: Place, deploy: Deployment, round: int | None = None) -> Evaluation:
+    """Score a run after `round` (a stored checkpoint; None: the last) on every client, and store what was found."""
+    config, prepared = restore(run, store, place)
+    job = job_of(config, prepared.federation, place.device)
+    number, state = checkpoint(run, store, round)
+    engine = engines.make(place.engine, job)
+    try:
+        done = evaluate(job, job.task(), engine, number, state, deploy)
+    finally:
+        engine.close()
+    done = replace(done, rounds=round_choices(store, run))
+    done = replace(done, rows=against_local(store, run, done))
+    store.save_evaluation(run.id, number, done.summary(), done.clients)
+    return done
