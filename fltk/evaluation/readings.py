@@ -1,0 +1,207 @@
+"""One number per run, by name: of its last evaluation (`deployed`, `personal.worst10`) or its last round.
+
+deployed            test accuracy of the deployed model in the last evaluation, mean over clients
+deployed.worst10    another column of `fltk evaluate`, by its name with or without acc_
+personal_test_acc   what the last round recorded
+personal_test_acc.worst10   a statistic of that round's per-client values
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fltk.errors import FltkError, UsageError
+from fltk.evaluation import metrics
+from fltk.registry import EvaluationRow, RunRow, Store
+
+Floats = npt.NDArray[np.float64]
+
+STATISTICS = {
+    "mean": (metrics.acc_mean, "mean over clients"),
+    "worst10": (metrics.acc_worst10, "mean of the lowest tenth of the clients"),
+    "best10": (metrics.acc_best10, "mean of the highest tenth of the clients"),
+    "min": (metrics.acc_min, "lowest client"),
+    "std": (metrics.acc_std, "standard deviation over clients"),
+    "jain": (metrics.jain, "Jain's index over clients"),
+}
+# What only an evaluation has, because it knows more than the vector of accuracies.
+EVALUATED = {
+    "weighted": "mean over clients, weighted by their test samples",
+    "val_mean": "validation accuracy, mean over clients",
+    "gain_vs_local": "gain against local training, mean over clients",
+    "harmed": "share of clients that lose against local training",
+}
+_LOWER = {"loss", "error", "err", "mae", "rmse", "std", "harmed", "seconds", "bytes", "asr", "drop", "gap", "malicious"}
+# What an evaluation stored before it could be asked for.
+_ASKED = {"deploy_prior": "0", "deploy_w": "1"}
+DEPLOYED, FALLBACK = "deployed", "personal_test_acc"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number that runs have. `source` is a model of an evaluation (`evaluated`) or what a round recorded.
+
+    `statistic` is empty for a round's own scalar.
+    """
+
+    source: str
+    statistic: str
+    evaluated: bool
+
+    @property
+    def name(self) -> str:
+        """As one types it."""
+        return f"{self.source}.{self.statistic}" if self.statistic else self.source
+
+    @property
+    def higher(self) -> bool:
+        """Whether more is better."""
+        return not _LOWER & set(re.split(r"[^a-z]+", self.name.lower()))
+
+    @property
+    def vector(self) -> str:
+        """The per-client measure behind the number."""
+        return f"{self.source}_test_acc" if self.evaluated else self.source
+
+    @property
+    def per_client(self) -> bool:
+        """Whether the number is a mean over clients, so that clients can be paired to compare it."""
+        return self.statistic in ("", "mean")
+
+    @property
+    def accuracy(self) -> bool:
+        """Whether it is a share of right answers, which may be written as percent."""
+        return self.statistic != "jain" and (self.evaluated or self.source.endswith("_acc"))
+
+    @property
+    def description(self) -> str:
+        """In words."""
+        words = {name: text for name, (_, text) in STATISTICS.items()} | EVALUATED
+        over = words.get(self.statistic, self.statistic)
+        if not self.evaluated:
+            return f"last round{', ' + over if over else ''}"
+        what = "" if self.statistic in ("val_mean", "gain_vs_local", "harmed") else "test accuracy, "
+        return f"{what}{over}, {self.source} model of the last evaluation"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The metric of every run that has it, and what a reader should know about how it came about."""
+
+    metric: Metric
+    values: Mapping[int, float]  # run -> number, finite
+    notes: tuple[str, ...]
+
+
+def read(store: Store, runs: Sequence[RunRow], name: str | None) -> Reading:
+    """The metric `name` of the runs; without a name that of `choose`. FltkError when no run has it."""
+    evaluations: dict[int, EvaluationRow] = {}
+    if name is None or _split(name)[0] not in {key for run in runs for key in run.last}:
+        evaluations = store.last_evaluations(run.id for run in runs)
+    metric = choose(runs, evaluations) if name is None else _named(name, runs, evaluations)
+    if metric.evaluated:
+        found = {number: _of_evaluation(row, metric) for number, row in evaluations.items()}
+        notes = _evaluation_notes(runs, evaluations)
+    else:
+        found, notes = _of_round(store, runs, metric), ()
+    values = {number: value for number, value in found.items() if value is not None and math.isfinite(value)}
+    if not values:
+        raise FltkError(f"--metric: none of these runs has a value of {metric.name}")
+    return Reading(metric, values, (*notes, *_missing(runs, values, metric)))
+
+
+def choose(runs: Iterable[RunRow], evaluations: Mapping[int, EvaluationRow]) -> Metric:
+    """The deployed accuracy where all runs have it, otherwise the personal test accuracy of the last round."""
+    deployed = Metric(DEPLOYED, "mean", True)
+    if all(run.id in evaluations and _of_evaluation(evaluations[run.id], deployed) is not None for run in runs):
+        return deployed
+    return Metric(FALLBACK, "", False)
+
+
+def client_values(store: Store, runs: Iterable[int], metric: Metric) -> dict[int, Floats]:
+    """The per-client values (N,) behind the metric; runs without them are absent."""
+    if metric.evaluated:
+        rows = store.last_evaluations(runs, [metric.vector])
+        found = {number: row.clients[metric.vector] for number, row in rows.items() if metric.vector in row.clients}
+    else:
+        found = dict(store.last_vectors(runs, metric.vector))
+    return {number: np.asarray(values, np.float64) for number, values in found.items()}
+
+
+def _split(name: str) -> tuple[str, str]:
+    """Source and statistic; a source may hold points itself."""
+    source, _, statistic = name.rpartition(".")
+    statistic = statistic.removeprefix("acc_")
+    known = source and (statistic in STATISTICS or statistic in EVALUATED)
+    return (source, statistic) if known else (name, "")
+
+
+def _named(name: str, runs: Sequence[RunRow], evaluations: Mapping[int, EvaluationRow]) -> Metric:
+    """The metric of that name; UsageError with near names where there is none."""
+    source, statistic = _split(name)
+    recorded = {key for run in runs for key in run.last}
+    rows = [row for found in evaluations.values() for row in found.summary.get("rows", [])]
+    models = {str(row["model"]) for row in rows if "model" in row}
+    if source in models:
+        return Metric(source, statistic or "mean", True)
+    if source in recorded and statistic not in EVALUATED:
+        return Metric(source, statistic, False)
+    known = sorted(models | recorded)
+    if source in recorded:
+        raise UsageError(f"--metric {name}: only evaluated models have {statistic}; try deployed.{statistic}")
+    close = get_close_matches(source, known, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known) or 'none'}"
+    unevaluated = " (fltk evaluate makes the models of evaluations)" if not models else ""
+    raise UsageError(f"--metric: none of these runs has {source!r}; {hint}{unevaluated}")
+
+
+def _of_evaluation(found: EvaluationRow, metric: Metric) -> float | None:
+    row: Mapping[str, Any]
+    row = next((r for r in found.summary.get("rows", []) if r.get("model") == metric.source), {})
+    value = row.get(f"acc_{metric.statistic}", row.get(metric.statistic))
+    return None if value is None else float(value)
+
+
+def _of_round(store: Store, runs: Sequence[RunRow], metric: Metric) -> dict[int, float | None]:
+    if not metric.statistic:
+        return {run.id: run.last.get(metric.source) for run in runs}
+    measure, _ = STATISTICS[metric.statistic]
+    vectors = store.last_vectors((run.id for run in runs), metric.vector)
+    return {number: measure(values.astype(np.float64)) for number, values in vectors.items()}
+
+
+def _evaluation_notes(runs: Sequence[RunRow], evaluations: Mapping[int, EvaluationRow]) -> tuple[str, ...]:
+    """Evaluations that were not made alike."""
+    notes = []
+    early = [run for run in runs if run.id in evaluations and evaluations[run.id].round != run.rounds_done]
+    if early:
+        shown = ", ".join(f"run{r.id} after round {evaluations[r.id].round} of {r.rounds_done}" for r in early[:5])
+        notes.append(f"evaluated before the last round: {shown}{_more(early, 5)}")
+    asked: dict[str, int] = {}
+    for found in evaluations.values():
+        told = _ASKED | {k: v for k, v in found.summary.items() if k not in ("rows", "rounds", "chosen")}
+        text = ", ".join(f"{key} {value}" for key, value in sorted(told.items()))
+        asked[text] = asked.get(text, 0) + 1
+    if len(asked) > 1:
+        notes.append("evaluated in different ways: " + "; ".join(f"{text} ({n} runs)" for text, n in asked.items()))
+    return tuple(notes)
+
+
+def _missing(runs: Sequence[RunRow], values: Mapping[int, float], metric: Metric) -> tuple[str, ...]:
+    without = [run for run in runs if run.id not in values]
+    if not without:
+        return ()
+    shown = ", ".join(f"run{run.id}" for run in without[:8])
+    return (f"no finite value of {metric.name}: {shown}{_more(without, 8)}",)
+
+
+def _more(items: Sequence[Any], shown: int) -> str:
+    return f" and {len(items) - shown} more" if len(items) > shown else ""

@@ -1,0 +1,268 @@
+"""Runs as a table of methods x settings: what is compared with what, and under which conditions.
+
+A setting is everything in the configuration apart from the method, its parameters and the seeds. Training budgets
+(rounds, epochs, learning rate, ...) split a setting only where one method has several of them, as in a sweep. Where
+every method has one, chosen for it, the methods stand side by side and a note says that budgets differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from fltk.config import canonical_json
+from fltk.names import METHODS
+from fltk.registry import RunRow
+from fltk.registry.where import flatten
+
+BUDGET = tuple(
+    f"train.{name}"
+    for name in (
+        "rounds",
+        "epochs",
+        "steps",
+        "batch_size",
+        "lr",
+        "lr_schedule",
+        "lr_decay",
+        "momentum",
+        "weight_decay",
+        "drop_last",
+    )
+)
+# Rounds between evaluations change no number that is compared; the last round is always evaluated.
+_APART = ("method", "train.eval_every")
+_SHOWN = 8  # run numbers written out in a note
+
+Facts = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One run and its place: row label, column label, and the seeds that pair it with runs of other methods."""
+
+    run: RunRow
+    method: str
+    setting: str
+    seeds: tuple[int, ...]  # in the order of the configuration's keys
+
+
+@dataclass(frozen=True)
+class Arrangement:
+    """The entries, one per method, setting and seeds; the order of rows and columns; what a reader should know."""
+
+    entries: tuple[Entry, ...]
+    methods: tuple[str, ...]
+    settings: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Config:
+    """A configuration without its seeds, taken apart; many runs share one."""
+
+    method: str
+    base: Facts  # the setting without budget
+    budget: Facts
+    params: Facts
+    setting: str = ""  # its label, once known
+
+    @property
+    def variant(self) -> str:
+        """Method and parameters as a key."""
+        return canonical_json([self.method, self.params])
+
+
+def arrange(runs: Iterable[RunRow]) -> Arrangement:
+    """Rows, columns and seeds of the runs. Of runs that agree in all three the latest counts."""
+    ordered = sorted(runs, key=lambda run: run.id)
+    keyed = [(run, *_key(run)) for run in ordered]
+    first = {key: run for run, key, _ in reversed(keyed)}
+    keys = list(dict.fromkeys(key for _, key, _ in keyed))
+    found = dict(zip(keys, _settings([_taken_apart(first[key]) for key in keys]), strict=True))
+    rows = _methods(list(found.values()))
+    label = {key: rows[config.variant] for key, config in found.items()}
+    latest = {(label[key], found[key].setting, seeds): run for run, key, seeds in keyed}
+    entries = tuple(Entry(run, *place) for place, run in latest.items())
+    kept = {run.id for run in latest.values()}
+    repeated = [run for run in ordered if run.id not in kept]
+    configs = list(found.values())
+    notes = [*_budget_notes(configs, rows), *_parameter_notes(configs, rows), *_unfinished(entries)]
+    if repeated:
+        notes.append(f"repeated runs left out, the latest counts: {listed(repeated)}")
+    order = {name: place for place, name in enumerate(METHODS)}
+    methods = {rows[config.variant]: config.method for config in configs}
+    return Arrangement(
+        entries,
+        tuple(sorted(methods, key=lambda row: (order.get(methods[row], len(order)), row))),
+        tuple(dict.fromkeys(config.setting for config in configs)),
+        tuple(notes),
+    )
+
+
+def listed(runs: Sequence[RunRow]) -> str:
+    """Their numbers; of many the first."""
+    more = f" and {len(runs) - _SHOWN} more" if len(runs) > _SHOWN else ""
+    return ", ".join(f"run{run.id}" for run in runs[:_SHOWN]) + more
+
+
+def _key(run: RunRow) -> tuple[str, tuple[int, ...]]:
+    """What runs of one configuration share, and the seeds in which they differ. Cheap: there may be many runs."""
+    seeds: list[int] = []
+    return repr((run.kind, _without_seeds(run.config, seeds))), tuple(seeds)
+
+
+def _without_seeds(table: Mapping[str, Any], seeds: list[int]) -> Facts:
+    """The table without its seeds, which are added to `seeds`. A method's own parameters stay as they are."""
+    kept: Facts = {}
+    for key, value in table.items():
+        if isinstance(value, dict) and key != "params":
+            kept[key] = _without_seeds(value, seeds)
+        elif key == "seed" or key.endswith("_seed"):
+            seeds.append(int(value))
+        else:
+            kept[key] = value
+    return kept
+
+
+def _taken_apart(run: RunRow) -> _Config:
+    facts = flatten({key: value for key, value in _without_seeds(run.config, []).items() if key != "params"})
+    budget = {key: facts[key] for key in BUDGET if key in facts}
+    base = {key: value for key, value in facts.items() if key not in budget and key not in _APART}
+    if run.kind != "train":
+        base["kind"] = run.kind
+    return _Config(run.method, base, budget, dict(run.config.get("params", {})))
+
+
+# Columns
+
+
+def _settings(items: Sequence[_Config]) -> list[_Config]:
+    """The configurations, in their order, with the label of their setting."""
+    swept = set()
+    for base, group in _grouped(items, lambda item: canonical_json(item.base)).items():
+        budgets = _values(group, lambda item: item.variant, lambda item: item.budget)
+        swept |= {base} if any(len(own) > 1 for own in budgets.values()) else set()
+    found = [
+        replace(item, base=item.base | item.budget) if canonical_json(item.base) in swept else item for item in items
+    ]
+    found = [replace(item, setting=canonical_json(item.base)) for item in found]
+    labels: dict[str, str] = {}
+    for identity, alike in _grouped(found, lambda item: _identity(item.base)).items():
+        labels |= _labels(identity, {item.setting: item.base for item in alike})
+    return [replace(item, setting=labels[item.setting]) for item in found]
+
+
+def _identity(base: Facts) -> str:
+    """Data set, scheme and skew: what settings are called by."""
+    parts = [base.get("partition.dataset"), base.get("partition.scheme")]
+    if "dirichlet" in str(parts[1]) or parts[1] == "quantity":
+        parts.append(base.get("partition.alpha"))
+    return " ".join(written(part) for part in parts if part is not None) or "all runs"
+
+
+def _labels(identity: str, settings: Mapping[str, Facts]) -> dict[str, str]:
+    """Each setting's identity and what else tells it from the others of that identity."""
+    differing = differing_keys(list(settings.values()))
+    return {key: " ".join([identity, *_written(base, differing)]) for key, base in settings.items()}
+
+
+# Rows
+
+
+def _methods(items: Sequence[_Config]) -> dict[str, str]:
+    """The row label of every variant: the method alone, or with the parameters that tell its variants apart.
+
+    Parameters chosen anew for each setting, one variant in each, make one row.
+    """
+    labels: dict[str, str] = {}
+    for method, runs in _grouped(items, lambda item: item.method).items():
+        variants = {item.variant: item.params for item in runs}
+        several = any(len(own) > 1 for own in _values(runs, lambda i: i.setting, lambda i: i.params).values())
+        differing = differing_keys(list(variants.values())) if several else []
+        labels |= {key: " ".join([method, *_written(params, differing)]) for key, params in variants.items()}
+    return labels
+
+
+# Notes
+
+
+def _budget_notes(items: Sequence[_Config], methods: Mapping[str, str]) -> list[str]:
+    """One line for each budget that differs between the methods of a setting."""
+    where: dict[str, list[str]] = {}
+    for setting, group in _grouped(items, lambda item: item.setting).items():
+        for key in differing_keys([item.budget for item in group]):
+            by_value: dict[str, set[str]] = {}
+            for item in group:
+                by_value.setdefault(written(item.budget.get(key)), set()).add(methods[item.variant])
+            told = "; ".join(f"{value} ({', '.join(sorted(names))})" for value, names in by_value.items())
+            where.setdefault(f"{short(key)} {told}", []).append(setting)
+    return [f"unequal budgets in {', '.join(settings)}: {text}" for text, settings in where.items()]
+
+
+def _parameter_notes(items: Sequence[_Config], methods: Mapping[str, str]) -> list[str]:
+    """One line for each row whose parameters are not the same in all settings."""
+    notes = []
+    for label, group in _grouped(items, lambda item: methods[item.variant]).items():
+        keys = differing_keys(list({item.variant: item.params for item in group}.values()))
+        told = []
+        for key in keys:
+            values = dict.fromkeys(written(item.params.get(key)) for item in group)
+            told.append(f"{key} {', '.join(values)}")
+        if told:
+            notes.append(f"{label} has parameters of its own in each setting: {'; '.join(told)}")
+    return notes
+
+
+def _unfinished(entries: Iterable[Entry]) -> list[str]:
+    runs = [entry.run for entry in entries if entry.run.status != "done"]
+    told = [f"run{r.id} ({r.method}) {r.status} after round {r.rounds_done}" for r in runs[:_SHOWN]]
+    more = f" and {len(runs) - _SHOWN} more" if len(runs) > _SHOWN else ""
+    return [f"not finished: {', '.join(told)}{more}"] if runs else []
+
+
+# Facts
+
+
+def differing_keys(facts: Sequence[Facts]) -> list[str]:
+    """The keys whose values are not the same everywhere, in order of appearance."""
+    keys = dict.fromkeys(key for item in facts for key in item)
+    absent = object()
+    return [key for key in keys if any(item.get(key, absent) != facts[0].get(key, absent) for item in facts)]
+
+
+def short(key: str) -> str:
+    """train.lr as one types it: lr."""
+    return key.rpartition(".")[2]
+
+
+def written(value: Any) -> str:
+    """A setting's value in a label: 0.1, 1, cosine, none."""
+    if isinstance(value, float):
+        return f"{value:g}" if float(f"{value:g}") == value else repr(value)
+    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _written(facts: Facts, keys: Sequence[str]) -> list[str]:
+    """key=value for each of the keys that is there; a last part that several keys share is written out."""
+    ends = [short(key) for key in keys]
+    names = {key: end if ends.count(end) == 1 else key for key, end in zip(keys, ends, strict=True)}
+    return [f"{names[key]}={written(facts[key])}" for key in keys if key in facts]
+
+
+def _grouped(items: Iterable[_Config], key: Callable[[_Config], str]) -> dict[str, list[_Config]]:
+    groups: dict[str, list[_Config]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups
+
+
+def _values(
+    items: Iterable[_Config], key: Callable[[_Config], str], value: Callable[[_Config], Facts]
+) -> dict[str, set[str]]:
+    """The different values under each key."""
+    found: dict[str, set[str]] = {}
+    for item in items:
+        found.setdefault(key(item), set()).add(canonical_json(value(item)))
+    return found

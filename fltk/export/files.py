@@ -1,0 +1,43 @@
+"""Writing files: names are checked before the work, and a file is there whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from fltk.errors import FltkError, UsageError
+
+
+def check_path(path: Path, suffixes: Collection[str], option: str = "--output") -> str:
+    """The file's suffix in lower case. UsageError or FltkError naming the option when it cannot be used."""
+    suffix = path.suffix.lower()
+    if suffix not in suffixes:
+        raise UsageError(f"{option}: {path.name!r} must end in {', '.join(suffixes)} to choose the format")
+    try:
+        missing, folder = not path.parent.is_dir(), path.is_dir()
+    except OSError as error:
+        raise FltkError(f"{option}: cannot write {str(path)!r}: {error.strerror}") from None
+    if missing:
+        raise FltkError(f"{option}: the folder {str(path.parent)!r} does not exist")
+    if folder:
+        raise FltkError(f"{option}: {str(path)!r} is a folder")
+    return suffix
+
+
+@contextmanager
+def replacing(path: Path, option: str = "--output") -> Iterator[IO[bytes]]:
+    """A file that takes the place of `path` when the block ends well; otherwise the old one stays."""
+    part = path.with_name(f".fltk-{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        raise FltkError(f"{option}: cannot write {str(path)!r}: {error.strerror or error}") from None
+    finally:
+        part.unlink(missing_ok=True)

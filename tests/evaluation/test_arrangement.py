@@ -1,0 +1,141 @@
+"""Rows, columns and seeds of runs: what counts as a method, a setting, a budget."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from stored_runs import add_run
+
+from fltk.evaluation.settings import Arrangement, arrange, written
+from fltk.registry import Store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store(tmp_path / "r.db", create=True) as opened:
+        yield opened
+
+
+def places(found: Arrangement) -> dict[str, tuple[str, str, tuple[int, ...]]]:
+    return {f"run{e.run.id}": (e.method, e.setting, e.seeds) for e in found.entries}
+
+
+def arranged(store: Store) -> Arrangement:
+    return arrange(store.runs())
+
+
+def test_methods_settings_and_seeds(store: Store) -> None:
+    for alpha in (0.1, 1.0):
+        for method in ("fedavg", "local"):
+            for seed in (0, 1):
+                add_run(store, method, seed, alpha=alpha)
+    found = arranged(store)
+    assert found.methods == ("local", "fedavg"), "in the order of fltk methods"
+    assert found.settings == ("digits dirichlet 0.1", "digits dirichlet 1")
+    assert len(found.entries) == 8 and found.notes == ()
+    assert len({entry.seeds for entry in found.entries}) == 2
+
+
+def test_settings_of_one_identity_are_told_apart_by_what_differs(store: Store) -> None:
+    add_run(store, model="mlp", hidden="100")
+    add_run(store, model="mlp", hidden="50", agg_weights="uniform")
+    add_run(store, alpha=0.5, model="mlp", hidden="20")
+    assert arranged(store).settings == (
+        "digits dirichlet 0.1 agg_weights=samples hidden=100",
+        "digits dirichlet 0.1 agg_weights=uniform hidden=50",
+        "digits dirichlet 0.5",
+    )
+
+
+def test_how_often_is_evaluated_makes_no_setting(store: Store) -> None:
+    add_run(store, "local", eval_every=1)
+    add_run(store, "fedavg", eval_every=2)
+    assert arranged(store).settings == ("digits dirichlet 0.1",)
+
+
+def test_one_budget_for_each_method_is_one_setting_with_a_note(store: Store) -> None:
+    for seed in (0, 1):
+        add_run(store, "local", seed, lr=0.05, rounds=2)
+        add_run(store, "fedavg", seed, lr=0.1, rounds=2)
+        add_run(store, "attn", seed, lr=0.1, rounds=4)
+    found = arranged(store)
+    assert found.settings == ("digits dirichlet 0.1",)
+    assert set(found.notes) == {
+        "unequal budgets in digits dirichlet 0.1: lr 0.05 (local); 0.1 (attn, fedavg)",
+        "unequal budgets in digits dirichlet 0.1: rounds 2 (fedavg, local); 4 (attn)",
+    }
+
+
+def test_a_sweep_over_budgets_splits_the_setting_and_only_that_one(store: Store) -> None:
+    for method in ("local", "fedavg"):
+        for lr in (0.05, 0.1):
+            add_run(store, method, lr=lr)
+    add_run(store, "local", alpha=1.0, lr=0.05)
+    add_run(store, "fedavg", alpha=1.0, lr=0.1)
+    found = arranged(store)
+    assert found.settings == ("digits dirichlet 0.1 lr=0.05", "digits dirichlet 0.1 lr=0.1", "digits dirichlet 1")
+    assert found.notes == ("unequal budgets in digits dirichlet 1: lr 0.05 (local); 0.1 (fedavg)",)
+
+
+def test_variants_of_a_method_are_rows_named_by_what_differs(store: Store) -> None:
+    add_run(store, "attn", params={"tau": 0.5, "step": 1.0})
+    add_run(store, "attn", params={"tau": 2.0, "step": 1.0})
+    add_run(store, "local")
+    assert arranged(store).methods == ("local", "attn tau=0.5", "attn tau=2")
+
+
+def test_parameters_chosen_for_each_setting_make_one_row_with_a_note(store: Store) -> None:
+    add_run(store, "attn", params={"tau": 0.5})
+    add_run(store, "attn", params={"tau": 2.0}, alpha=1.0)
+    found = arranged(store)
+    assert found.methods == ("attn",)
+    assert found.notes == ("attn has parameters of its own in each setting: tau 0.5, 2",)
+
+
+def test_of_repeated_runs_the_latest_counts(store: Store) -> None:
+    first = add_run(store, "local", 0)
+    add_run(store, "local", 1)
+    last = add_run(store, "local", 0)
+    found = arranged(store)
+    assert f"run{last}" in places(found) and f"run{first}" not in places(found)
+    assert found.notes == (f"repeated runs left out, the latest counts: run{first}",)
+
+
+def test_unfinished_runs_are_told(store: Store) -> None:
+    add_run(store, "local", status="interrupted", rounds=9)
+    assert arranged(store).notes == ("not finished: run1 (local) interrupted after round 2",)
+
+
+def test_runs_of_another_kind_are_another_setting(store: Store) -> None:
+    add_run(store, "local")
+    add_run(store, "local", kind="join")
+    assert arranged(store).settings == ("digits dirichlet 0.1", "digits dirichlet 0.1 kind=join")
+
+
+def test_a_partition_seed_of_its_own_is_another_replicate(store: Store) -> None:
+    add_run(store, "local", 0)
+    run = store.runs()[0]
+    other = {**run.config, "partition": {**run.config["partition"], "partition_seed": 7}}
+    store.begin_run(other, "c" * 64, data_fingerprint="d" * 64, environment={}, git={}, seed=0)
+    found = arranged(store)
+    assert found.settings == ("digits dirichlet 0.1",) and len({e.seeds for e in found.entries}) == 2
+
+
+def test_the_order_of_runs_takes_no_part(store: Store) -> None:
+    for seed in (0, 1):
+        add_run(store, "fedavg", seed, alpha=0.5)
+        add_run(store, "local", seed, lr=0.1)
+    runs = store.runs()
+    assert arrange(reversed(runs)) == arrange(runs)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.1, "0.1"), (1.0, "1"), (1e-05, "1e-05"), (0.1 + 0.2, "0.30000000000000004"), (True, "true"), (None, "none")]
+    + [(float("inf"), "inf"), (3, "3"), ("cosine", "cosine")],
+)
+def test_values_in_labels_read_back(value: Any, text: str) -> None:
+    assert written(value) == text
