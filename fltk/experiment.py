@@ -1,13 +1,14 @@
-"""One run from configuration to registry: partition, train, resume, restore.
+"""One run from configuration to registry: partition, train, restore.
 
 The command line parses and prints; this module is what it calls, and what a Python user calls.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,15 @@ from fltk.data import load
 from fltk.data.dataset import Dataset
 from fltk.data.federation import Federation
 from fltk.data.federation import build as build_federation
+from fltk.data.sources import SOURCES
 from fltk.engine.base import Engine, Job, default_model
 from fltk.errors import FltkError, UsageError
 from fltk.methods.base import Map, State, Task
 from fltk.partition import Partition, pfllib, stats
 from fltk.registry import MapBlob, PartitionRow, RunRow, Store
 from fltk.registry.capture import environment, git_state
+from fltk.registry.changes import Change
+from fltk.registry.heartbeat import beating
 from fltk.train import streams
 
 CHECKPOINT_EVERY = 10
@@ -44,6 +48,10 @@ class Place:
     engine: str = "serial"
     device: str = "cpu"
     keep_checkpoints: int = KEEP
+
+
+class OtherData(FltkError):
+    """The data found are not those that a partition was made from."""
 
 
 @dataclass(frozen=True)
@@ -94,36 +102,66 @@ def save_partition(store: Store, dataset: Dataset, made: Partition, name: str | 
 
 def prepare(config: PartitionConfig, place: Place, store: Store, stored: PartitionRow | None = None) -> Prepared:
     """Load the data, deal them to clients (or take the stored partition) and register the partition."""
-    dataset, made = deal(config, place)
     if stored is None:
+        dataset, made = deal(config, place)
         number = save_partition(store, dataset, made)
-    else:
-        number = stored.id
-        if stored.data_fingerprint != dataset.fingerprint:
-            raise FltkError(
-                f"part{number} was made from other data than --dataset {config.dataset} finds now "
-                f"({stored.data_fingerprint[:12]} against {dataset.fingerprint[:12]}); use the same files"
-            )
-        made = partition.from_arrays(config, store.partition_arrays(stored.id))
-    return Prepared(build_federation(dataset, made), dataset.fingerprint, number, made.config)
+        return Prepared(build_federation(dataset, made), dataset.fingerprint, number, made.config)
+    dataset = dataset_of(config, place)
+    if stored.data_fingerprint != dataset.fingerprint:
+        found = config.from_pfllib or f"--dataset {config.dataset}"
+        raise OtherData(
+            f"part{stored.id} was made from other data than {found} finds now "
+            f"({stored.data_fingerprint[:12]} against {dataset.fingerprint[:12]}); use the same files"
+        )
+    made = partition.from_arrays(config, store.partition_arrays(stored.id))
+    return Prepared(build_federation(dataset, made), dataset.fingerprint, stored.id, made.config)
 
 
 def deal(config: PartitionConfig, place: Place) -> tuple[Dataset, Partition]:
     """The data and their partition, from a source by name or from a folder that PFLlib wrote."""
     if config.from_pfllib:
         return pfllib.load(Path(config.from_pfllib), config)
-    dataset = load(
+    dataset = dataset_of(config, place)
+    return dataset, partition.make(dataset, config)
+
+
+def dataset_of(config: PartitionConfig, place: Place) -> Dataset:
+    """The data alone."""
+    if config.from_pfllib:
+        return pfllib.load(Path(config.from_pfllib), config)[0]
+    return load(
         config.dataset, place.data_dir, download=place.download, subset=config.subset, seed=config.partition_seed
     )
-    return dataset, partition.make(dataset, config)
 
 
 def resolve(config: RunConfig, prepared: Prepared) -> RunConfig:
     """The configuration with every default written out, as it is stored and hashed."""
-    federation = prepared.federation
+    return _resolved(config, prepared.config, prepared.federation.shape)
+
+
+def foresee(config: RunConfig, place: Place) -> RunConfig:
+    """What `resolve` comes to, without dealing the data; only a federation of another program has to be read."""
+    if config.partition.from_pfllib:
+        return _resolved(config, *_imported(config.partition, place))
+    return _resolved(config, config.partition, SOURCES[config.partition.dataset].shape)
+
+
+@lru_cache(maxsize=4)
+def _imported(config: PartitionConfig, place: Place) -> tuple[PartitionConfig, tuple[int, ...]]:
+    """The settled partition and the samples' shape of a federation of another program."""
+    dataset, made = deal(config, place)
+    return made.config, dataset.shape
+
+
+def _resolved(config: RunConfig, dealt: PartitionConfig, shape: tuple[int, ...]) -> RunConfig:
     method = methods.create(config.method, config.params)
-    train = replace(config.train, model=config.train.model or default_model(federation.shape))
-    return replace(config, partition=prepared.config, train=train, params=methods.resolved(method))
+    train = replace(config.train, model=config.train.model or default_model(shape))
+    return replace(config, partition=dealt, train=train, params=methods.resolved(method))
+
+
+def circumstances(device: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Environment and git state of a run on `device` by this process, as they are stored with it."""
+    return {**environment(), "streams": streams.VERSION, "device": device}, git_state()
 
 
 def job_of(config: RunConfig, federation: Federation, device: str = "cpu") -> Job:
@@ -149,6 +187,7 @@ def train(
     job.method.check(task)
     engine = engines.make(place.engine, job)
     try:
+        around, git = circumstances(place.device)
         run = store.begin_run(
             config.to_dict(),
             config.digest(),
@@ -156,31 +195,22 @@ def train(
             origin=origin,
             partition_id=prepared.partition_id,
             data_fingerprint=prepared.data_fingerprint,
-            environment={**environment(), "streams": streams.VERSION},
-            git=git_state(),
+            environment=around,
+            git=git,
             seed=config.seed,
         )
-        _play(run, job, task, engine, store, place, on_round=on_round, started=started)
+        with beating(store, run):
+            play(run, job, task, engine, store, place, on_round=on_round, started=started)
     finally:
         engine.close()
     return run
 
 
-def resume(run: RunRow, store: Store, place: Place, on_round: OnRound | None = None) -> int:
-    """Continue a run behind its last checkpoint (from the start without one); returns the round it went on from."""
-    if run.status == "done":
-        raise UsageError(f"--resume: {run.label} is complete ({run.rounds_done} rounds)")
-    config, prepared = restore(run, store, place)
-    job = job_of(config, prepared.federation, place.device)
-    task = job.task()
-    found = store.latest_checkpoint(run.id)
-    behind = None if found is None else (found[0], State.from_tensors(found[1]))
-    engine = engines.make(place.engine, job)
-    try:
-        _play(run.id, job, task, engine, store, place, behind=behind, on_round=on_round)
-    finally:
-        engine.close()
-    return behind[0] if behind else 0
+def require_train(run: RunRow, what: str) -> None:
+    """UsageError for a run of another kind than train."""
+    if run.kind != "train":
+        of = "" if run.parent is None else f" of run{run.parent}"
+        raise UsageError(f"{what} takes runs of `fltk train`, but {run.label} is a {run.kind} run{of}")
 
 
 def restore(run: RunRow, store: Store, place: Place) -> tuple[RunConfig, Prepared]:
@@ -195,11 +225,11 @@ def checkpoint(run: RunRow, store: Store, round: int | None = None) -> tuple[int
     """A stored state: the last one, or that of a round."""
     found = store.latest_checkpoint(run.id) if round is None else store.load_checkpoint(run.id, round)
     if found is None:
-        raise FltkError(f"{run.label} has no checkpoint yet; `fltk train --resume run{run.id}` goes on with it")
+        raise FltkError(f"{run.label} has no checkpoint yet; `fltk resume run{run.id}` goes on with it")
     return found[0], State.from_tensors(found[1])
 
 
-def _play(
+def play(
     run: int,
     job: Job,
     task: Task,
@@ -210,9 +240,14 @@ def _play(
     behind: tuple[int, State] | None = None,
     on_round: OnRound | None = None,
     started: Callable[[int], None] | None = None,
+    changed: Sequence[Change] = (),
 ) -> None:
-    """The rounds of one attempt, stored as they end; a stopped attempt leaves a checkpoint of its last round."""
-    store.start_attempt(run)
+    """The rounds of one attempt at a run, stored as they end; a stopped attempt leaves a checkpoint of its last round.
+
+    `behind` is the stored state (finished rounds, state) to go on from, `changed` what of code and environment differs
+    from the run's beginning and was allowed.
+    """
+    store.start_attempt(run, [(c.name, c.then, c.now) for c in changed])
     last: runner.RoundDone | None = None
     saved = behind[0] if behind else 0
     try:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from fltk.clustering.agreement import membership
 from fltk.config import TrainConfig
 from fltk.engine.base import Engine, Job
 from fltk.engine.work import ClientScores, ScoreTask, TrainTask, score_client, train_client
@@ -66,11 +67,15 @@ def rounds(
         ids = sample(task, job.train, job.streams(), t)
         uploads, losses = train(job.method, engine, task, state, ids, t)
         trained = time.perf_counter()
+        before = _client_numbers(job.method, task, state)
         state = job.method.aggregate(state, uploads, Context(t, task))
         aggregated = time.perf_counter()
         scalars = {"train_loss": _mean(losses), "participants": float(len(ids))}
-        clients = {"train_loss": _scatter(task.n_clients, ids, losses)}
+        told = _client_numbers(job.method, task, state)
+        clients = {"train_loss": _scatter(task.n_clients, ids, losses), **told}
         scalars |= job.method.diagnostics(state, task)
+        if "cluster" in told:
+            scalars |= membership(told["cluster"], before["cluster"], _array(task.groups))
         cost = job.method.cost(task.layout)
         scalars |= {"bytes_down": float(cost.down * len(ids)), "bytes_up": float(cost.up * len(ids))}
         if (t + 1) % job.train.eval_every == 0 or t + 1 == job.train.rounds:
@@ -116,6 +121,15 @@ def accuracy_of(scores: Sequence[ClientScores]) -> tuple[dict[str, float], dict[
                 vectors[f"{name}_{part}_acc"] = np.array([s.accuracy for s in column], np.float32)
                 vectors[f"{name}_{part}_loss"] = np.array([s.loss for s in column], np.float32)
     return {key: _mean(value) for key, value in vectors.items()}, vectors
+
+
+def _client_numbers(method: Method, task: Task, state: State) -> dict[str, Values]:
+    """The method's own per-client vectors."""
+    return {key: value.float().numpy() for key, value in method.client_diagnostics(state, task).items()}
+
+
+def _array(groups: torch.Tensor | None) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]] | None:
+    return None if groups is None else groups.numpy()
 
 
 def _mean(values: Sequence[float] | Values) -> float:

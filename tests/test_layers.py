@@ -20,7 +20,7 @@ LAYERS = (
     {"errors", "names", "config"},
     {"train", "attention", "clustering", "models", "partition", "data"},
     {"methods", "engine"},
-    {"experiment", "runner", "evaluation", "plots", "export", "registry"},
+    {"experiment", "runner", "resume", "sweep", "evaluation", "plots", "export", "registry"},
     {"cli", "__main__"},
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

@@ -1,12 +1,14 @@
 """`fltk`: finds the command, imports only that one, and turns every failure into one line and an exit code.
 
-0 done; 1 expected failure; 2 wrong usage; 130 interrupted. A command may return another code as an int.
+0 done; 1 expected failure; 2 wrong usage; 3 not what was stored; 130 interrupted. A command may return another code as
+an int.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
+import logging
 import select
 import signal
 import sys
@@ -37,9 +39,21 @@ COMMANDS = {
     "partition": Entry("fltk.cli.partition:partition", "Prepare", "Deal a data set to clients and measure the skew."),
     "methods": Entry("fltk.cli.methods:methods", "Prepare", "List the methods, or explain one."),
     "train": Entry("fltk.cli.train:train", "Experiment", "Train a federation with one method."),
+    "sweep": Entry("fltk.cli.sweep:sweep", "Experiment", "Play a grid or search of settings, methods and seeds."),
+    "resume": Entry("fltk.cli.resume:resume", "Experiment", "Continue a stopped or killed run."),
+    "reproduce": Entry(
+        "fltk.cli.reproduce:reproduce", "Experiment", "Play a run again and say whether it comes out the same."
+    ),
+    "join-new-client": Entry("fltk.cli.join:join_new_client", "Experiment", "Let clients join that nobody has seen."),
     "evaluate": Entry("fltk.cli.evaluate:evaluate", "Experiment", "Score a run on every client."),
-    "runs": Entry("fltk.cli.runs:runs", "Look at results", "List and filter the runs of the registry."),
+    "runs": Entry("fltk.cli.runs:runs", "Look at results", "List, show, label and remove runs."),
+    "compare": Entry("fltk.cli.compare:compare", "Look at results", "Compare methods over settings and seeds."),
+    "diff": Entry("fltk.cli.diff:diff", "Look at results", "Say what differs between runs."),
+    "export": Entry("fltk.cli.export:export", "Look at results", "Write what the registry holds to a file."),
     "plot": Entry("fltk.cli.plot:plot", "Look at results", "Draw figures of runs."),
+    "sql": Entry("fltk.cli.sql:sql", "Look at results", "Read the registry with a SELECT."),
+    "verify": Entry("fltk.cli.verify:verify", "Keep the registry", "Check that everything is still what was stored."),
+    "db": Entry("fltk.cli.db:db", "Keep the registry", "Merge, upgrade, clean and describe the registry."),
 }
 
 
@@ -153,8 +167,21 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     sys.exit(run(sys.argv[1:] if args is None else args))
 
 
+class _Told(logging.Handler):
+    """Warnings of the library, as one line on stderr; -q silences them."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        context = click.get_current_context(silent=True)
+        settings = (context.find_object(Settings) if context else None) or Settings()
+        settings.say(f"fltk: {record.getMessage()}")
+
+
 def run(args: Sequence[str]) -> int:
     """Run one command line and give its exit code; errors become one line on stderr."""
+    logger = logging.getLogger("fltk")
+    if not any(isinstance(handler, _Told) for handler in logger.handlers):
+        logger.addHandler(_Told())
+        logger.propagate = False
     try:
         code = cli.main(args=list(args), prog_name="fltk", standalone_mode=False)
         return code if isinstance(code, int) else 0

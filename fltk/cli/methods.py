@@ -17,6 +17,7 @@ COLUMNS = [
     Column("shared", "travels"),
     Column("map"),
     Column("needs"),
+    Column("cannot"),
     Column("hyper_parameters", "hyper-parameters"),
 ]
 
@@ -32,7 +33,8 @@ def methods(name: str | None, format: str) -> None:
     says what kind of map it is and which part of the model travels.
     """
     if name is None:
-        emit([_row(method) for method in METHODS], COLUMNS, format)
+        rows = [_row(method) for method in METHODS]
+        emit(rows, [c for c in COLUMNS if c.key != "cannot" or any(row["cannot"] for row in rows)], format)
     else:
         _explain(name, format)
 
@@ -47,6 +49,7 @@ def _row(name: str) -> dict[str, Any]:
         "shared": cls().shared,
         "map": cls().map_kind,
         "needs": "known groups" if cls.needs_groups else None,
+        "cannot": "; ".join(f"{ability}: {reason}" for ability, reason in cls.cannot.items()) or None,
         "hyper_parameters": [h.name for h in hypers(cls)] or None,
     }
 

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -18,6 +15,8 @@ import click
 from fltk.cli.command import Option
 from fltk.cli.context import Settings
 from fltk.errors import UsageError
+from fltk.export import latex
+from fltk.export.values import field, to_json
 
 F = TypeVar("F", bound=Callable[..., Any])
 Row = Mapping[str, Any]
@@ -91,36 +90,26 @@ def emit(
     `columns` choose and order the values of table, latex, csv and tsv; json and jsonl carry whole rows.
     `title` stands above a table; `extra` adds keys beside "rows" in json and lines `key: value` to a table.
     """
-    text = {
+    click.echo(render(rows, columns, format, title=title, extra=extra), nl=False)
+
+
+def render(
+    rows: Sequence[Row],
+    columns: Sequence[Column],
+    format: str,
+    *,
+    title: str | None = None,
+    extra: Row | None = None,
+) -> str:
+    """The text that `emit` prints."""
+    return {
         "table": lambda: _table(rows, columns, title, extra or {}),
-        "json": lambda: _json({"schema": SCHEMA, **(extra or {}), "rows": rows}, indent=2) + "\n",
-        "jsonl": lambda: "".join(_json(row) + "\n" for row in rows),
+        "json": lambda: to_json({"schema": SCHEMA, **(extra or {}), "rows": rows}, indent=2) + "\n",
+        "jsonl": lambda: "".join(to_json(row) + "\n" for row in rows),
         "csv": lambda: _separated(rows, columns, ","),
         "tsv": lambda: _separated(rows, columns, "\t"),
         "latex": lambda: _latex(rows, columns, title),
     }[format]()
-    click.echo(text, nl=False)
-
-
-def plain(value: Any) -> Any:
-    """Data as JSON can hold it: numpy values unpacked, NaN and infinities null, paths and times as text."""
-    if hasattr(value, "tolist"):  # numpy scalars and arrays, tensors; numpy itself stays unimported
-        value = value.tolist()
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [plain(item) for item in value]
-    if isinstance(value, datetime):
-        return value.isoformat()
-    if isinstance(value, Path):
-        return str(value)
-    return value
-
-
-def _json(data: Any, indent: int | None = None) -> str:
-    return json.dumps(plain(data), indent=indent, allow_nan=False, ensure_ascii=False)
 
 
 def _number(value: Any) -> bool:
@@ -156,21 +145,42 @@ def _table(rows: Sequence[Row], columns: Sequence[Column], title: str | None, ex
     from rich.text import Text
 
     terminal = sys.stdout.isatty()
+    context = click.get_current_context(silent=True)
+    settings = (context.find_object(Settings) if context else None) or Settings()
+    if not terminal and not settings.colour:
+        return _told(title, _aligned(rows, columns), extra)
     table = Table(box=box.SIMPLE_HEAD if terminal else None, pad_edge=False, show_edge=False)
     for column in columns:
         justify: Any = "right" if _right(rows, column.key) else "left"
         table.add_column(Text(column.heading), justify=justify, overflow="fold", no_wrap=not terminal)
     for row in rows:  # Text, because names may hold what rich would take for markup
         table.add_row(*(Text(_cell(row.get(column.key), column.digits)) for column in columns))
-    context = click.get_current_context(silent=True)
-    settings = (context.find_object(Settings) if context else None) or Settings()
     console = settings.console(stderr=False, width=None if terminal else PIPED_WIDTH)
     with console.capture() as captured:
         console.print(table)
-    lines = [title] if title else []
-    lines += [line.rstrip() for line in captured.get().splitlines()]
-    lines += [f"{key}: {_cell(value, None)}" for key, value in extra.items()]
-    return "\n".join(lines) + "\n"
+    return _told(title, [line.rstrip() for line in captured.get().splitlines()], extra)
+
+
+def _aligned(rows: Sequence[Row], columns: Sequence[Column]) -> list[str]:
+    """What rich prints where no terminal sets a width, a hundred times faster: ten thousand rows in a moment."""
+    from rich.cells import cell_len
+
+    table = [[column.heading for column in columns]]
+    table += [[_cell(row.get(column.key), column.digits) for column in columns] for row in rows]
+    widths = [max(map(cell_len, texts)) for texts in zip(*table, strict=True)]
+    right = [_right(rows, column.key) for column in columns]
+    lines = []
+    for texts in table:
+        gaps = [" " * (width - cell_len(text)) for width, text in zip(widths, texts, strict=True)]
+        cells = [gap + text if r else text + gap for gap, text, r in zip(gaps, texts, right, strict=True)]
+        lines.append("  ".join(cells).rstrip())
+    return lines
+
+
+def _told(title: str | None, lines: Sequence[str], extra: Row) -> str:
+    """A table between its title and the facts below it."""
+    below = [f"{key}: {_cell(value, None)}" for key, value in extra.items()]
+    return "\n".join([*([title] if title else []), *lines, *below]) + "\n"
 
 
 def _separated(rows: Sequence[Row], columns: Sequence[Column], delimiter: str) -> str:
@@ -179,51 +189,24 @@ def _separated(rows: Sequence[Row], columns: Sequence[Column], delimiter: str) -
     writer = csv.writer(out, delimiter=delimiter, lineterminator="\n")
     writer.writerow(column.key for column in columns)
     for row in rows:
-        writer.writerow(_field(row.get(column.key)) for column in columns)
+        writer.writerow(field(row.get(column.key)) for column in columns)
     return out.getvalue()
-
-
-def _field(value: Any) -> Any:
-    if hasattr(value, "tolist"):
-        value = value.tolist()
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, list | tuple | Mapping):
-        return _json(value)
-    return value
-
-
-LATEX = {
-    "\\": r"\textbackslash{}",
-    **{char: "\\" + char for char in "&%$#_{}"},
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "±": r"$\pm$",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-}
-
-
-def escape_latex(text: str) -> str:
-    """Text that LaTeX prints as it stands."""
-    return "".join(LATEX.get(char, char) for char in text)
 
 
 def _latex(rows: Sequence[Row], columns: Sequence[Column], title: str | None) -> str:
     """A booktabs table; needs \\usepackage{booktabs}."""
     align = "".join("r" if _right(rows, column.key) else "l" for column in columns)
     best = {column.key: _best(rows, column) for column in columns if column.best}
-    lines = [f"% {' '.join(title.split())}"] if title else []
-    lines += [rf"\begin{{tabular}}{{{align}}}", r"\toprule"]
-    lines += [" & ".join(escape_latex(column.heading) for column in columns) + r" \\", r"\midrule"]
+    lines = []
     for row in rows:
         cells = []
         for column in columns:
             text = _cell(row.get(column.key), column.digits)
-            shown = "--" if text == "-" else escape_latex(text)
+            shown = "--" if text == "-" else latex.escape(text)
             cells.append(rf"\textbf{{{shown}}}" if text == best.get(column.key) else shown)
-        lines.append(" & ".join(cells) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+        lines.append(cells)
+    heading = f"% {' '.join(title.split())}\n" if title else ""
+    return heading + latex.tabular(align, [latex.escape(column.heading) for column in columns], lines)
 
 
 def _best(rows: Sequence[Row], column: Column) -> str | None:

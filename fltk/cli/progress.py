@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping
 from types import TracebackType
@@ -57,8 +58,8 @@ class RunProgress:
         self.bar.start()
 
     def update(self, round: int, metrics: Mapping[str, float]) -> None:
-        """`round` rounds are finished; `metrics` are shown in their order."""
-        text = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        """`round` rounds are finished; `metrics` are shown in their order, without those that have no value."""
+        text = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items() if not math.isnan(value))
         if self.bar is not None and self.task is not None:
             self.bar.update(self.task, completed=round, metrics=text)
         elif not sys.stderr.isatty() and _tenth(round, self.total):

@@ -42,7 +42,14 @@ COLUMNS = [
     Column("status"),
 ]
 
-WITH_RESUME = ("resume", "engine", "device", "download", "keep_checkpoints", "format", "as_json")
+keep_option = click.option(
+    "--keep-checkpoints",
+    default=2,
+    type=click.IntRange(min=1),  # a run without one could not be continued
+    cls=Option,
+    section="Run",
+    help="how many of the last checkpoints stay",
+)
 
 
 def place_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -81,7 +88,7 @@ def place_options(function: Callable[..., Any]) -> Callable[..., Any]:
     examples=(
         "fltk train --method attn --alpha 0.1",
         "fltk train --method fedavg,ditto,attn --seed 0,1,2 --dataset mnist --scheme rotated --subset 4000",
-        "fltk train --resume run42",
+        "fltk train --skip-done --method local,fedavg --seed 0,1,2",
     ),
 )
 @click.option("--method", default="attn", cls=Option, section="Run", help="method, or several separated by commas")
@@ -97,20 +104,13 @@ def place_options(function: Callable[..., Any]) -> Callable[..., Any]:
     help="use a stored partition (part3, see fltk partition list)",
 )
 @click.option(
-    "--resume",
-    metavar="RUN",
-    cls=Option,
-    section="Run",
-    help="continue a stopped run behind its last checkpoint",
-)
-@click.option(
     "--skip-done",
     is_flag=True,
     cls=Option,
     section="Run",
     help="skip what the registry already has, finished",
 )
-@click.option("--keep-checkpoints", default=2, cls=Option, section="Run", help="how many of the last checkpoints stay")
+@keep_option
 @config_option
 @options_from(PartitionConfig, section="Data and partition")
 @options_from(TrainConfig, section="Training")
@@ -129,36 +129,29 @@ def train(ctx: click.Context, /, format: str, **params: Any) -> None:
 
     settings = ctx.obj
     _refuse_ignored(ctx, params)
-    if params["keep_checkpoints"] < 1:
-        raise UsageError("--keep-checkpoints must be at least 1: a run without one could not be continued")
     place = Place(settings.data_dir, params["download"], params["engine"], params["device"], params["keep_checkpoints"])
-    if params["resume"]:
-        with Store(settings.db) as store:
-            _warn_readonly(store)
-            rows = [_resume(store, store.find_run(params["resume"]), place, settings)]
-    else:
-        configs = list(_configs(ctx, params))
-        with Store(settings.db, create=True) as store:
-            _warn_readonly(store)
-            rows = _Trainer(store, place, settings, params, origins(ctx)).play(configs)
+    configs = list(_configs(ctx, params))
+    with Store(settings.db, create=True) as store:
+        refuse_readonly(store)
+        rows = _Trainer(store, place, settings, params, origins(ctx)).play(configs)
     emit(rows, COLUMNS, format)
 
 
 def _refuse_ignored(ctx: click.Context, params: dict[str, Any]) -> None:
-    """A flag that --resume or --partition would overrule is an error and not silently without effect."""
+    """A flag that --partition would overrule is an error and not silently without effect."""
+    if not params["stored"]:
+        return
     given = {
         param.name: param.opts[0]
         for param in ctx.command.params
         if param.name and ctx.get_parameter_source(param.name) is ParameterSource.COMMANDLINE
     }
     for name, flag in given.items():
-        if params["resume"] and name not in WITH_RESUME and not name.startswith("global_"):
-            raise UsageError(f"{flag} does not go with --resume, which keeps the run's own settings; leave it out")
-        if params["stored"] and name in PartitionConfig.__dataclass_fields__:
+        if name in PartitionConfig.__dataclass_fields__:
             raise UsageError(f"{flag} does not go with --partition, which settles it; leave one of them out")
 
 
-def _warn_readonly(store: Store) -> None:
+def refuse_readonly(store: Store) -> None:
     if store.readonly:
         raise UsageError(f"--db: {store.notice or store.shown + ' is read-only'}")
 
@@ -216,10 +209,9 @@ class _Trainer:
             self.prepared = experiment.prepare(config.partition, self.place, self.store, stored)
         if self.params["skip_done"]:
             digest = experiment.resolve(config, self.prepared).digest()
-            for run in self.store.runs(method=config.method, status="done"):
-                if run.config_hash == digest:
-                    self.settings.say(f"{run.label} has this configuration already")
-                    return _row(run)
+            for run in self.store.runs(config_hash=digest, status="done"):
+                self.settings.say(f"{run.label} has this configuration already")
+                return row_of(run)
         with RunProgress(self.settings, f"{config.method} seed {config.seed}") as bar:
             bar.start(config.train.rounds)
             number = experiment.train(
@@ -229,24 +221,15 @@ class _Trainer:
                 self.place,
                 name=self.params["name"],
                 origin=self.origin,
-                on_round=lambda done: bar.update(done.round, _shown(done.scalars)),
+                on_round=lambda done: bar.update(done.round, shown(done.scalars)),
                 started=lambda run: self.settings.say(
                     f"run{run}: {config.method} on part{self.prepared.partition_id}" if self.prepared else f"run{run}"
                 ),
             )
-        return _finished(self.store, number, self.settings)
+        return finished(self.store, number, self.settings)
 
 
-def _resume(store: Store, run: RunRow, place: Place, settings: Settings) -> dict[str, Any]:
-    from fltk import experiment
-
-    with RunProgress(settings, run.method) as bar:
-        bar.start(run.config["train"]["rounds"], run.rounds_done)
-        experiment.resume(run, store, place, lambda done: bar.update(done.round, _shown(done.scalars)))
-    return _finished(store, run.id, settings)
-
-
-def _finished(store: Store, number: int, settings: Settings) -> dict[str, Any]:
+def finished(store: Store, number: int, settings: Settings) -> dict[str, Any]:
     """The run's row, read back from the registry, and a word when its map has collapsed."""
     from fltk.evaluation.metrics import collapse
 
@@ -256,10 +239,10 @@ def _finished(store: Store, number: int, settings: Settings) -> dict[str, Any]:
         said = collapse(store.maps(run.id, [rounds[-1]])[0].array[0])
         if said:
             settings.say(f"{run.label}: {said}")
-    return _row(run)
+    return row_of(run)
 
 
-def _row(run: RunRow) -> dict[str, Any]:
+def row_of(run: RunRow) -> dict[str, Any]:
     return {
         "run": f"run{run.id}",
         "method": run.method,
@@ -271,7 +254,7 @@ def _row(run: RunRow) -> dict[str, Any]:
     }
 
 
-def _shown(scalars: dict[str, float]) -> dict[str, float]:
+def shown(scalars: dict[str, float]) -> dict[str, float]:
     """What a progress line tells."""
     names = {"train_loss": "loss", "personal_val_acc": "val", "personal_test_acc": "test"}
     return {label: scalars[key] for key, label in names.items() if key in scalars}

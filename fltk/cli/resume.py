@@ -1,0 +1,93 @@
+"""`fltk resume`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from fltk.cli.command import Option, command
+from fltk.cli.context import Settings
+from fltk.cli.output import emit, output_options
+from fltk.cli.progress import RunProgress
+from fltk.cli.train import COLUMNS, finished, keep_option, place_options, refuse_readonly, shown
+
+if TYPE_CHECKING:
+    from fltk.experiment import Place
+    from fltk.registry import RunRow, Store
+    from fltk.resume import Resumed
+
+
+@command(
+    "resume",
+    examples=("fltk resume run42", "fltk resume latest --engine process:2", "fltk resume run42 --from-round 20"),
+)
+@click.argument("run")
+@click.option(
+    "--from-round",
+    type=int,
+    cls=Option,
+    section="Run",
+    help="go on behind the stored checkpoint of this round (0: the start); later rounds are replaced one by one",
+)
+@click.option(
+    "--allow-changed",
+    is_flag=True,
+    cls=Option,
+    section="Run",
+    help="go on although code or environment are not those of the run's beginning, and record what differs",
+)
+@keep_option
+@place_options
+@output_options
+@click.pass_context
+def resume(
+    ctx: click.Context, /, run: str, from_round: int | None, allow_changed: bool, format: str, **params: Any
+) -> None:
+    """Continue a stopped or killed run.
+
+    The run goes on behind its last checkpoint with its own settings and ends with the bits of a run that was never
+    disturbed. That needs the code and the libraries that it was started with, so others are refused. A complete run is
+    played again from the checkpoint that --from-round names, for instance when its last file was lost.
+    """
+    from fltk.experiment import Place
+    from fltk.registry import Store
+
+    settings: Settings = ctx.obj
+    with Store(settings.db) as store:
+        refuse_readonly(store)
+        found = store.find_run(run, "train")
+        device = params["device"]
+        if ctx.get_parameter_source("device") is ParameterSource.DEFAULT:
+            device = store.environment(found.id).get("device", device)
+        place = Place(settings.data_dir, params["download"], params["engine"], device, params["keep_checkpoints"])
+        done = _resume(store, found, place, settings, from_round, allow_changed)
+        _tell(found, done, settings)
+        row = finished(store, found.id, settings)
+    emit([row], COLUMNS, format)
+
+
+def _resume(
+    store: Store, run: RunRow, place: Place, settings: Settings, from_round: int | None, allow_changed: bool
+) -> Resumed:
+    from fltk.resume import resume as go_on
+
+    with RunProgress(settings, run.method) as bar:
+        bar.start(run.config["train"]["rounds"], run.rounds_done if from_round is None else from_round)
+        return go_on(
+            run,
+            store,
+            place,
+            lambda done: bar.update(done.round, shown(done.scalars)),
+            from_round=from_round,
+            allow_changed=allow_changed,
+        )
+
+
+def _tell(run: RunRow, done: Resumed, settings: Settings) -> None:
+    """What of the run is not as it would have been without the interruption."""
+    for change in done.changes:
+        settings.say(f"{run.label}: went on behind round {done.round} with another {change}")
+    if done.differs is not None:
+        settings.say(f"{run.label}: from round {done.differs} on, rounds came out otherwise than they were stored")

@@ -1,0 +1,250 @@
+"""`fltk sweep`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fltk.cli.command import Option, command
+from fltk.cli.context import Settings
+from fltk.cli.output import Column, emit, output_options
+from fltk.cli.sweep_board import Board, outcome_line
+from fltk.cli.train import keep_option, place_options, refuse_readonly
+from fltk.errors import FltkError, UsageError
+
+if TYPE_CHECKING:
+    from fltk.evaluation.deploy import Deployment
+    from fltk.experiment import Place
+    from fltk.registry import Store
+    from fltk.sweep.grid import Plan
+    from fltk.sweep.run import Outcome
+    from fltk.sweep.state import CellState, Setting
+
+NEXT = {"done": "skip", "running": "wait", "new": "start"}  # else: resume
+
+
+@command(
+    "sweep",
+    examples=(
+        "fltk sweep grid.toml --dry-run",
+        "fltk sweep grid.toml --jobs 4",
+        "fltk sweep grid.toml --status --best-on val",
+    ),
+)
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    default=1,
+    cls=Option,
+    section="Sweep",
+    help="cells that are played at once, each in a process of its own",
+)
+@click.option("--dry-run", is_flag=True, cls=Option, section="Sweep", help="list the cells and what would be done")
+@click.option("--status", is_flag=True, cls=Option, section="Sweep", help="list the cells and how they stand")
+@click.option(
+    "--best-on",
+    type=click.Choice(["val"]),
+    cls=Option,
+    section="Sweep",
+    help="print the best cell of each method instead, by mean validation accuracy over the seeds",
+)
+@keep_option
+@place_options
+@output_options
+@click.pass_obj
+def sweep(
+    settings: Settings,
+    /,
+    file: Path,
+    jobs: int,
+    dry_run: bool,
+    status: bool,
+    best_on: str | None,
+    format: str,
+    **params: Any,
+) -> None:
+    """Play a grid, random draws or a search of settings, methods and seeds.
+
+    The file is an experiment file, as for `fltk train --config`, in which any value may be a list, and lists multiply.
+    A cell is a configuration: finished ones are skipped and unfinished ones go on, so that the same command again is
+    the resume. One that was begun with other code starts anew. A cell that fails does not stop the others.
+
+    \b
+      method = ["local", "fedavg-ft", "ditto"]
+      seed = [0, 1, 2]
+      [partition]
+      dataset = "fmnist"
+      alpha = [0.1, 0.5]
+      [train]
+      rounds = 50
+      lr = [0.02, 0.05]
+    \b
+      [for.ditto]                  # this method only: [train] and its hyper-parameters
+      train.lr = 0.05
+      params.lam = [0.1, 1.0]
+    \b
+      [[also]]                     # more cells, as above but for what is named here
+      method = "scaffold"
+      train.momentum = 0.0
+    \b
+      [evaluate]                   # afterwards, as fltk evaluate does
+      deploy = "vote"
+
+    A value may be a distribution: lr = { log_uniform = [0.001, 1.0] }, or uniform, integers, choice. Then [random]
+    with samples = 20 draws so many, the same for all methods and seeds, and [search] with trials = 20 searches on
+    validation accuracy (needs fltk[optuna]). The runs carry the tag sweep=NAME of the file.
+    """
+    from fltk.experiment import Place
+    from fltk.sweep.grid import read
+    from fltk.sweep.run import deployment
+
+    if dry_run and (status or best_on):
+        raise UsageError("--dry-run goes with neither --status nor --best-on; leave one of them out")
+    plan = read(file)
+    deploy = deployment(plan)
+    place = Place(settings.data_dir, params["download"], params["engine"], params["device"], params["keep_checkpoints"])
+    failures: dict[str, str] = {}
+    if dry_run or status:
+        found, deployed = _look(plan, place, settings, deploy)
+    else:
+        outcome = _play(plan, place, jobs, settings)
+        found, failures = list(outcome.cells), outcome.failures
+        deployed = _deployed_of(settings, found, deploy)
+    _print(found, deployed, format, dry_run=dry_run, best=bool(best_on))
+    if failures:
+        raise FltkError(outcome_line(failures, {s.cell.digest: _name(s) for s in found}, len(found)))
+
+
+def _look(
+    plan: Plan, place: Place, settings: Settings, deploy: Deployment | None
+) -> tuple[list[CellState], dict[str, float | None]]:
+    """The cells as the registry knows them; without a registry all are new."""
+    from fltk.registry import Store
+    from fltk.registry.location import locate
+    from fltk.sweep.run import known
+    from fltk.sweep.state import CellState, states
+
+    path = locate(settings.db).path
+    if path is not None and not path.exists():
+        return [CellState(cell, None) for cell in known(plan, place, None)], {}
+    with Store(settings.db, readonly=True) as store:
+        found = states(store, known(plan, place, store))
+        return found, _deployed(store, found, deploy)
+
+
+def _play(plan: Plan, place: Place, jobs: int, settings: Settings) -> Outcome:
+    from fltk.registry import Store
+    from fltk.registry.capture import core_digest
+    from fltk.sweep.run import run
+    from fltk.sweep.state import differing
+
+    with Store(settings.db, create=True) as store:
+        refuse_readonly(store)
+    with Board(settings, plan.name) as board:
+        outcome = run(plan, settings.db, place, jobs=jobs, tell=board.hear, announce=board.add)
+    other = differing(outcome.cells, core_digest())
+    if other:
+        few = ", ".join(f"run{run.id}" for run in other[:5]) + (", ..." if len(other) > 5 else "")
+        settings.say(
+            f"{len(other)} finished cells were played with other code of fltk ({few}); fltk diff compares runs"
+        )
+    return outcome
+
+
+def _deployed_of(settings: Settings, found: Sequence[CellState], deploy: Deployment | None) -> dict[str, float | None]:
+    from fltk.registry import Store
+
+    with Store(settings.db, readonly=True) as store:
+        return _deployed(store, found, deploy)
+
+
+def _deployed(store: Store, found: Sequence[CellState], deploy: Deployment | None) -> dict[str, float | None]:
+    """The test accuracy of the deployed models by cell, where [evaluate] asks for them."""
+    if deploy is None:
+        return {}
+    values: dict[str, float | None] = {}
+    for state in found:
+        stored = [] if state.run is None else store.evaluations(state.run.id)
+        rows = [row for e in stored if deploy.made(e.summary) for row in e.summary["rows"]]
+        deployed = [row["acc_mean"] for row in rows if row["model"] == "deployed"]
+        values[state.cell.digest] = deployed[-1] if deployed else None
+    return values
+
+
+def _print(
+    found: Sequence[CellState], deployed: dict[str, float | None], format: str, *, dry_run: bool, best: bool
+) -> None:
+    from fltk.sweep.cells import varied
+    from fltk.sweep.state import best as best_of
+
+    keys = varied(state.cell for state in found)
+    short = _short(keys)
+    own = [Column(key, short[key]) for key in keys]
+    if best:
+        chosen = best_of(found)
+        if not chosen:
+            raise FltkError("--best-on: no setting has all its seeds finished with a validation accuracy yet")
+        emit([_best_row(one, keys) for one in chosen], [Column("method"), *own, *BEST], format)
+        return
+    rows = [_row(state, keys) | {"deployed": deployed.get(state.cell.digest)} for state in found]
+    tail = [Column("next")] if dry_run else [*NUMBERS, *([Column("deployed", "", 4, "max")] if deployed else [])]
+    tail += [] if dry_run or not any(row["message"] for row in rows) else [Column("message")]
+    emit(rows, [Column("method"), *own, Column("seed"), Column("state"), Column("run"), *tail], format)
+
+
+NUMBERS = [Column("rounds"), Column("val", "val acc", 4, "max"), Column("test", "test acc", 4, "max")]
+BEST = [
+    Column("seeds"),
+    Column("val", "val acc", 4, "max"),
+    Column("val_std", "± std", 4),
+    Column("test", "test acc", 4, "max"),
+    Column("test_std", "± std", 4),
+    Column("runs"),
+]
+
+
+def _short(keys: Sequence[str]) -> dict[str, str]:
+    """train.lr as lr, where no other table has an lr too."""
+    names = [key.partition(".")[2] for key in keys]
+    return {key: name if names.count(name) == 1 else key for key, name in zip(keys, names, strict=True)}
+
+
+def _row(state: CellState, keys: Sequence[str]) -> dict[str, Any]:
+    from fltk.sweep.state import shown_numbers
+
+    values, run = state.cell.flat(), state.run
+    return {
+        "method": state.cell.config.method,
+        **{key: values.get(key) for key in keys},
+        "seed": state.cell.config.seed,
+        "state": state.state,
+        "run": None if run is None else f"run{run.id}",
+        "rounds": 0 if run is None else run.rounds_done,
+        **shown_numbers(run),
+        "message": state.message,
+        "next": NEXT.get(state.state, "resume"),
+        "config_hash": state.cell.digest,
+    }
+
+
+def _best_row(one: Setting, keys: Sequence[str]) -> dict[str, Any]:
+    values = one.cells[0].cell.flat()
+    return {
+        "method": one.cells[0].cell.config.method,
+        **{key: values.get(key) for key in keys},
+        "seeds": len(one.cells),
+        "val": one.val,
+        "val_std": one.val_std,
+        "test": one.test,
+        "test_std": one.test_std,
+        "runs": [f"run{state.run.id}" for state in one.cells if state.run is not None],
+    }
+
+
+def _name(state: CellState) -> str:
+    run = "" if state.run is None else f" (run{state.run.id})"
+    return f"{state.cell.config.method} seed {state.cell.config.seed}{run}"

@@ -1,0 +1,137 @@
+"""Playing cells: one after another in this process, or several at once in processes of their own.
+
+A cell that fails is told and left; the others go on. Every worker opens the registry itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from fltk import experiment
+from fltk.config import PartitionConfig
+from fltk.errors import FltkError
+from fltk.evaluation.deploy import Deployment
+from fltk.evaluation.stored import evaluate_run
+from fltk.experiment import Place, Prepared
+from fltk.registry import RunRow, Store
+from fltk.resume import Changed, resume
+from fltk.runner import RoundDone
+from fltk.sweep.cells import Cell
+from fltk.sweep.state import DONE, FAILED, RUNNING, run_of
+
+STARTED = "started"
+ROUND = "round"
+EVALUATING = "evaluating"
+EVALUATED = "evaluated"
+TAG = "sweep"
+
+
+@dataclass(frozen=True)
+class Event:
+    """News of a cell, by its digest: started, round, done, running (elsewhere), evaluating, evaluated, failed."""
+
+    digest: str
+    kind: str
+    run: int | None = None
+    round: int = 0
+    message: str = ""
+
+
+Tell = Callable[[Event], None]
+
+
+@dataclass(frozen=True)
+class Errand:
+    """What a worker is asked: play a cell, or evaluate its finished run (`deploy`)."""
+
+    cell: Cell
+    deploy: Deployment | None = None
+
+
+@dataclass
+class Player:
+    """Plays errands in one process; keeps the last federation, since cells on the same data come together."""
+
+    store: Store
+    place: Place
+    name: str
+    tell: Tell
+    dealt: PartitionConfig | None = None
+    prepared: Prepared | None = None
+
+    def __call__(self, errand: Errand) -> None:
+        """Play or evaluate; whatever goes wrong becomes an event, but for a signal."""
+        digest = errand.cell.digest
+        try:
+            if errand.deploy is None:
+                self._play(errand.cell)
+            else:
+                self._evaluate(errand.cell, errand.deploy)
+        except FltkError as error:
+            self.tell(Event(digest, FAILED, message=str(error)))
+        except Exception as error:  # a bug in one method must not cost the others their night
+            self.tell(Event(digest, FAILED, message=f"internal error: {type(error).__name__}: {error}"))
+
+    def _play(self, cell: Cell) -> None:
+        run = run_of(self.store, cell)
+        if run is not None and run.status in (DONE, RUNNING):
+            self.tell(Event(cell.digest, run.status, run.id))
+            return
+        number = self._train(cell) if run is None or not self._resume(cell, run) else run.id
+        self.tell(Event(cell.digest, DONE, number))
+
+    def _resume(self, cell: Cell, run: RunRow) -> bool:
+        """Continue an unfinished run; False when the code changed since, so that it has to be started anew."""
+        place = replace(self.place, device=self.store.environment(run.id).get("device", self.place.device))
+        self.tell(Event(cell.digest, STARTED, run.id, run.rounds_done))
+        try:
+            resume(run, self.store, place, lambda done: self._told(cell, run.id, done))
+        except Changed:
+            return False
+        return True
+
+    def _train(self, cell: Cell) -> int:
+        if self.prepared is None or self.dealt != cell.config.partition:
+            self.prepared, self.dealt = None, cell.config.partition
+            self.prepared = experiment.prepare(cell.config.partition, self.place, self.store)
+        numbers: list[int] = []
+
+        def started(run: int) -> None:
+            numbers.append(run)
+            self.store.set_tag(run, TAG, self.name)
+            self.tell(Event(cell.digest, STARTED, run))
+
+        return experiment.train(
+            cell.config,
+            self.prepared,
+            self.store,
+            self.place,
+            origin=cell.origin(),
+            on_round=lambda done: self._told(cell, numbers[0], done),
+            started=started,
+        )
+
+    def _told(self, cell: Cell, run: int, done: RoundDone) -> None:
+        self.tell(Event(cell.digest, ROUND, run, done.round))
+
+    def _evaluate(self, cell: Cell, deploy: Deployment) -> None:
+        run = run_of(self.store, cell)
+        if run is not None and needs_evaluation(self.store, run, deploy):
+            self.tell(Event(cell.digest, EVALUATING, run.id, run.rounds_done))
+            evaluate_run(self.store, run, self.place, deploy)
+            self.tell(Event(cell.digest, EVALUATED, run.id))
+
+
+def needs_evaluation(store: Store, run: RunRow, deploy: Deployment) -> bool:
+    """Whether a finished run has no stored evaluation of its last round with this deployment."""
+    if run.status != DONE:
+        return False
+    return not any(e.round == run.rounds_done and deploy.made(e.summary) for e in store.evaluations(run.id))
+
+
+def play(errands: Sequence[Errand], store: Store, place: Place, name: str, tell: Tell) -> None:
+    """Play errands one after another in this process."""
+    player = Player(store, place, name, tell)
+    for errand in errands:
+        player(errand)

@@ -1,0 +1,97 @@
+"""A whole sweep: what is missing is played, what is unfinished goes on, what is done stays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from fltk.errors import UsageError
+from fltk.evaluation.deploy import Deployment
+from fltk.experiment import Place
+from fltk.registry import Store
+from fltk.sweep.cells import Cell, cells
+from fltk.sweep.grid import Plan
+from fltk.sweep.play import Errand, Event, Tell, needs_evaluation, play
+from fltk.sweep.state import DONE, FAILED, RUNNING, CellState, states
+
+Announce = Callable[[Sequence[CellState]], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The cells after a sweep, and why some failed (by digest): in training, or in the evaluation of a finished run."""
+
+    cells: tuple[CellState, ...]
+    failures: dict[str, str]
+
+
+def deployment(plan: Plan) -> Deployment | None:
+    """What [evaluate] asks for; UsageError for what there is not."""
+    asked = plan.deploy
+    if asked is None:
+        return None
+    default = Deployment().asked()
+    try:
+        return Deployment(*({**default, **asked}[key] for key in ("deploy", "deploy_prior", "deploy_w")))
+    except UsageError as error:
+        raise UsageError(f"{plan.path} [evaluate]: {error}") from None
+
+
+def known(plan: Plan, place: Place, store: Store | None) -> list[Cell]:
+    """The cells that are known without playing; a search knows those of the trials that it has begun."""
+    found = cells(plan, place)
+    if plan.trials and store is not None:
+        from fltk.sweep.search import begun
+
+        found += begun(plan, place, store)
+    return found
+
+
+def run(
+    plan: Plan,
+    db: str,
+    place: Place,
+    *,
+    jobs: int = 1,
+    tell: Tell = lambda event: None,
+    announce: Announce = lambda found: None,
+) -> Outcome:
+    """Play a sweep into the registry `db`, `jobs` cells at once. `announce` is told of cells before they are played.
+
+    UsageError for a file that cannot be played at all; a cell that fails is an entry of the outcome.
+    """
+    deploy = deployment(plan)
+    failures: dict[str, str] = {}
+
+    def hear(event: Event) -> None:
+        if event.kind == FAILED:
+            failures[event.digest] = event.message
+        tell(event)
+
+    with Store(db, create=True) as store:
+
+        def send(errands: Sequence[Errand]) -> None:
+            if jobs > 1 and len(errands) > 1:
+                from fltk.sweep.workers import play_in_workers
+
+                play_in_workers(errands, db, place, plan.name, min(jobs, len(errands)), hear)
+            else:
+                play(errands, store, place, plan.name, hear)
+
+        def play_all(found: Sequence[Cell]) -> None:
+            now = states(store, found)
+            announce(now)
+            send([Errand(state.cell) for state in now if state.state not in (DONE, RUNNING)])
+
+        found = cells(plan, place)
+        if found:
+            play_all(found)
+        if plan.trials:
+            from fltk.sweep.search import search
+
+            found += search(plan, place, store, jobs, play_all)
+        if deploy is not None:
+            # After the last cell: the scores of `local` on the same data stand in the evaluation of the others.
+            runs = [(state.cell, state.run) for state in states(store, found)]
+            send([Errand(c, deploy) for c, r in runs if r is not None and needs_evaluation(store, r, deploy)])
+        return Outcome(tuple(states(store, found, failures)), failures)

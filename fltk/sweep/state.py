@@ -1,0 +1,134 @@
+"""How far the cells of a sweep are, read from the registry, and the best of them on validation data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+from typing import Any
+
+from fltk.config import canonical_json
+from fltk.registry import RunRow, Store
+from fltk.sweep.cells import Cell
+
+NEW = "new"
+DONE = "done"
+RUNNING = "running"
+FAILED = "failed"
+VALIDATION = "personal_val_acc"
+TEST = "personal_test_acc"
+
+
+@dataclass(frozen=True)
+class CellState:
+    """A cell and its run; `state` is the run's status, or new where there is none."""
+
+    cell: Cell
+    run: RunRow | None
+    message: str | None = None
+
+    @property
+    def state(self) -> str:
+        if self.run is None:
+            return FAILED if self.message else NEW
+        return self.run.status
+
+
+def states(store: Store, cells: Sequence[Cell], failures: Mapping[str, str] | None = None) -> list[CellState]:
+    """The state of every cell. `failures` (hash -> reason) tells of cells that failed before they had a run."""
+    rows: dict[str, list[RunRow]] = {}
+    for row in store.runs():
+        rows.setdefault(row.config_hash, []).append(row)
+    found = []
+    for cell in cells:
+        run = best_run(rows.get(cell.digest, []))
+        reason = (failures or {}).get(cell.digest)
+        found.append(CellState(cell, run, reason or (None if run is None else run.message)))
+    return found
+
+
+def run_of(store: Store, cell: Cell) -> RunRow | None:
+    """The run of one cell at this moment."""
+    return best_run(store.runs(config_hash=cell.digest))
+
+
+def best_run(rows: Sequence[RunRow]) -> RunRow | None:
+    """Of the runs of one configuration the finished one, else the one being played, else the latest."""
+    rank = {DONE: 2, RUNNING: 1}
+    trained = [row for row in rows if row.kind == "train"]
+    return max(trained, key=lambda row: (rank.get(row.status, 0), row.id), default=None)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The cells that differ in nothing but their seed, all of them finished.
+
+    val, val_std: mean validation accuracy of the last round over the seeds and its sample standard deviation (None
+    for one seed); test, test_std likewise.
+    """
+
+    cells: tuple[CellState, ...]
+    val: float
+    val_std: float | None
+    test: float
+    test_std: float | None
+
+
+def best(found: Sequence[CellState]) -> list[Setting]:
+    """For every method on every federation the setting with the highest mean validation accuracy over its seeds.
+
+    Test accuracy decides nothing. Settings with an unfinished cell, or without validation data, take no part; a tie
+    goes to the setting that stands first in the file.
+    """
+    groups: dict[str, list[CellState]] = {}
+    for state in found:
+        groups.setdefault(setting_of(state.cell), []).append(state)
+    chosen: dict[str, Setting] = {}
+    for group in groups.values():
+        setting = _setting(group)
+        if setting is None:
+            continue
+        key = _contest(group[0].cell)
+        if key not in chosen or setting.val > chosen[key].val:
+            chosen[key] = setting
+    return list(chosen.values())
+
+
+def setting_of(cell: Cell) -> str:
+    """What identifies a configuration but for its seeds."""
+    config = cell.config.to_dict()
+    del config["seed"], config["partition"]["partition_seed"]
+    return canonical_json(config)
+
+
+def _contest(cell: Cell) -> str:
+    partition = cell.config.to_dict()["partition"]
+    del partition["partition_seed"]
+    return canonical_json({"method": cell.config.method, "partition": partition})
+
+
+def _setting(group: Sequence[CellState]) -> Setting | None:
+    runs = [state.run for state in group if state.run is not None and state.run.status == DONE]
+    if len(runs) < len(group):
+        return None
+    val, test = ([run.last.get(key, math.nan) for run in runs] for key in (VALIDATION, TEST))
+    if not all(map(math.isfinite, val)):
+        return None
+    return Setting(tuple(group), fmean(val), _std(val), fmean(test), _std(test))
+
+
+def _std(values: Sequence[float]) -> float | None:
+    return stdev(values) if len(values) > 1 and all(map(math.isfinite, values)) else None
+
+
+def differing(found: Sequence[CellState], code: str) -> list[RunRow]:
+    """The finished runs that were played with other code than `code` (its digest)."""
+    done = [state.run for state in found if state.run is not None and state.run.status == DONE]
+    return [run for run in done if run.git.get("core_sha256") != code]
+
+
+def shown_numbers(run: RunRow | None) -> dict[str, Any]:
+    """The accuracies of a run's last round."""
+    last: Mapping[str, Any] = {} if run is None else run.last
+    return {"val": last.get(VALIDATION), "test": last.get(TEST)}

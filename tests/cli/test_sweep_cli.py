@@ -1,0 +1,323 @@
+"""`fltk sweep`: plays what is missing, resumes what is unfinished, and survives cells, workers and drivers that die."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from calls import PATIENCE, descendants, done, fltk, kill, played, start, wait_for, wait_until_gone
+
+from fltk.registry import Store
+
+SMALL = """
+[partition]
+subset = 200
+clients = 3
+newcomers = 0
+"""
+GRID = 'method = ["local", "fedprox"]\nseed = [0, 1]\n[train]\nrounds = 2\nlr = [0.05, 0.1]\n' + SMALL
+LONG = 'method = ["local", "fedavg"]\n[train]\nrounds = 200\n' + SMALL
+PATIENT = 3 * PATIENCE  # two workers import torch while others use the machine
+needs_proc = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="children are found through /proc")
+
+
+@pytest.fixture
+def db(tmp_path: Path) -> Path:
+    return tmp_path / "r.db"
+
+
+def write(db: Path, text: str, name: str = "grid.toml") -> str:
+    path = db.with_name(name)
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def rows(db: Path, *args: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(done(db, "sweep", *args, "--json"))["rows"]
+    return found
+
+
+def test_a_grid_is_played_once(db: Path) -> None:
+    grid = write(db, GRID)
+    before = rows(db, grid, "--dry-run")
+    assert len(before) == 8 and {(r["state"], r["next"], r["run"]) for r in before} == {("new", "start", None)}
+    assert not db.exists()
+    first = rows(db, grid)
+    assert [r["config_hash"] for r in first] == [r["config_hash"] for r in before]
+    assert {r["state"] for r in first} == {"done"} and {r["rounds"] for r in first} == {2}
+    with Store(db) as store:
+        numbers = {run.id: played(store, run.id) for run in store.runs(tag="sweep=grid")}
+        assert len(numbers) == 8 and len({run.partition_id for run in store.runs()}) == 2
+        origin = store.find_run("latest").origin
+        assert (origin["train.lr"], origin["train.momentum"], origin["method"]) == ("file", "default", "file")
+    assert rows(db, grid) == first == rows(db, grid, "--status")
+    with Store(db) as store:
+        assert {run.id: played(store, run.id) for run in store.runs()} == numbers
+        assert all(len(store.attempts(run)) == 1 for run in numbers)
+    longer = rows(db, write(db, GRID.replace("seed = [0, 1]", "seed = [0, 1, 2]")), "--dry-run")
+    assert [r["next"] for r in longer] == ["skip"] * 8 + ["start"] * 4
+
+
+def test_a_cell_is_the_run_that_train_makes(db: Path) -> None:
+    settings = ("--subset", "200", "--clients", "3", "--newcomers", "0", "--rounds", "2", "--lr", "0.1", "--seed", "1")
+    done(db, "train", "--method", "fedprox", *settings)
+    found = rows(db, write(db, GRID))
+    assert [r["run"] for r in found if (r["method"], r["train.lr"], r["seed"]) == ("fedprox", 0.1, 1)] == ["run1"]
+    with Store(db) as store:
+        assert "sweep" not in store.find_run(1).tags and len(store.runs()) == 8
+
+
+def test_a_failing_cell_stops_no_other(db: Path) -> None:
+    """One is refused before it has a run, one diverges and fails again, and is told so."""
+    growing = '[[also]]\nmethod = "fedavg"\ntrain.lr_schedule = "exponential"\ntrain.lr_decay = 1e9\ntrain.rounds = 9\n'
+    refused = '[[also]]\nmethod = "oracle"\n'
+    grid = write(db, 'method = "local"\nseed = [0, 1]\n[train]\nrounds = 2\n' + SMALL + growing + refused)
+    for attempt in (1, 2):
+        called = fltk(db, "sweep", grid, "--format", "csv")
+        assert called.code == 1 and called.err.count("\n") == 1 and "4 cells of 6 failed, the first: " in called.err
+        lines = [line.split(",") for line in called.out.splitlines()[1:]]
+        assert sorted(line[0] for line in lines if "done" in line) == ["local", "local"]
+        assert sorted(line[0] for line in lines if "failed" in line) == ["fedavg", "fedavg", "oracle", "oracle"]
+        assert "known groups" in called.out and "no longer finite" in called.out
+        with Store(db) as store:
+            assert len(store.runs()) == 4
+            diverged = store.runs(method="fedavg")
+            assert [len(store.attempts(run.id)) for run in diverged] == [attempt, attempt]
+    assert [r["state"] for r in rows(db, grid, "--status") if r["method"] == "oracle"] == ["new", "new"]
+
+
+def test_an_unfinished_cell_goes_on_and_one_of_other_code_starts_anew(
+    db: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = write(db, LONG.replace("200", "24"))
+    record, resumed = Store.record_round, importlib.import_module("fltk.resume")
+
+    def stopping(self: Store, run: int, round: int, *more: Any) -> None:
+        if (run, round) == (2, 14):
+            raise KeyboardInterrupt
+        record(self, run, round, *more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "record_round", stopping)
+        assert fltk(db, "sweep", grid).code == 130
+    assert [(r["state"], r["next"]) for r in rows(db, grid, "--dry-run")] == [
+        ("done", "skip"),
+        ("interrupted", "resume"),
+    ]
+    with monkeypatch.context() as patch:
+        patch.setattr(resumed, "_changed", lambda *_, **__: (_ for _ in ()).throw(resumed.Changed("other code")))
+        assert [r["run"] for r in rows(db, grid)] == ["run1", "run3"]
+    with Store(db) as store:
+        assert store.find_run(2).status == "interrupted" and len(store.attempts(2)) == 1
+        undisturbed = played(store, 3)
+    with Store(db) as store, store._db.write() as connection:
+        connection.exec_driver_sql("UPDATE run SET status = 'interrupted' WHERE id = 3")
+        connection.exec_driver_sql("UPDATE run SET config_hash = 'x' WHERE id = 3")
+    assert [r["run"] for r in rows(db, grid)] == ["run1", "run2"]
+    with Store(db) as store:
+        assert len(store.attempts(2)) == 2 and played(store, 2) == undisturbed
+
+
+def test_several_processes_come_to_the_bits_of_one(db: Path, tmp_path: Path) -> None:
+    grid = write(db, GRID)
+    process = start(db, "sweep", grid, "--jobs", "2", "--json")
+    out, err = process.communicate(timeout=PATIENT)
+    assert process.returncode == 0 and "Traceback" not in err, err
+    told = [line for line in err.splitlines() if line.startswith("grid ")]
+    assert [line.split(":")[0] for line in told] == [f"grid {k}/8" for k in range(1, 9)]
+    other = tmp_path / "other.db"
+    alone = rows(other, grid)
+    for together, one in zip(json.loads(out)["rows"], alone, strict=True):
+        with Store(db) as store, Store(other) as stored:
+            assert played(store, int(together["run"][3:])) == played(stored, int(one["run"][3:]))
+
+
+@needs_proc
+def test_kill_9_of_the_driver_leaves_no_worker_and_loses_nothing(db: Path) -> None:
+    grid = write(db, LONG)
+    process = start(db, "sweep", grid, "--jobs", "2")
+    wait_until_played(process, db, rounds=12)
+    workers = descendants(process.pid)
+    assert len(workers) >= 2
+    kill(process)
+    wait_until_gone(workers)
+    check_resumed(db, grid)
+
+
+@needs_proc
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_saves_every_cell(db: Path, stop: signal.Signals) -> None:
+    grid = write(db, LONG)
+    process = start(db, "sweep", grid, "--jobs", "2")
+    wait_until_played(process, db, rounds=12)
+    workers = descendants(process.pid)
+    os.killpg(process.pid, stop)
+    out, err = process.communicate(timeout=PATIENT)
+    assert (process.returncode, out) == (130, "") and "Traceback" not in err and err.endswith("fltk: interrupted\n")
+    wait_until_gone(workers)
+    with Store(db) as store:
+        stopped = [run for run in store.runs() if run.status == "interrupted"]
+        assert stopped and all(store.latest_checkpoint(run.id)[0] == run.rounds_done for run in stopped)
+        assert {run.status for run in store.runs()} <= {"interrupted", "done"}
+    check_resumed(db, grid)
+
+
+@needs_proc
+def test_a_worker_that_is_killed_costs_one_cell(db: Path) -> None:
+    grid = write(db, LONG)
+    process = start(db, "sweep", grid, "--jobs", "2")
+    wait_until_played(process, db, rounds=12)
+    with Store(db) as store:
+        victim = next(run.id for run in store.runs() if run.status == "running")
+        os.kill(store.attempts(victim)[-1].pid, signal.SIGKILL)
+    out, err = process.communicate(timeout=PATIENT)
+    assert process.returncode == 1 and "1 cell of 2 failed" in err and "exit code -9" in err and "Traceback" not in err
+    assert sorted(line.split()[2] for line in out.splitlines()[1:]) == ["done", "stale"]
+    check_resumed(db, grid)
+
+
+def wait_until_played(process: Any, db: Path, rounds: int) -> None:
+    """Returns when a run of the sweep has so many rounds."""
+
+    wait_for(process, "cells")
+    end = time.monotonic() + PATIENT
+    while time.monotonic() < end and process.poll() is None:
+        with Store(db, readonly=True) as store:
+            if any(run.rounds_done >= rounds for run in store.runs()):
+                return
+        time.sleep(0.05)
+    raise AssertionError("the sweep came to nothing")
+
+
+def check_resumed(db: Path, grid: str) -> None:
+    """Played again, the same runs are finished, with the numbers of a sweep that nobody disturbed."""
+    with Store(db) as store:
+        begun = {run.id for run in store.runs()}
+    found = rows(db, grid)
+    assert {r["state"] for r in found} == {"done"} and len(found) == 2
+    other = db.with_name("undisturbed.db")
+    if not other.exists():
+        done(other, "sweep", grid)
+    with Store(db) as store, Store(other) as undisturbed:
+        assert begun <= {run.id for run in store.runs()} and len(store.runs()) == 2
+        for run in store.runs():
+            (same,) = undisturbed.runs(method=run.method)
+            assert played(store, run.id) == played(undisturbed, same.id)
+
+
+def test_the_best_cell_on_validation_data(db: Path) -> None:
+    grid = write(db, GRID)
+    assert "no setting has all its seeds finished" in fltk(db, "sweep", grid, "--status", "--best-on", "val").line
+    everything = rows(db, grid)
+    best = rows(db, grid, "--best-on", "val")
+    assert [r["method"] for r in best] == ["local", "fedprox"]
+    for row in best:
+        means = {
+            lr: sum(r["val"] for r in everything if (r["method"], r["train.lr"]) == (row["method"], lr)) / 2
+            for lr in (0.05, 0.1)
+        }
+        assert row["val"] == pytest.approx(max(means.values())) and means[row["train.lr"]] == max(means.values())
+        assert row["seeds"] == 2 and len(row["runs"]) == 2
+    without = write(db, GRID + "val_share = 0\n", "bare.toml")
+    done(db, "sweep", without)
+    assert "validation accuracy" in fltk(db, "sweep", without, "--status", "--best-on", "val").line
+
+
+def test_cells_are_evaluated_once(db: Path) -> None:
+    grid = write(db, 'method = ["local", "fedavg"]\n[train]\nrounds = 2\n' + SMALL + '[evaluate]\ndeploy = "ft1"\n')
+    first = rows(db, grid)
+    with Store(db) as store:
+        stored = {run.id: store.evaluations(run.id) for run in store.runs()}
+        assert [len(found) for found in stored.values()] == [1, 1]
+        for row in first:
+            summary = stored[int(row["run"][3:])][0].summary
+            assert row["deployed"] == next(r["acc_mean"] for r in summary["rows"] if r["model"] == "deployed")
+        against = next(r for r in stored[2][0].summary["rows"] if r["model"] == "deployed")
+        assert "gain_vs_local" in against, "local was done before the others were scored"
+    assert rows(db, grid) == first == rows(db, grid, "--status")
+    with Store(db) as store:
+        assert [len(store.evaluations(run.id)) for run in store.runs()] == [1, 1]
+    Path(grid).write_text(Path(grid).read_text().replace("ft1", "mixed"))
+    assert {r["state"] for r in rows(db, grid)} == {"done"}
+    with Store(db) as store:
+        assert [len(store.evaluations(run.id)) for run in store.runs()] == [2, 2]
+
+
+def test_what_a_sweep_refuses(db: Path) -> None:
+    grid = write(db, GRID)
+    for args, part in (
+        (("none.toml",), "none.toml"),
+        ((grid, "--jobs", "0"), "--jobs"),
+        ((grid, "--dry-run", "--status"), "--dry-run"),
+        ((grid, "--best-on", "test"), "--best-on"),
+        ((write(db, GRID + "[evaluate]\ndeploy = 'votes'\n", "e.toml"),), "did you mean vote"),
+        ((write(db, "method = 'fedavgg'", "m.toml"),), "did you mean fedavg"),
+        ((write(db, "", "empty.toml"),), "name a method"),
+    ):
+        called = fltk(db, "sweep", *args)
+        assert called.code == 2 and part in called.line
+    assert not db.exists()
+
+
+SEARCH = """
+method = ["local", "fedprox"]
+seed = [0, 1]
+[train]
+rounds = 2
+lr = { log_uniform = [0.01, 0.5] }
+[for.local]
+train.lr = 0.1
+[for.fedprox]
+params.mu = { choice = [0.0, 0.1] }
+train.batch_size = { integers = [8, 12] }
+[search]
+trials = 3
+"""
+
+
+def test_a_search_without_optuna_says_what_to_install(db: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    assert "pip install 'fltk[optuna]'" in fltk(db, "sweep", write(db, SEARCH + SMALL)).line
+
+
+def test_a_search_goes_on_where_it_was(db: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    optuna = pytest.importorskip("optuna")
+    grid = write(db, SEARCH + SMALL)
+    assert [r["method"] for r in rows(db, grid, "--dry-run")] == ["local", "local"]
+    record = Store.record_round
+
+    def stopping(self: Store, run: int, *more: Any) -> None:
+        if run == 6:
+            raise KeyboardInterrupt
+        record(self, run, *more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "record_round", stopping)
+        assert fltk(db, "sweep", grid).code == 130
+    before = rows(db, grid, "--status")
+    assert [r["state"] for r in before] == ["done"] * 5 + ["interrupted"]
+    after = rows(db, grid)
+    assert {r["state"] for r in after} == {"done"} and len(after) == 2 + 3 * 2
+    assert [r["run"] for r in after[:6]] == [r["run"] for r in before]
+    assert rows(db, grid) == after
+    storage = f"sqlite:///{db.with_name('r.optuna.db')}"
+    (summary,) = optuna.get_all_study_summaries(storage)
+    study = optuna.load_study(study_name=summary.study_name, storage=storage)
+    values = [t.value for t in study.trials if t.value is not None]
+    means = [sum(r["val"] for r in after[k : k + 2]) / 2 for k in (2, 4, 6)]
+    assert values == pytest.approx(means) and study.best_value == pytest.approx(max(means))
+    (best,) = [r for r in rows(db, grid, "--best-on", "val") if r["method"] == "fedprox"]
+    assert best["val"] == pytest.approx(study.best_value)
+
+
+def test_a_search_needs_validation_data(db: Path) -> None:
+    grid = write(db, SEARCH + SMALL + "val_share = 0\n")
+    called = fltk(db, "sweep", grid)
+    assert called.code == 2 and "val_share" in called.line
