@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -17,6 +18,10 @@ os.environ["MKL_NUM_THREADS"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
 for name in [name for name in os.environ if name.startswith(PERSONAL) and name != "FLTK_DATA"]:
     del os.environ[name]
+
+# A shell that starts the suite in the background has Ctrl-C ignored, and every process of a test would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A shared, slow machine must not fail a test, and a test must not pass today and fail tomorrow.
 settings.register_profile("fltk", deadline=None, derandomize=True, max_examples=50)

@@ -96,7 +96,7 @@ def test_a_failing_cell_stops_no_other(db: Path) -> None:
 def test_an_unfinished_cell_goes_on_and_one_of_other_code_starts_anew(
     db: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    grid = write(db, LONG.replace("200", "24"))
+    grid = write(db, LONG.replace("rounds = 200", "rounds = 24"))
     record, resumed = Store.record_round, importlib.import_module("fltk.resume")
 
     def stopping(self: Store, run: int, round: int, *more: Any) -> None:
