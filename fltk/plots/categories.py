@@ -56,37 +56,28 @@ def dot(color: str, marker: str = "o", *, edge: str = "white", size: float = 4.5
 
 
 def legend_lines(figure: Figure, lines: Sequence[tuple[str, list[Line2D], list[str]]]) -> None:
-    """Legends over the axes, one under the other, each with its title at the left; the figure grows by their height.
+    """One legend over the axes, a line for each title, which stands at the left; the figure grows by its height.
 
     lines: (title, handles, labels). What does not fit the width goes on in another row.
     """
     width, height = figure.get_size_inches()
-    for title, handles, labels in reversed(lines):
-        cell = max(len(label) for label in labels) * _CHARACTER + 0.24
-        room = width - len(title) * _CHARACTER - 0.2
-        columns = max(1, min(len(labels), int(room / cell)))
-        rows = -(-len(labels) // columns)
-        height += 0.15 * rows + 0.02
-        figure.set_size_inches(width, height)
-        blank = [Line2D([], [], linestyle="")] * rows  # the title is the first column
-        names = [title, *[""] * (rows - 1)]
-        order = [
-            labels[r * columns + c] if r * columns + c < len(labels) else ""
-            for c in range(columns)
-            for r in range(rows)
-        ]
-        marks = [
-            handles[r * columns + c] if r * columns + c < len(labels) else Line2D([], [], linestyle="")
-            for c in range(columns)
-            for r in range(rows)
-        ]
-        figure.legend(
-            [*blank, *marks],
-            [*names, *order],
-            loc="outside upper left",
-            ncols=columns + 1,
-            handlelength=0.8,
-            handletextpad=0.3,
-            columnspacing=0.8,
-            labelspacing=0.25,
-        )
+    blank = Line2D([], [], linestyle="")
+    rows: list[list[tuple[Line2D, str]]] = []
+    for title, handles, labels in lines:
+        room = width - max(len(name) for name, _, _ in lines) * _CHARACTER - 0.2
+        columns = max(1, int(room / (max(len(label) for _, _, names in lines for label in names) * _CHARACTER + 0.24)))
+        marks = list(zip(handles, labels, strict=True))
+        for start in range(0, len(marks), columns):
+            rows.append([(blank, "" if start else title), *marks[start : start + columns]])
+    longest = max(map(len, rows))
+    cells = [row[c] if c < len(row) else (blank, "") for c in range(longest) for row in rows]  # column by column
+    figure.set_size_inches(width, height + 0.15 * len(rows) + 0.02)
+    figure.legend(
+        *zip(*cells, strict=True),
+        loc="outside upper left",
+        ncols=longest,
+        handlelength=0.8,
+        handletextpad=0.3,
+        columnspacing=0.8,
+        labelspacing=0.25,
+    )

@@ -134,7 +134,7 @@ def _legends(
         handles = [dot(grey, marker) for marker in shapes.values()]
         lines.append(("found cluster", handles, [str(value) for value in shapes]))
     if marks.newcomers:
-        lines.append(("", [dot("white", edge="black", size=6.5)], ["newcomer"]))
+        lines.append(("newcomer", [dot("white", edge="black", size=6.5)], [""]))
     return lines
 
 
