@@ -4,6 +4,7 @@ deployed            test accuracy of the deployed model in the last evaluation, 
 deployed.worst10    another column of `fltk evaluate`, by its name with or without acc_
 personal_test_acc   what the last round recorded
 personal_test_acc.worst10   a statistic of that round's per-client values
+rounds_to_target    a number of the whole course, see `convergence`
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import numpy.typing as npt
 
 from fltk.errors import FltkError, UsageError
 from fltk.evaluation import metrics
+from fltk.evaluation.convergence import COURSES, courses
 from fltk.registry import EvaluationRow, RunRow, Store
 
 Floats = npt.NDArray[np.float64]
@@ -39,7 +41,22 @@ EVALUATED = {
     "gain_vs_local": "gain against local training, mean over clients",
     "harmed": "share of clients that lose against local training",
 }
-_LOWER = {"loss", "error", "err", "mae", "rmse", "std", "harmed", "seconds", "bytes", "asr", "drop", "gap", "malicious"}
+_LOWER = {
+    "loss",
+    "error",
+    "err",
+    "mae",
+    "rmse",
+    "std",
+    "harmed",
+    "seconds",
+    "bytes",
+    "asr",
+    "drop",
+    "gap",
+    "malicious",
+    "target",
+}
 # What an evaluation stored before it could be asked for.
 _ASKED = {"deploy_prior": "0", "deploy_w": "1"}
 DEPLOYED, FALLBACK = "deployed", "personal_test_acc"
@@ -84,6 +101,8 @@ class Metric:
     @property
     def description(self) -> str:
         """In words."""
+        if self.source in COURSES:
+            return COURSES[self.source]
         words = {name: text for name, (_, text) in STATISTICS.items()} | EVALUATED
         over = words.get(self.statistic, self.statistic)
         if not self.evaluated:
@@ -107,11 +126,14 @@ def read(store: Store, runs: Sequence[RunRow], name: str | None) -> Reading:
     if name is None or _split(name)[0] not in {key for run in runs for key in run.last}:
         evaluations = store.last_evaluations(run.id for run in runs)
     metric = choose(runs, evaluations) if name is None else _named(name, runs, evaluations)
-    if metric.evaluated:
+    notes: tuple[str, ...] = ()
+    if metric.source in COURSES:
+        found = courses(store, runs, metric.source)
+    elif metric.evaluated:
         found = {number: _of_evaluation(row, metric) for number, row in evaluations.items()}
         notes = _evaluation_notes(runs, evaluations)
     else:
-        found, notes = _of_round(store, runs, metric), ()
+        found = _of_round(store, runs, metric)
     values = {number: value for number, value in found.items() if value is not None and math.isfinite(value)}
     if not values:
         raise FltkError(f"--metric: none of these runs has a value of {metric.name}")
@@ -128,6 +150,8 @@ def choose(runs: Iterable[RunRow], evaluations: Mapping[int, EvaluationRow]) -> 
 
 def client_values(store: Store, runs: Iterable[int], metric: Metric) -> dict[int, Floats]:
     """The per-client values (N,) behind the metric; runs without them are absent."""
+    if metric.source in COURSES:
+        return {}
     if metric.evaluated:
         rows = store.last_evaluations(runs, [metric.vector])
         found = {number: row.clients[metric.vector] for number, row in rows.items() if metric.vector in row.clients}
@@ -146,6 +170,8 @@ def _split(name: str) -> tuple[str, str]:
 
 def _named(name: str, runs: Sequence[RunRow], evaluations: Mapping[int, EvaluationRow]) -> Metric:
     """The metric of that name; UsageError with near names where there is none."""
+    if name in COURSES:
+        return Metric(name, "", False)
     source, statistic = _split(name)
     recorded = {key for run in runs for key in run.last}
     rows = [row for found in evaluations.values() for row in found.summary.get("rows", [])]
@@ -154,7 +180,7 @@ def _named(name: str, runs: Sequence[RunRow], evaluations: Mapping[int, Evaluati
         return Metric(source, statistic or "mean", True)
     if source in recorded and statistic not in EVALUATED:
         return Metric(source, statistic, False)
-    known = sorted(models | recorded)
+    known = sorted(models | recorded | set(COURSES))
     if source in recorded:
         raise UsageError(f"--metric {name}: only evaluated models have {statistic}; try deployed.{statistic}")
     close = get_close_matches(source, known, n=3, cutoff=0.5)

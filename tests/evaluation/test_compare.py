@@ -110,7 +110,7 @@ def test_metrics_by_name(store: Store, metric: str, expected: float, higher: boo
         ("deployd", "did you mean deployed"),
         ("personal_test_ac", "did you mean personal_test_acc"),
         ("personal_test_acc.weighted", "only evaluated models have weighted"),
-        ("zzz", "known: deployed, personal_test_acc, train_loss"),
+        ("zzz", "known: auc_rounds, .*, train_loss"),
     ],
 )
 def test_an_unknown_metric_names_the_near_ones(store: Store, metric: str, told: str) -> None:

@@ -1,0 +1,75 @@
+"""How fast runs learn: numbers of a whole course of training instead of its last round.
+
+auc_rounds          mean validation accuracy over the evaluated rounds: the area under the curve
+rounds_to_target    first round at which the mean validation accuracy of the last five rounds reaches the target
+bytes_to_target     bytes that all clients have sent and received until then
+seconds_to_target   seconds of training, averaging and evaluation until then
+
+The target is 95 % of what `fedavg-ft` ends with on the same partition, with the same seed and training set-up. A run
+that never reaches it, or has no such run among those compared, has no value. Validation data only: nothing here looks
+at test accuracy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from fltk.config import canonical_json
+from fltk.registry import RunRow, Store
+
+REFERENCE, SHARE, WINDOW = "fedavg-ft", 0.95, 5
+MEASURE = "personal_val_acc"
+COURSES: Mapping[str, str] = {
+    "auc_rounds": "validation accuracy, mean over the evaluated rounds",
+    "rounds_to_target": f"first round with {SHARE:.0%} of the final validation accuracy of {REFERENCE}",
+    "bytes_to_target": f"bytes until {SHARE:.0%} of the final validation accuracy of {REFERENCE}",
+    "seconds_to_target": f"seconds until {SHARE:.0%} of the final validation accuracy of {REFERENCE}",
+}
+
+Course = tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]  # rounds (R,), ascending, and values (R,)
+
+
+def courses(store: Store, runs: Sequence[RunRow], name: str) -> dict[int, float | None]:
+    """The number `name` of each run; None where it has none."""
+    targets = {_conditions(run): SHARE * run.last[MEASURE] for run in runs if _is_reference(run)}
+    found: dict[int, float | None] = {}
+    for run in runs:
+        series = store.scalars(run.id)
+        course, target = series.get(MEASURE), targets.get(_conditions(run))
+        if course is None:
+            found[run.id] = None
+        elif name == "auc_rounds":
+            found[run.id] = float(course[1].mean())
+        else:
+            reached = None if target is None else first_reach(course, target)
+            found[run.id] = None if reached is None else _price(series, name, reached)
+    return found
+
+
+def first_reach(course: Course, target: float) -> int | None:
+    """The first round, from the fifth on, at which the values of the last five rounds average to the target."""
+    rounds, values = course
+    for last in rounds[rounds >= WINDOW].tolist():
+        inside = (rounds > last - WINDOW) & (rounds <= last)
+        if values[inside].mean() >= target:
+            return int(last)
+    return None
+
+
+def _price(series: Mapping[str, Course], name: str, reached: int) -> float:
+    if name == "rounds_to_target":
+        return float(reached)
+    keys = ("bytes_down", "bytes_up") if name == "bytes_to_target" else ("seconds",)
+    return float(sum(values[rounds <= reached].sum() for rounds, values in (series[key] for key in keys)))
+
+
+def _is_reference(run: RunRow) -> bool:
+    return run.method == REFERENCE and MEASURE in run.last
+
+
+def _conditions(run: RunRow) -> tuple[int | None, int, str]:
+    """What two runs share whose courses are compared: the partition, the seed and the training set-up."""
+    return run.partition_id, run.seed, canonical_json(run.config["train"])
