@@ -41,6 +41,7 @@ def map_panels(store: Store, run: RunRow, rounds: Sequence[int], layer: str) -> 
     """The run's maps of these rounds and parts (by name, separated by commas, or all), and what is known of clients."""
     import numpy as np
 
+    from fltk.evaluation.maps import size_prior
     from fltk.evaluation.metrics import attention_alignment, label_similarity
     from fltk.plots.attention_maps import Clients, MapPanel
 
@@ -56,7 +57,7 @@ def map_panels(store: Store, run: RunRow, rounds: Sequence[int], layer: str) -> 
     for part in _parts(run, stored[0], layer):
         for m in stored:
             weights = m.array[m.slices.index(part)]
-            fit = attention_alignment(weights, similarity, prior=_size_prior(run, counts))
+            fit = attention_alignment(weights, similarity, prior=size_prior(run, counts))
             panels.append(MapPanel(m.round, weights, fit.spearman, fit.p_value, "" if part == "whole" else part))
     return panels, Clients(similarity=similarity, groups=groups_of(summary, len(counts)))
 
@@ -70,13 +71,6 @@ def _parts(run: RunRow, stored: StoredMap, layer: str) -> list[str]:
         if name not in stored.slices:
             raise UsageError(f"--layer: {run.label} has maps of {', '.join(stored.slices)}, not of {name!r}")
     return names
-
-
-def _size_prior(run: RunRow, counts: Any) -> Any:
-    """The data-size prior n^gamma that attn multiplies into its rows; other maps are taken as they are."""
-    if run.method != "attn" or run.config["train"]["agg_weights"] == "uniform":
-        return None
-    return counts.sum(1) ** float(run.config["params"]["gamma"])
 
 
 def named(key: str) -> str:

@@ -5,6 +5,7 @@ deployed.worst10    another column of `fltk evaluate`, by its name with or witho
 personal_test_acc   what the last round recorded
 personal_test_acc.worst10   a statistic of that round's per-client values
 rounds_to_target    a number of the whole course, see `convergence`
+map_group_share     a number of the last collaboration map, see `maps`
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import numpy.typing as npt
 from fltk.errors import FltkError, UsageError
 from fltk.evaluation import metrics
 from fltk.evaluation.convergence import COURSES, courses
+from fltk.evaluation.maps import MAPS, of_maps
 from fltk.registry import EvaluationRow, RunRow, Store
 
 Floats = npt.NDArray[np.float64]
@@ -59,6 +61,7 @@ _LOWER = {
 }
 # What an evaluation stored before it could be asked for.
 _ASKED = {"deploy_prior": "0", "deploy_w": "1"}
+DERIVED: Mapping[str, str] = {**COURSES, **MAPS}  # numbers that are worked out when they are asked for
 DEPLOYED, FALLBACK = "deployed", "personal_test_acc"
 
 
@@ -101,8 +104,8 @@ class Metric:
     @property
     def description(self) -> str:
         """In words."""
-        if self.source in COURSES:
-            return COURSES[self.source]
+        if self.source in DERIVED:
+            return DERIVED[self.source]
         words = {name: text for name, (_, text) in STATISTICS.items()} | EVALUATED
         over = words.get(self.statistic, self.statistic)
         if not self.evaluated:
@@ -127,8 +130,8 @@ def read(store: Store, runs: Sequence[RunRow], name: str | None) -> Reading:
         evaluations = store.last_evaluations(run.id for run in runs)
     metric = choose(runs, evaluations) if name is None else _named(name, runs, evaluations)
     notes: tuple[str, ...] = ()
-    if metric.source in COURSES:
-        found = courses(store, runs, metric.source)
+    if metric.source in DERIVED:
+        found = (courses if metric.source in COURSES else of_maps)(store, runs, metric.source)
     elif metric.evaluated:
         found = {number: _of_evaluation(row, metric) for number, row in evaluations.items()}
         notes = _evaluation_notes(runs, evaluations)
@@ -150,7 +153,7 @@ def choose(runs: Iterable[RunRow], evaluations: Mapping[int, EvaluationRow]) -> 
 
 def client_values(store: Store, runs: Iterable[int], metric: Metric) -> dict[int, Floats]:
     """The per-client values (N,) behind the metric; runs without them are absent."""
-    if metric.source in COURSES:
+    if metric.source in DERIVED:
         return {}
     if metric.evaluated:
         rows = store.last_evaluations(runs, [metric.vector])
@@ -170,7 +173,7 @@ def _split(name: str) -> tuple[str, str]:
 
 def _named(name: str, runs: Sequence[RunRow], evaluations: Mapping[int, EvaluationRow]) -> Metric:
     """The metric of that name; UsageError with near names where there is none."""
-    if name in COURSES:
+    if name in DERIVED:
         return Metric(name, "", False)
     source, statistic = _split(name)
     recorded = {key for run in runs for key in run.last}
@@ -180,7 +183,7 @@ def _named(name: str, runs: Sequence[RunRow], evaluations: Mapping[int, Evaluati
         return Metric(source, statistic or "mean", True)
     if source in recorded and statistic not in EVALUATED:
         return Metric(source, statistic, False)
-    known = sorted(models | recorded | set(COURSES))
+    known = sorted(models | recorded | set(DERIVED))
     if source in recorded:
         raise UsageError(f"--metric {name}: only evaluated models have {statistic}; try deployed.{statistic}")
     close = get_close_matches(source, known, n=3, cutoff=0.5)
