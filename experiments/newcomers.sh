@@ -1,15 +1,15 @@
 #!/bin/sh
-# Clients that arrive late: on hidden groups of MNIST and on FEMNIST's writers, 3 seeds, with 1, 5, 20 and all samples per class.
-# Needs FLTK_DATA. About 30 minutes on one core; runs that the registry has are not trained again.
+# Clients that arrive late: four on hidden groups of MNIST, eight of FEMNIST's writers, 3 seeds, with 1, 5 and all samples per
+# class. Needs FLTK_DATA. About half an hour on one core; what the registry has is not trained again.
 #
 #   sh experiments/newcomers.sh newcomers.db
-#   fltk --db newcomers.db runs --kind join
+#   fltk --db newcomers.db compare --kind join --metric acc_new_tuned
 set -eu
 export FLTK_DB=${1:-newcomers.db}
 FLTK=${FLTK:-fltk}
-HERE=$(dirname "$0")
-$FLTK sweep "$HERE/newcomers.toml"
-runs=$($FLTK runs --kind train --status done --format csv | cut -d, -f1 | grep '^run[0-9]')
-for run in $runs; do
-    $FLTK join-new-client "$run" --finetune-head --shots 1,5,20,all --format csv
+$FLTK sweep "$(dirname "$0")/newcomers.toml"
+for run in $($FLTK runs --status done --format csv | grep ',train,' | cut -d, -f1); do
+    for shots in 1 5 all; do
+        $FLTK join-new-client "$run" --finetune-head --shots $shots --quiet
+    done
 done

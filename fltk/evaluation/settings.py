@@ -241,6 +241,8 @@ def written(value: Any) -> str:
     """A setting's value in a label: 0.1, 1, cosine, none."""
     if isinstance(value, float):
         return f"{value:g}" if float(f"{value:g}") == value else repr(value)
+    if isinstance(value, (list, tuple)):
+        return ",".join(map(written, value))
     return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
