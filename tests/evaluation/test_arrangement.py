@@ -134,8 +134,8 @@ def test_the_order_of_runs_takes_no_part(store: Store) -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.1, "0.1"), (1.0, "1"), (1e-05, "1e-05"), (0.1 + 0.2, "0.30000000000000004"), (True, "true"), (["1", "all"], "1,all"), (None, "none")]
-    + [(float("inf"), "inf"), (3, "3"), ("cosine", "cosine")],
+    [(0.1, "0.1"), (1.0, "1"), (1e-05, "1e-05"), (0.1 + 0.2, "0.30000000000000004"), (True, "true"), (None, "none")]
+    + [(["1", "all"], "1,all"), (float("inf"), "inf"), (3, "3"), ("cosine", "cosine")],
 )
 def test_values_in_labels_read_back(value: Any, text: str) -> None:
     assert written(value) == text
