@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from fltk.errors import UsageError, unknown
-from fltk.names import DATASETS, IMPORTED, METHODS, MODELS, SCHEMES
+from fltk.names import ATTACKS, DATASETS, DEFENCES, IMPORTED, METHODS, MODELS, SCHEMES
 
 
 def option(default: Any, text: str, **extra: Any) -> Any:
@@ -178,14 +178,79 @@ class JoinConfig:
 
 
 @dataclass(frozen=True)
+class AttackConfig:
+    """Who attacks, when and with what; an empty kind is no attack. Rounds are counted from 1."""
+
+    kind: str = option("", "what malicious clients do (fltk attacks lists it)", choices=("", *ATTACKS))
+    malicious: float = option(0.2, "share of all clients that are malicious")
+    attackers: str = option("", "malicious clients by number, such as 3,7, in place of a share")
+    attack_start: int = option(1, "first attacked round")
+    attack_stop: int = option(0, "first round that is no longer attacked (0: attacked to the end)")
+    attack_size: float = option(1.0, "factor on the number of samples that malicious clients claim")
+    attack_seed: int = option(-1, "seed of who is malicious and of the attack's random numbers (-1: the run's)")
+
+    def __post_init__(self) -> None:
+        _choice("kind", self.kind, ("", *ATTACKS))
+        _share("malicious", self.malicious, open_top=True)
+        _at_least("attack-start", self.attack_start, 1)
+        _positive("attack-size", self.attack_size)
+        _at_least("attack-seed", self.attack_seed, -1)
+        if self.attack_stop and self.attack_stop <= self.attack_start:
+            raise UsageError(
+                f"--attack-stop must lie behind --attack-start {self.attack_start}, not {self.attack_stop}"
+            )
+        self.ids()
+
+    def ids(self) -> tuple[int, ...]:
+        """The malicious clients that were named, ascending."""
+        words = [word.strip() for word in self.attackers.split(",") if word.strip()]
+        if not all(word.isdecimal() and word.isascii() for word in words):
+            raise UsageError(
+                f"--attackers takes client numbers separated by commas, such as 3,7, not {self.attackers!r}"
+            )
+        return tuple(sorted({int(word) for word in words}))
+
+
+@dataclass(frozen=True)
+class DefenceConfig:
+    """What the server does about malicious clients; an empty name is plain averaging."""
+
+    defence: str = option("", "robust rule of the server (fltk defences lists it)", choices=("", *DEFENCES))
+    defence_fraction: float = option(
+        -1.0,
+        "malicious share that the defence assumes (-1: the true one, which no server knows; 0.2 without an attack)",
+    )
+    defence_weights: str = option(
+        "",
+        "weights under the defence: the method's, equal ones, or (empty) those that the rule was published for",
+        choices=("", "method", "uniform"),
+    )
+    root_samples: int = option(100, "samples of the server's clean set, drawn from the newcomers' data (fltrust)")
+
+    def __post_init__(self) -> None:
+        _choice("defence", self.defence, ("", *DEFENCES))
+        _choice("defence-weights", self.defence_weights, ("", "method", "uniform"))
+        _at_least("root-samples", self.root_samples, 1)
+        if self.defence_fraction != -1:
+            _share("defence-fraction", self.defence_fraction, open_top=True)
+
+
+@dataclass(frozen=True)
 class RunConfig:
-    """One run: partition, training, method with its hyper-parameters, and the root seed of every random stream."""
+    """One run: partition, training, method with its hyper-parameters, and the root seed of every random stream.
+
+    What attackers and defence are enters the stored form, and the hash, only where there are any.
+    """
 
     partition: PartitionConfig = PartitionConfig()
     train: TrainConfig = TrainConfig()
     method: str = "attn"
     params: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
+    attack: AttackConfig = AttackConfig()
+    attack_params: Mapping[str, Any] = field(default_factory=dict)
+    defence: DefenceConfig = DefenceConfig()
+    defence_params: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -201,7 +266,18 @@ class RunConfig:
             "method": self.method,
             "params": dict(self.params),
             "seed": self.seed,
+            **({"attack": asdict(self.attack), "attack_params": dict(self.attack_params)} if self.attack.kind else {}),
+            **(
+                {"defence": asdict(self.defence), "defence_params": dict(self.defence_params)}
+                if self.defence.defence
+                else {}
+            ),
         }
+
+    @property
+    def clean(self) -> RunConfig:
+        """The same without attackers and defence."""
+        return RunConfig(self.partition, self.train, self.method, self.params, self.seed)
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> RunConfig:
@@ -212,6 +288,10 @@ class RunConfig:
             method=data.get("method", "attn"),
             params=dict(data.get("params", {})),
             seed=int(data.get("seed", 0)),
+            attack=build(AttackConfig, data.get("attack", {})),
+            attack_params=dict(data.get("attack_params", {})),
+            defence=build(DefenceConfig, data.get("defence", {})),
+            defence_params=dict(data.get("defence_params", {})),
         )
 
     def digest(self) -> str:

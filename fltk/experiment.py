@@ -5,6 +5,7 @@ The command line parses and prints; this module is what it calls, and what a Pyt
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -14,15 +15,16 @@ from typing import Any
 
 import numpy as np
 
+from fltk import attacks, defences, methods, partition, runner, threats
 from fltk import engine as engines
-from fltk import methods, partition, runner
+from fltk.attacks.campaign import Campaign, choose
 from fltk.config import PartitionConfig, RunConfig
 from fltk.data import load
 from fltk.data.dataset import Dataset
 from fltk.data.federation import Federation
 from fltk.data.federation import build as build_federation
 from fltk.data.sources import SOURCES
-from fltk.engine.base import Engine, Job, default_model
+from fltk.engine.base import Engine, Job, Protection, default_model
 from fltk.errors import FltkError, UsageError
 from fltk.methods.base import Map, State, Task
 from fltk.partition import Partition, pfllib, stats
@@ -30,7 +32,9 @@ from fltk.registry import MapBlob, PartitionRow, RunRow, Store
 from fltk.registry.capture import environment, git_state
 from fltk.registry.changes import Change
 from fltk.registry.heartbeat import beating
+from fltk.registry.rows import TRAINED
 from fltk.train import streams
+from fltk.train.streams import Streams
 
 CHECKPOINT_EVERY = 10
 KEEP = 2
@@ -156,7 +160,18 @@ def _imported(config: PartitionConfig, place: Place) -> tuple[PartitionConfig, t
 def _resolved(config: RunConfig, dealt: PartitionConfig, shape: tuple[int, ...]) -> RunConfig:
     method = methods.create(config.method, config.params)
     train = replace(config.train, model=config.train.model or default_model(shape))
-    return replace(config, partition=dealt, train=train, params=methods.resolved(method))
+    return replace(
+        config,
+        partition=dealt,
+        train=train,
+        params=methods.resolved(method),
+        attack_params=methods.resolved(attacks.create(config.attack.kind, config.attack_params))
+        if config.attack.kind
+        else {},
+        defence_params=methods.resolved(defences.create(config.defence.defence, config.defence_params))
+        if config.defence.defence
+        else {},
+    )
 
 
 def circumstances(device: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -166,7 +181,37 @@ def circumstances(device: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def job_of(config: RunConfig, federation: Federation, device: str = "cpu") -> Job:
     """What engine and runner need to play a run."""
-    return Job(federation, config.train, methods.create(config.method, config.params), config.seed, device)
+    method, n = methods.create(config.method, config.params), len(federation.clients)
+    campaign = campaign_of(config, n)
+    return Job(federation, config.train, method, config.seed, device, campaign, protection_of(config, campaign, n))
+
+
+def campaign_of(config: RunConfig, n: int) -> Campaign | None:
+    """The attack of a run among n clients."""
+    asked = config.attack
+    if not asked.kind:
+        return None
+    streams = Streams(config.seed if asked.attack_seed < 0 else asked.attack_seed)
+    return Campaign(
+        attack=attacks.create(asked.kind, config.attack_params),
+        malicious=choose(asked.malicious, asked.ids(), n, streams),
+        start=asked.attack_start - 1,
+        stop=asked.attack_stop - 1 if asked.attack_stop else math.inf,
+        size=asked.attack_size,
+        streams=streams,
+    )
+
+
+def protection_of(config: RunConfig, campaign: Campaign | None, n: int) -> Protection | None:
+    """The defence of a run; by default it assumes the true share of malicious clients."""
+    asked = config.defence
+    if not asked.defence:
+        return None
+    share = asked.defence_fraction
+    if share < 0:
+        share = 0.2 if campaign is None else len(campaign.malicious) / n
+    made = defences.create(asked.defence, config.defence_params)
+    return Protection(asked.defence, made, share, asked.defence_weights, asked.root_samples)
 
 
 def train(
@@ -179,12 +224,16 @@ def train(
     origin: Mapping[str, str] | None = None,
     on_round: OnRound | None = None,
     started: Callable[[int], None] | None = None,
+    twin: int | None = None,
 ) -> int:
-    """Play a new run into the registry; returns its number. What is refused is refused before a row is written."""
+    """Play a new run into the registry; returns its number. What is refused is refused before a row is written.
+
+    twin: the number of the same run without attackers and defence; the new one is stored as its child, of kind attack.
+    """
     config = resolve(config, prepared)
     job = job_of(config, prepared.federation, place.device)
     task = job.task()
-    job.method.check(task)
+    threats.check(job, task)
     engine = engines.make(place.engine, job)
     try:
         around, git = circumstances(place.device)
@@ -193,6 +242,8 @@ def train(
             config.digest(),
             name=name,
             origin=origin,
+            parent=twin,
+            kind="train" if twin is None else "attack",
             partition_id=prepared.partition_id,
             data_fingerprint=prepared.data_fingerprint,
             environment=around,
@@ -207,8 +258,8 @@ def train(
 
 
 def require_train(run: RunRow, what: str) -> None:
-    """UsageError for a run of another kind than train."""
-    if run.kind != "train":
+    """UsageError for a run that was not trained as a whole, with or without attackers."""
+    if run.kind not in TRAINED:
         of = "" if run.parent is None else f" of run{run.parent}"
         raise UsageError(f"{what} takes runs of `fltk train`, but {run.label} is a {run.kind} run{of}")
 

@@ -55,6 +55,45 @@ METHODS = {
     "attn": "fltk.methods.attn:Attn",
 }
 
+# As METHODS, for what malicious clients do and what the server does about them.
+ATTACKS: dict[str, str] = {
+    "random-model": "fltk.attacks.random_model:RandomModel",
+    "gaussian-noise": "fltk.attacks.gaussian_noise:GaussianNoise",
+    "label-flip": "fltk.attacks.label_flip:LabelFlip",
+    "sign-flip": "fltk.attacks.sign_flip:SignFlip",
+    "scale": "fltk.attacks.scale:Scale",
+    "same-value": "fltk.attacks.same_value:SameValue",
+    "zero-gradient": "fltk.attacks.zero_gradient:ZeroGradient",
+    "zero-sum": "fltk.attacks.zero_sum:ZeroSum",
+    "ipm": "fltk.attacks.ipm:IPM",
+    "alie": "fltk.attacks.alie:ALIE",
+    "min-max": "fltk.attacks.min_max:MinMax",
+    "min-sum": "fltk.attacks.min_sum:MinSum",
+    "fang-trim": "fltk.attacks.fang_trim:FangTrim",
+    "fang-krum": "fltk.attacks.fang_krum:FangKrum",
+    "badnets": "fltk.attacks.badnets:BadNets",
+    "dba": "fltk.attacks.dba:DBA",
+    "mimic": "fltk.attacks.mimic:Mimic",
+}
+
+DEFENCES: dict[str, str] = {
+    "median": "fltk.defences.median:Median",
+    "trimmed-mean": "fltk.defences.trimmed_mean:TrimmedMean",
+    "krum": "fltk.defences.krum:Krum",
+    "multi-krum": "fltk.defences.krum:MultiKrum",
+    "bulyan": "fltk.defences.bulyan:Bulyan",
+    "rfa": "fltk.defences.rfa:RFA",
+    "centered-clip": "fltk.defences.centered_clip:CenteredClip",
+    "norm-clip": "fltk.defences.norm_clip:NormClip",
+    "fltrust": "fltk.defences.fltrust:FLTrust",
+    "dnc": "fltk.defences.dnc:DnC",
+    "foolsgold": "fltk.defences.foolsgold:FoolsGold",
+    "signguard": "fltk.defences.signguard:SignGuard",
+    "bucketing": "fltk.defences.bucketing:Bucketing",
+    "attention-trust": "fltk.defences.attention_trust:AttentionTrust",
+    "dp-fedavg": "fltk.defences.dp_fedavg:DPFedAvg",
+}
+
 DEPLOYMENTS = ("vote", "mixed", "ft1", "ft5", "head10", "client")
 DEPLOY_PRIORS = ("0", "1", "auto")
 DEPLOY_WEIGHTS = ("1", "0.75", "0.5", "0.25", "auto")

@@ -15,11 +15,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from fltk import threats
 from fltk.clustering.agreement import membership
 from fltk.config import TrainConfig
 from fltk.engine.base import Engine, Job
 from fltk.engine.work import ClientScores, ScoreTask, TrainTask, score_client, train_client
-from fltk.methods.base import Context, Map, Method, State, Task, Upload
+from fltk.methods.base import Down, Map, Method, State, Task, Upload
 from fltk.train.streams import Streams
 
 Values = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
@@ -35,6 +36,7 @@ class RoundDone:
     map: Map | None
     digest: str
     state: State
+    notes: tuple[str, ...] = ()  # what attack or defence had to tell
 
 
 def sample(task: Task, train: TrainConfig, streams: Streams, round: int) -> list[int]:
@@ -60,38 +62,53 @@ def rounds(
 ) -> Iterator[RoundDone]:
     """Play the rounds of a job, from the start or behind a checkpoint (rounds done, state)."""
     task = task or job.task()
-    job.method.check(task)
+    notes = threats.check(job, task)
     done, state = resume if resume else (0, job.method.init(task))
     for t in range(done, job.train.rounds):
         started = time.perf_counter()
         ids = sample(task, job.train, job.streams(), t)
-        uploads, losses = train(job.method, engine, task, state, ids, t)
+        downs = job.method.downlink(state, ids, task)
+        uploads, losses = work(engine, task, ids, threats.own_starts(job, state, ids, downs), t)
         trained = time.perf_counter()
         before = _client_numbers(job.method, task, state)
-        state = job.method.aggregate(state, uploads, Context(t, task))
+        faced = threats.face(job, engine, task, state, downs, uploads, t)
+        if faced.uploads:
+            state = job.method.aggregate(state, faced.uploads, faced.context)
+        faced = threats.settled(faced, job, task.n_clients)
+        state = faced.remembered(state)
         aggregated = time.perf_counter()
-        scalars = {"train_loss": _mean(losses), "participants": float(len(ids))}
+        scalars = {"train_loss": _mean(losses), "participants": float(len(ids)), **faced.scalars}
         told = _client_numbers(job.method, task, state)
-        clients = {"train_loss": _scatter(task.n_clients, ids, losses), **told}
+        clients = {"train_loss": _scatter(task.n_clients, ids, losses), **told, **faced.clients}
         scalars |= job.method.diagnostics(state, task)
         if "cluster" in told:
             scalars |= membership(told["cluster"], before["cluster"], _array(task.groups))
         cost = job.method.cost(task.layout)
         scalars |= {"bytes_down": float(cost.down * len(ids)), "bytes_up": float(cost.up * len(ids))}
         if (t + 1) % job.train.eval_every == 0 or t + 1 == job.train.rounds:
-            more, vectors = accuracy_of(score(job.method, engine, task, state, t))
-            scalars, clients = scalars | more, clients | vectors
+            scores = score(job.method, engine, task, state, t)
+            more, vectors = accuracy_of(scores)
+            scalars, clients = scalars | more | threats.outcome(job, vectors, scores), clients | vectors
         ended = time.perf_counter()
         scalars |= {"seconds": ended - started, "seconds_train": trained - started}
         scalars |= {"seconds_aggregate": aggregated - trained, "seconds_eval": ended - aggregated}
-        yield RoundDone(t + 1, scalars, clients, job.method.mixing(state, task), digest(state), state)
+        found = job.method.mixing(state, task)
+        scalars |= threats.weight_of_attackers(job, found, state, faced)
+        yield RoundDone(t + 1, scalars, clients, found, digest(state), state, (*notes, *faced.notes))
+        notes = ()
 
 
 def train(
     method: Method, engine: Engine, task: Task, state: State, ids: Sequence[int], round: int
 ) -> tuple[list[Upload], list[float]]:
     """Local work of the clients `ids`, in client-id order: uploads and training losses."""
-    downs = method.downlink(state, ids, task)
+    return work(engine, task, ids, method.downlink(state, ids, task), round)
+
+
+def work(
+    engine: Engine, task: Task, ids: Sequence[int], downs: Sequence[Down], round: int
+) -> tuple[list[Upload], list[float]]:
+    """The same from what was sent down."""
     tasks = [TrainTask(round, i, down) for i, down in zip(ids, downs, strict=True)]
     results = engine.map(train_client, tasks, [int(task.n[i]) for i in ids])
     return [upload for upload, _ in results], [loss for _, loss in results]

@@ -9,8 +9,11 @@ from typing import Any, Protocol
 
 import torch
 
+from fltk.attacks.base import Samples
+from fltk.attacks.campaign import Campaign
 from fltk.config import TrainConfig
-from fltk.data.federation import ClientData, Federation
+from fltk.data.federation import ClientData, Federation, Split
+from fltk.defences.base import Defence
 from fltk.errors import UsageError
 from fltk.methods.base import Method, Task
 from fltk.methods.class_head import ClassHead
@@ -26,6 +29,20 @@ def default_model(shape: tuple[int, ...]) -> str:
 
 
 @dataclass(frozen=True)
+class Protection:
+    """A run's defence by name, the malicious share that it assumes, whose weights count, and the size of its root set.
+
+    weights: the method's own, uniform, or empty for those that the rule is published for.
+    """
+
+    name: str
+    defence: Defence
+    share: float
+    weights: str = ""
+    root: int = 100
+
+
+@dataclass(frozen=True)
 class Job:
     """All that client work depends on besides its task; sent once to every worker."""
 
@@ -34,6 +51,8 @@ class Job:
     method: Method
     seed: int
     device: str = "cpu"
+    campaign: Campaign | None = None
+    protection: Protection | None = None
 
     def streams(self) -> Streams:
         return Streams(self.seed)
@@ -41,6 +60,17 @@ class Job:
     def network(self) -> torch.nn.Module:
         name = self.train.model or default_model(self.federation.shape)
         return zoo.make(name, self.federation.shape, self.federation.n_classes, self.train.hidden_sizes())
+
+    def untrained(self, generator: torch.Generator) -> torch.Tensor:
+        """Initial weights (P,) drawn from a generator of the caller's."""
+        model = self.network()
+        return zoo.initial(model, Layout.of(model), generator)
+
+    @cached_property
+    def samples(self) -> Samples:
+        """What an attack on data has to know of all samples."""
+        x = self.federation.x
+        return Samples(self.federation.n_classes, x.amax([axis for axis in range(x.dim()) if axis != 1]))
 
     def task(self) -> Task:
         """What the method is told of the federation."""
@@ -86,13 +116,49 @@ class Bench:
         model = job.network()
         self.method = job.method
         self.federation = job.federation
-        self._job = job
+        self.job = job
+        self._poisoned: dict[int, ClientData] = {}
         self.trainer = Trainer(model, Layout.of(model), job.train, job.streams(), job.device)
 
     @cached_property
     def task(self) -> Task:
         """What the method knows of the federation; made when client work first asks for it."""
-        return self._job.task()
+        return self.job.task()
+
+    def training(self, id: int, round: int) -> tuple[ClientData, Trainer]:
+        """What a client trains with in a round: a malicious one has poisoned data, and settings of its own."""
+        client, trainer, campaign = self.client(id), self.trainer.at(round, id), self.job.campaign
+        if campaign is None or not campaign.hits(round, id):
+            return client, trainer
+        if id not in self._poisoned:
+            self._poisoned[id] = campaign.data(client, self.job.samples)
+        other = campaign.overrides()
+        return self._poisoned[id], trainer if other is None else trainer.under(other)
+
+    @property
+    def attacked(self) -> bool:
+        """Whether some client of the run is malicious in some round."""
+        return self.job.campaign is not None and bool(self.job.campaign.malicious)
+
+    @cached_property
+    def root(self) -> Split:
+        """The server's clean set, drawn from the training data of newcomers, who take no part."""
+        protection = self.job.protection
+        parts = [client.train for client in self.federation.newcomers]
+        if protection is None or not parts:
+            return Split(self.federation.x[:0], self.federation.y[:0])
+        x, y = torch.cat([part.x for part in parts]), torch.cat([part.y for part in parts])
+        order = torch.randperm(len(y), generator=self.job.streams().generator("defence/root"))[: protection.root]
+        return Split(x[order], y[order])
+
+    def triggered(self, client: ClientData) -> Split | None:
+        """Test images of other classes than a backdoor's target, with its trigger and labelled with its target."""
+        campaign = self.job.campaign
+        if campaign is None or campaign.attack.goal is None or client.id in campaign.malicious:
+            return None
+        others = client.test.y != campaign.attack.goal
+        x = campaign.attack.trigger(client.test.x[others], self.job.samples)
+        return None if x is None else Split(x, torch.full_like(client.test.y[others], campaign.attack.goal))
 
     def client(self, id: int) -> ClientData:
         """A client or newcomer by id."""

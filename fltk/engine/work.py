@@ -5,11 +5,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from fltk.engine.base import Bench
+from fltk.errors import Diverged
 from fltk.methods.base import Down, Upload
 from fltk.train.trainer import Score
+
+SERVER = -1  # the client number of work that is the server's own
 
 
 @dataclass(frozen=True)
@@ -39,13 +43,33 @@ class ClientScores:
     test: Score
     shared_val: Score | None
     shared_test: Score | None
+    triggered: Score | None = None  # on test images of other classes with a backdoor's trigger, for its target
+
+
+@dataclass(frozen=True)
+class RootTask:
+    """Train the server's own clean set from a row."""
+
+    round: int
+    start: Tensor  # (P,)
+
+
+def train_root(bench: Bench, task: RootTask) -> Tensor:
+    """What the run's local training makes of a row (P,) on the server's root set."""
+    data = bench.root
+    return bench.trainer.at(task.round, SERVER).sgd(task.start, data) if len(data) else task.start
 
 
 def train_client(bench: Bench, task: TrainTask) -> tuple[Upload, float]:
     """The upload, cut into what travels and what stays, and the mean training loss."""
-    trainer = bench.trainer.at(task.round, task.client)
-    upload = bench.method.local_update(task.down, bench.client(task.client), trainer)
+    client, trainer = bench.training(task.client, task.round)
     layout, shared = trainer.layout, bench.method.shared
+    try:
+        upload = bench.method.local_update(task.down, client, trainer)
+    except Diverged:
+        if not bench.attacked:
+            raise
+        return Upload(torch.full((layout.width(shared),), math.nan), client=task.client), math.nan
     private = layout.take(upload.w, layout.rest(shared))
     own = {**upload.own, "private": private.clone()} if private.numel() else upload.own
     loss = sum(trainer.losses) / len(trainer.losses) if trainer.losses else math.nan
@@ -53,12 +77,23 @@ def train_client(bench: Bench, task: TrainTask) -> tuple[Upload, float]:
 
 
 def score_client(bench: Bench, task: ScoreTask) -> ClientScores:
-    """Scores after the method's own personalisation step; nothing is fed back."""
+    """Scores after the method's own personalisation step, on clean data; nothing is fed back.
+
+    In an attacked run a step that diverges is left out, and training that does makes an upload that is not finite.
+    """
     client, trainer = bench.client(task.client), bench.trainer.at(task.round, task.client)
-    personal = bench.method.personalise(task.personal, client, trainer)
+    personal = task.personal
+    try:
+        personal = bench.method.personalise(task.personal, client, trainer)
+    except Diverged:
+        if not bench.attacked:
+            raise
     val, test = trainer.score(personal, client.val), trainer.score(personal, client.test)
+    triggered = bench.triggered(client)
+    fooled = None if triggered is None else trainer.score(personal, triggered)
     if task.shared is None:
-        return ClientScores(val, test, None, None)
+        return ClientScores(val, test, None, None, fooled)
     if task.shared.data_ptr() == personal.data_ptr():  # one model for everybody: score it once
-        return ClientScores(val, test, val, test)
-    return ClientScores(val, test, trainer.score(task.shared, client.val), trainer.score(task.shared, client.test))
+        return ClientScores(val, test, val, test, fooled)
+    shared = trainer.score(task.shared, client.val), trainer.score(task.shared, client.test)
+    return ClientScores(val, test, *shared, fooled)

@@ -12,20 +12,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from fltk.data.federation import ClientData
-from fltk.methods.class_head import ClassHead, Rule
+from fltk.defences.base import ONE
+from fltk.defences.base import weighted_sum as weighted_sum
+from fltk.defences.guard import Watch
+from fltk.hyper import hyper as hyper
+from fltk.methods.class_head import ClassHead
 from fltk.models.layout import Layout
 from fltk.train.trainer import Trainer
-
-
-def hyper(default: Any, text: str, low: float | None = None, high: float | None = None, **extra: Any) -> Any:
-    """A hyper-parameter: its default, its one help text, and its admissible range (inclusive)."""
-    return field(default=default, metadata={"help": text, "low": low, "high": high, **extra})
 
 
 @dataclass(frozen=True)
@@ -104,39 +103,48 @@ class Upload:
     client: int = -1
 
 
-def weighted_sum(rows: Sequence[Tensor], weights: Tensor) -> Tensor:
-    """sum_k weights[k] rows[k]: K rows (P,), (K,) -> (P,), in the given order (by client id), in float64.
-
-    The float64 accumulator makes the mean of equal rows equal to the row, bit for bit, whatever the weights.
-    """
-    total = torch.zeros(rows[0].shape, dtype=torch.float64)
-    for row, weight in zip(rows, weights.tolist(), strict=True):
-        total.add_(row, alpha=weight)
-    return total.to(rows[0].dtype)
-
-
-def average(
-    rows: Sequence[Tensor], weights: Tensor, ids: Sequence[int], head: ClassHead | None, rule: Rule = weighted_sum
-) -> Tensor:
+def average(rows: Sequence[Tensor], weights: Tensor, ids: Sequence[int], head: ClassHead | None) -> Tensor:
     """One model from the shared columns of the clients `ids`: K rows (P,), (K,) -> (P,)."""
-    out = rule(rows, weights)
-    return out if head is None else head.average(out, rows, weights, ids, rule)
+    out = weighted_sum(rows, weights)
+    return out if head is None else head.average(out, rows, weights, ids, weighted_sum)
 
 
 @dataclass(frozen=True)
 class Context:
-    """The round as the server sees it. Methods average models through `combine`, never on their own."""
+    """The round as the server sees it. Methods average models through it, never on their own.
+
+    watch: the defence of this round, which judged the uploads before the method saw them; None without one.
+    """
 
     round: int
     task: Task
-    rule: Rule = weighted_sum
+    watch: Watch | None = None
 
-    def combine(self, rows: Sequence[Tensor], weights: Tensor, ids: Sequence[int]) -> Tensor:
-        """One target's model: the shared columns `rows` (K, P) of the clients `ids`, weighted by `weights` (K,).
+    def weights(self, ids: Sequence[int]) -> Tensor:
+        """Weights p of the clients `ids` in one average, (K,) float64: FedAvg's, or equal ones for a rule of such."""
+        if self.watch is not None and self.watch.guard.equal:
+            return torch.full((len(ids),), 1 / len(ids), dtype=torch.float64)
+        return self.task.weights(ids)
 
-        For models only, once per distinct target; what else clients send is summed by `weighted_sum`.
+    def trust(self, ids: Sequence[int]) -> Tensor:
+        """How far the clients `ids` are trusted, (K,) float64 in [0, 1]."""
+        return torch.ones(len(ids), dtype=torch.float64) if self.watch is None else self.watch.trust[list(ids)]
+
+    def combine(
+        self, rows: Sequence[Tensor], weights: Tensor, ids: Sequence[int], origin: Tensor, target: str = "w"
+    ) -> tuple[Tensor, Tensor]:
+        """One target's model, and the weights (K,) with which clients really entered it.
+
+        The shared columns `rows` (K, P) of the clients `ids`, weighted by `weights` (K,); `origin` (P,) is the model
+        that the target has now, which stays where nobody is trusted (weights 0). `target` is a lasting name of the
+        model. For models only, once per distinct target; what else clients send is summed by `weighted_sum`.
         """
-        return average(rows, weights, ids, self.task.class_head, self.rule)
+        if self.watch is None:
+            return average(rows, weights, ids, self.task.class_head), weights
+        return self.watch.combine(rows, weights, ids, origin, target, self._mean)
+
+    def _mean(self, rows: Sequence[Tensor], weights: Tensor, ids: Sequence[int]) -> Tensor:
+        return average(rows, weights, ids, self.task.class_head)
 
 
 @dataclass(frozen=True)
@@ -145,7 +153,8 @@ class Map:
 
     kind: `exact` (map @ models is the start model), `direction` (up to a server step), `pull` (the client
     keeps its model and is drawn to the mix), `proxy` (a similarity; never used for numbers). A class head
-    (`--head-mix classes`) has further weights per class, made from these; they are not shown.
+    (`--head-mix classes`) has further weights per class, made from these; they are not shown. Under a defence that
+    clips around the target's own model, rows sum to less: what is missing stayed with that model.
     """
 
     kind: str
@@ -195,6 +204,12 @@ class Method:
 
     title: ClassVar[str] = ""
     map_kind: ClassVar[str] = "exact"
+    averages: ClassVar[str] = ONE  # what a defence has to do with: ONE global model, models of CLUSTERS, MIXED rows
+    equal: ClassVar[bool] = False  # its averages weigh participants equally
+    server_step: ClassVar[float] = 1.0  # how far the server goes towards an average
+    on_guard: ClassVar[Mapping[str, object]] = {}  # settings of its own where malicious clients are expected
+    continues: ClassVar[bool] = False  # clients go on with their own model: what is sent down is what they sent up
+    also_sent: ClassVar[Mapping[str, str]] = {}  # further models in `Upload.sent` -> the `Down.server` they start from
     needs_groups: ClassVar[bool] = False
     cannot: ClassVar[Mapping[str, str]] = {}  # ability (join) -> why the method does not have it
 
@@ -234,6 +249,10 @@ class Method:
             return shared
         return task.layout.join(self.shared, shared, state.client["private"][i])
 
+    def references(self, state: State, downs: Sequence[Down], uploads: Sequence[Upload], task: Task) -> list[Tensor]:
+        """The shared columns from which each upload's local training started, as the server knows it."""
+        return [task.layout.take(down.w, self.shared) for down in downs]
+
     def local_update(self, down: Down, client: ClientData, trainer: Trainer) -> Upload:
         """One client's round: pure in what came down, the client's data and its own random streams."""
         return Upload(trainer.sgd(down.w, client.train))
@@ -241,8 +260,7 @@ class Method:
     def aggregate(self, state: State, uploads: Sequence[Upload], ctx: Context) -> State:
         """The next state from the uploads, which come in client-id order."""
         ids = [u.client for u in uploads]
-        p = ctx.task.weights(ids)
-        w = ctx.combine([u.w for u in uploads], p, ids)
+        w, p = ctx.combine([u.w for u in uploads], ctx.weights(ids), ids, state.server["w"])
         return self.keep(state, uploads, ctx, server={"w": w, "p": spread(p, uploads, ctx.task)})
 
     def keep(self, state: State, uploads: Sequence[Upload], ctx: Context, server: Mapping[str, Tensor]) -> State:
@@ -276,7 +294,7 @@ class Method:
         return Joined(
             arrival,
             self.personalise(arrival, client, trainer),
-            row=state.server.get("p"),
+            row=state.server["p"] if "p" in state.server and bool(state.server["p"].any()) else None,
             down=4 * layout.width(self.shared),
         )
 
@@ -303,10 +321,7 @@ class Method:
 
     def mixing(self, state: State, task: Task) -> Map | None:
         """The effective collaboration map of the last round, or None before it."""
-        if "p" not in state.server:
-            return None
-        rows = state.server["p"].expand(task.n_clients, -1)
-        return self.layered(rows, task)
+        return None if "p" not in state.server else self.layered(common_rows(state.server["p"]), task)
 
     def layered(self, shared: Tensor, task: Task) -> Map:
         """A map that is `shared` (N, N) on the shared part and the identity on the private one."""
@@ -347,6 +362,12 @@ def spread(p: Tensor, uploads: Sequence[Upload], task: Task) -> Tensor:
     row = torch.zeros(task.n_clients, dtype=torch.float64)
     row[[u.client for u in uploads]] = p
     return row
+
+
+def common_rows(p: Tensor) -> Tensor:
+    """The map (N, N) of clients that all start from the mean by weights p (N,); own models where nobody entered it."""
+    n = len(p)
+    return p.expand(n, -1) if bool(p.any()) else torch.eye(n, dtype=p.dtype)
 
 
 def pull_strength(trainer: Trainer, n: int, lam: float, epochs: float | None = None) -> Tensor:

@@ -34,6 +34,7 @@ from torch import Tensor
 
 from fltk.attention.tokens import cosines, gram
 from fltk.data.federation import ClientData
+from fltk.defences.base import CLUSTERS
 from fltk.methods.base import Context, Down, Joined, Map, Method, State, Task, Upload, hyper
 from fltk.methods.clusters import cluster_map, cluster_means
 from fltk.train.trainer import Trainer
@@ -49,6 +50,8 @@ class CFL(Method):
     """
 
     title: ClassVar[str] = "clusters split in two when their clients' updates cancel"
+    averages: ClassVar[str] = CLUSTERS
+    equal: ClassVar[bool] = True
 
     eps1: float | None = hyper(None, "a mean update shorter than this is near rest (default: rel1)", low=0)
     eps2: float | None = hyper(None, "a client's update longer than this is not at rest (default: rel2)", low=0)

@@ -16,15 +16,15 @@ def cluster_means(
     """FedAvg within each cluster: (models (M, P), rows (M, N)).
 
     `choice` is the cluster of each upload; `rows` are the weights with which clients entered each model. A
-    cluster that nobody chose keeps its model and its row, bit for bit.
+    cluster that nobody chose, or nobody whom a defence trusts, keeps its model and its row, bit for bit.
     """
     models, rows = server["models"].clone(), server["rows"].clone()
     for m in sorted(set(choice)):
         members = [u for u, c in zip(uploads, choice, strict=True) if c == m]
         ids = [u.client for u in members]
-        p = ctx.task.weights(ids)
-        models[m] = ctx.combine([u.w for u in members], p, ids)
-        rows[m] = spread(p, members, ctx.task)
+        model, p = ctx.combine([u.w for u in members], ctx.weights(ids), ids, server["models"][m], f"model{m}")
+        if bool(p.any()):
+            models[m], rows[m] = model, spread(p, members, ctx.task)
     return models, rows
 
 

@@ -20,7 +20,19 @@ import torch
 from torch import Tensor
 
 from fltk.data.federation import ClientData
-from fltk.methods.base import Down, Joined, Map, Method, State, Task, Upload, hyper, pull_strength, pulled_map
+from fltk.methods.base import (
+    Down,
+    Joined,
+    Map,
+    Method,
+    State,
+    Task,
+    Upload,
+    common_rows,
+    hyper,
+    pull_strength,
+    pulled_map,
+)
 from fltk.train.trainer import Trainer
 
 
@@ -56,7 +68,7 @@ class Ditto(Method):
     def mixing(self, state: State, task: Task) -> Map | None:
         if "p" not in state.server:
             return None
-        target = state.server["p"].expand(task.n_clients, -1)
+        target = common_rows(state.server["p"])
         return self.layered(pulled_map(state.client["pulled"], target), task)
 
     def join(self, state: State, client: ClientData, trainer: Trainer, task: Task) -> Joined:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from fltk.data.federation import ClientData
+from fltk.defences.base import CLUSTERS
 from fltk.methods.base import Context, Cost, Down, Joined, Map, Method, State, Task, Upload, hyper
 from fltk.methods.clusters import cluster_map, cluster_means
 from fltk.models.layout import Layout
@@ -32,6 +33,7 @@ class IFCA(Method):
     """K models, chosen by training loss."""
 
     title: ClassVar[str] = "K global models; each client joins the one with the lowest loss"
+    averages: ClassVar[str] = CLUSTERS
 
     clusters: int = hyper(4, "number of models K", low=1)
 
@@ -46,6 +48,9 @@ class IFCA(Method):
     def downlink(self, state: State, ids: Sequence[int], task: Task) -> list[Down]:
         models = state.server["models"]
         return [Down(models[0], server={"models": models}) for _ in ids]
+
+    def references(self, state: State, downs: Sequence[Down], uploads: Sequence[Upload], task: Task) -> list[Tensor]:
+        return [state.server["models"][int(u.sent["choice"])] for u in uploads]
 
     def local_update(self, down: Down, client: ClientData, trainer: Trainer) -> Upload:
         models = down.server["models"]

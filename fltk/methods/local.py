@@ -10,6 +10,7 @@ it is sampled, so that all methods make the same number of local steps.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -23,6 +24,7 @@ class Local(Method):
     """Nothing is shared; the whole model is private."""
 
     title: ClassVar[str] = "local training, nothing shared"
+    cannot: ClassVar[Mapping[str, str]] = {"defence": "nothing is sent, so there is nothing to defend"}
 
     @property
     def shared(self) -> str:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fltk.data.federation import ClientData
+from fltk.defences.base import MIXED
 from fltk.methods.base import (
     Context,
     Down,
@@ -25,6 +26,7 @@ from fltk.methods.base import (
     pull_strength,
     pulled_map,
 )
+from fltk.methods.parts import defended
 from fltk.train.trainer import Trainer
 
 
@@ -36,6 +38,8 @@ class Mixture(Method):
     """
 
     map_kind: ClassVar[str] = "pull"
+    averages: ClassVar[str] = MIXED
+    continues: ClassVar[bool] = True
 
     prox: float = hyper(1.0, "strength of the pull towards the mixture", low=0)
 
@@ -53,8 +57,13 @@ class Mixture(Method):
 
     def downlink(self, state: State, ids: Sequence[int], task: Task) -> list[Down]:
         w = state.client["w"]
-        u = mix(state.server["xi"], w, task.class_head)
+        u = self._targets(state, task)
         return [Down(w[i], server={"u": u[i]}, first=bool(state.last[i] < 0)) for i in ids]
+
+    def _targets(self, state: State, task: Task) -> Tensor:
+        """u_i of everybody, (N, P)."""
+        found = state.client.get("mixed")
+        return mix(state.server["xi"], state.client["w"], task.class_head) if found is None else found
 
     def local_update(self, down: Down, client: ClientData, trainer: Trainer) -> Upload:
         pull = None if down.first else (down.server["u"], self.prox)
@@ -65,11 +74,15 @@ class Mixture(Method):
         w = state.client["w"].clone()
         for u in uploads:
             w[u.client] = u.w
+        before = state
         state = self.keep(state, uploads, ctx, server={})
         known = torch.nonzero(state.last >= 0).flatten()
         xi = torch.eye(ctx.task.n_clients, dtype=torch.float64)
         xi[known[:, None], known] = self.attention(w[known], ctx.task)
-        return State({**state.server, "xi": xi}, {**state.client, "w": w}, state.last)
+        whole = ((0, w.shape[1]),)
+        got = defended(xi[None], w, (whole,), ctx, lambda: list(self._targets(before, ctx.task)))
+        client = {**state.client, "w": w} | ({} if got.rows is None else {"mixed": got.rows})
+        return State({**state.server, "xi": got.maps[0]}, client, state.last)
 
     def personal_model(self, state: State, ids: Sequence[int], task: Task) -> list[Tensor]:
         return [state.client["w"][i] for i in ids]
@@ -101,7 +114,7 @@ class Mixture(Method):
         return Joined(
             arrival=average(list(rows), task.weights(ids[:-1]), ids[:-1], task.class_head) if len(rows) else task.w0,
             model=u,
-            own={"w": u},
+            own={"w": u, "mixed": u},
             row=others / mass if mass > 0 else None,
             self_weight=float(xi[-1]),
             down=4 * task.layout.size,

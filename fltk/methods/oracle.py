@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from fltk.data.federation import ClientData
+from fltk.defences.base import CLUSTERS
 from fltk.errors import UsageError
 from fltk.methods.base import Context, Down, Joined, Map, Method, State, Task, Upload
 from fltk.methods.clusters import cluster_map, cluster_means
@@ -29,6 +30,7 @@ class Oracle(Method):
     """One FedAvg per true group."""
 
     title: ClassVar[str] = "FedAvg inside the known groups"
+    averages: ClassVar[str] = CLUSTERS
     needs_groups: ClassVar[bool] = True
 
     def check(self, task: Task) -> None:

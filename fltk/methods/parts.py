@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from fltk.methods.base import average, mix, weighted_sum
+from fltk.attention.bank import columns
+from fltk.defences.guard import Watch
+from fltk.methods.base import Context, average, mix, weighted_sum
 from fltk.methods.class_head import ClassHead
 from fltk.models.layout import Ranges
 
@@ -34,3 +37,67 @@ def blend(weights: Tensor, rows: Tensor, cuts: Sequence[Ranges], head: ClassHead
         for start, stop in cut:
             out[start:stop] = weighted_sum([row[start:stop] for row in models], a[chosen])
     return out if head is None else head.average(out, models, weights[-1][chosen], chosen, weighted_sum)
+
+
+class Mixed(NamedTuple):
+    """Maps (G, N, N) as they really are, and the mixtures (N, P); None where these are just the maps times the bank."""
+
+    maps: Tensor
+    rows: Tensor | None
+
+
+def defended(
+    maps: Tensor, bank: Tensor, cuts: Sequence[Ranges], ctx: Context, current: Callable[[], Sequence[Tensor]]
+) -> Mixed:
+    """What a round's defence makes of maps (G, N, N) over everybody's last row `bank` (N, P).
+
+    Row i is one target, whose own entry is exempt from trust and clipping; a row of which trust leaves nothing becomes
+    the own model. `current`: the models (P,) that the N targets have now, asked for under a rule only.
+    """
+    if ctx.watch is None:
+        return Mixed(maps, None)
+    maps = torch.stack([ctx.watch.weigh_map(a) for a in maps])
+    others = ctx.watch.usable(bank)
+    if ctx.watch.guard.combines:
+        return _by_rule(maps, bank, bank if others is None else others, cuts, ctx.watch, torch.stack(list(current())))
+    if others is None:
+        return Mixed(maps, None)
+    out = mix_parts(maps, others, cuts, ctx.task.class_head)
+    for i in torch.nonzero((others != bank).any(1) & (maps.diagonal(dim1=1, dim2=2) > 0).any(0)).flatten().tolist():
+        rows = others.clone()
+        rows[i] = bank[i]
+        out[i] = blend(maps[:, i], rows, cuts, ctx.task.class_head)
+    return Mixed(maps, out)
+
+
+def _by_rule(
+    maps: Tensor, bank: Tensor, others: Tensor, cuts: Sequence[Ranges], watch: Watch, current: Tensor
+) -> Mixed:
+    """Every target by the rule; targets with equal weights, rows and models are computed once."""
+    out, used = current.clone(), maps.clone()
+    for g, (a, cut) in enumerate(zip(maps, cuts, strict=True)):
+        mine, theirs, start = columns(bank, cut), columns(others, cut), columns(current, cut)
+        parameters = sum(max(0, min(stop, watch.guard.parameters) - begin) for begin, stop in cut)
+        done: dict[tuple[bytes, ...], tuple[int, Tensor, Tensor]] = {}
+        for i in torch.nonzero(a.any(1)).flatten().tolist():
+            ids = torch.nonzero(a[i]).flatten().tolist()
+            own = b"" if torch.equal(mine[i], theirs[i]) or not a[i, i] else bytes([i % 256, i // 256])
+            key = (a[i].numpy().tobytes(), start[i].numpy().tobytes(), own)
+            target = f"part{g}-client{i}"
+            if key in done:
+                twin, row, weights = done[key]
+                watch.copy(f"part{g}-client{twin}", target)
+            else:
+                rows = [mine[j] if j == i else theirs[j] for j in ids]
+                row, weights = watch.apply(rows, a[i, ids], ids, start[i], target, _mean, parameters)
+                done[key] = i, row, weights
+            used[g, i, ids] = weights
+            at = 0
+            for begin, stop in cut:
+                out[i, begin:stop] = row[at : at + stop - begin]
+                at += stop - begin
+    return Mixed(used, out)
+
+
+def _mean(rows: Sequence[Tensor], weights: Tensor, ids: Sequence[int]) -> Tensor:
+    return weighted_sum(rows, weights)

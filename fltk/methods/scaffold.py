@@ -33,12 +33,17 @@ class Scaffold(Method):
     """FedAvg with a server and a client control variate, both of the length of the trainable columns."""
 
     title: ClassVar[str] = "FedAvg with control variates against client drift"
+    equal: ClassVar[bool] = True
 
     server_lr: float = hyper(1.0, "server step eta_g", low=0)
 
     @property
     def map_kind(self) -> str:  # type: ignore[override]  # the one method whose kind depends on a parameter
         return "exact" if self.server_lr == 1 else "direction"
+
+    @property
+    def server_step(self) -> float:  # type: ignore[override]  # as above
+        return self.server_lr
 
     def check(self, task: Task) -> None:
         if not task.plain_sgd:
@@ -65,10 +70,11 @@ class Scaffold(Method):
         return Upload(y, sent={"dc": c_new - c_i}, own={"c": c_new})
 
     def aggregate(self, state: State, uploads: Sequence[Upload], ctx: Context) -> State:
-        p = torch.full((len(uploads),), 1 / len(uploads), dtype=torch.float64)
-        mean = ctx.combine([u.w for u in uploads], p, [u.client for u in uploads])
+        ids = [u.client for u in uploads]
+        equal = torch.full((len(ids),), 1 / len(ids), dtype=torch.float64)
+        mean, p = ctx.combine([u.w for u in uploads], equal, ids, state.server["w"])
         x = mean if self.server_lr == 1 else torch.lerp(state.server["w"], mean, self.server_lr)
-        dc = weighted_sum([u.sent["dc"] for u in uploads], p)
+        dc = weighted_sum([u.sent["dc"] for u in uploads], equal * ctx.trust(ids))
         c = state.server["c"] + dc * (len(uploads) / ctx.task.n_clients)
         return self.keep(state, uploads, ctx, server={"w": x, "c": c, "p": spread(p, uploads, ctx.task)})
 

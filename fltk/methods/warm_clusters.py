@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ from fltk.clustering.agreement import matched
 from fltk.clustering.fit import Clusters, respond
 from fltk.clustering.space import directions, principal, project
 from fltk.data.federation import ClientData
+from fltk.defences.base import CLUSTERS
 from fltk.methods.base import (
     Context,
     Down,
@@ -45,6 +47,9 @@ EMBEDDINGS = ("update", "params", "both", "label-hist-oracle")
 @dataclass(frozen=True)
 class WarmClusters(Method):
     """FedAvg first, then FedAvg in each cluster. A subclass says how points become clusters."""
+
+    averages: ClassVar[str] = CLUSTERS
+    also_sent: ClassVar[Mapping[str, str]] = {"probe": "probe"}
 
     k: int = hyper(0, "number of clusters (0: chosen from the data)", low=0)
     warmup: int = hyper(5, "rounds of FedAvg before clients are clustered", low=1)
@@ -300,12 +305,13 @@ def shared_means(server: Mapping[str, Tensor], uploads: Sequence[Upload], ctx: C
     if bool(((r == 0) | (r == 1)).all()):
         return cluster_means(server, r.argmax(1).tolist(), uploads, ctx)
     models, rows = server["models"].clone(), server["rows"].clone()
-    mass = r * ctx.task.weights(ids)[:, None]
+    mass = r * ctx.weights(ids)[:, None]
     for m, total in enumerate(mass.sum(0).tolist()):
         if total > 0:
-            p = mass[:, m] / total
-            models[m] = ctx.combine([u.w for u in uploads], p, ids)
-            rows[m] = spread(p, uploads, ctx.task)
+            start = server["models"][m]
+            model, p = ctx.combine([u.w for u in uploads], mass[:, m] / total, ids, start, f"model{m}")
+            if bool(p.any()):
+                models[m], rows[m] = model, spread(p, uploads, ctx.task)
     return models, rows
 
 

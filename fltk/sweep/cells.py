@@ -16,27 +16,33 @@ from fltk.experiment import Place, foresee
 from fltk.sweep.grid import Block, Plan, Value
 
 LIMIT = 100_000
+THREATS = ("attack", "attack_params", "defence", "defence_params")  # tables of cells with attackers or a defence
 
 
 @dataclass(frozen=True)
 class Cell:
     """One run of a sweep: its resolved configuration, the hash by which the registry knows it, and which of its
-    settings the file names.
+    settings were named, and where (`source`: file, flag).
+
+    twin: the hash of the run without attackers and defence, in cells that have them.
     """
 
     config: RunConfig
     digest: str
     given: frozenset[str]
+    twin: str = ""
+    source: str = "file"
 
     def flat(self) -> dict[str, Any]:
         """All settings, keyed like train.lr."""
         nested = self.config.to_dict()
-        tables = {f"{name}.{key}": v for name in ("partition", "train", "params") for key, v in nested[name].items()}
+        known = ("partition", "train", "params", *THREATS)
+        tables = {f"{name}.{key}": v for name in known for key, v in nested.get(name, {}).items()}
         return {"method": self.config.method, "seed": self.config.seed, **tables}
 
     def origin(self) -> dict[str, str]:
         """Where each setting came from, as the registry stores it."""
-        return {key: "file" if key in self.given else "default" for key in self.flat()}
+        return {key: self.source if key in self.given else "default" for key in self.flat()}
 
 
 def cells(plan: Plan, place: Place) -> list[Cell]:
@@ -123,5 +129,5 @@ def varied(found: Iterable[Cell]) -> list[str]:
         for f in fields(cls)
     ]
     keys = dict.fromkeys(key for (key, _), values in seen.items() if len(values) > 1 and key not in ("method", "seed"))
-    hypers = sorted(key for key in keys if key.startswith("params."))
+    hypers = sorted(key for key in keys if key.startswith(("params.", *(f"{name}." for name in THREATS))))
     return [key for key in (*order, *hypers) if key in keys and key != "partition.partition_seed"]

@@ -6,7 +6,7 @@ A cell that fails is told and left; the others go on. Every worker opens the reg
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from fltk import experiment
 from fltk.config import PartitionConfig
@@ -18,10 +18,11 @@ from fltk.registry import RunRow, Store
 from fltk.resume import Changed, resume
 from fltk.runner import RoundDone
 from fltk.sweep.cells import Cell
-from fltk.sweep.state import DONE, FAILED, RUNNING, run_of
+from fltk.sweep.state import DONE, FAILED, RUNNING, best_run, run_of
 
 STARTED = "started"
 ROUND = "round"
+NOTE = "note"
 EVALUATING = "evaluating"
 EVALUATED = "evaluated"
 TAG = "sweep"
@@ -29,7 +30,9 @@ TAG = "sweep"
 
 @dataclass(frozen=True)
 class Event:
-    """News of a cell, by its digest: started, round, done, running (elsewhere), evaluating, evaluated, failed."""
+    """News of a cell, by its digest: started, round, note, done, running (elsewhere), evaluating, evaluated or
+    failed.
+    """
 
     digest: str
     kind: str
@@ -59,6 +62,7 @@ class Player:
     tell: Tell
     dealt: PartitionConfig | None = None
     prepared: Prepared | None = None
+    noted: dict[int, set[str]] = field(default_factory=dict)  # what was told of each run, so that it is told once
 
     def __call__(self, errand: Errand) -> None:
         """Play or evaluate; whatever goes wrong becomes an event, but for a signal."""
@@ -95,11 +99,15 @@ class Player:
         if self.prepared is None or self.dealt != cell.config.partition:
             self.prepared, self.dealt = None, cell.config.partition
             self.prepared = experiment.prepare(cell.config.partition, self.place, self.store)
+        twin = best_run(self.store.runs(config_hash=cell.twin)) if cell.twin else None
+        if cell.twin and twin is None:
+            raise FltkError("the same run without attackers has failed, and there is nothing to compare with")
         numbers: list[int] = []
 
         def started(run: int) -> None:
             numbers.append(run)
-            self.store.set_tag(run, TAG, self.name)
+            if self.name:
+                self.store.set_tag(run, TAG, self.name)
             self.tell(Event(cell.digest, STARTED, run))
 
         return experiment.train(
@@ -110,9 +118,14 @@ class Player:
             origin=cell.origin(),
             on_round=lambda done: self._told(cell, numbers[0], done),
             started=started,
+            twin=None if twin is None else twin.id,
         )
 
     def _told(self, cell: Cell, run: int, done: RoundDone) -> None:
+        for text in done.notes:
+            if text not in self.noted.setdefault(run, set()):
+                self.noted[run].add(text)
+                self.tell(Event(cell.digest, NOTE, run, done.round, text))
         self.tell(Event(cell.digest, ROUND, run, done.round))
 
     def _evaluate(self, cell: Cell, deploy: Deployment) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from fltk.config import canonical_json
 from fltk.registry import RunRow, Store
+from fltk.registry.rows import TRAINED
 from fltk.sweep.cells import Cell
 
 NEW = "new"
@@ -56,7 +57,7 @@ def run_of(store: Store, cell: Cell) -> RunRow | None:
 def best_run(rows: Sequence[RunRow]) -> RunRow | None:
     """Of the runs of one configuration the finished one, else the one being played, else the latest."""
     rank = {DONE: 2, RUNNING: 1}
-    trained = [row for row in rows if row.kind == "train"]
+    trained = [row for row in rows if row.kind in TRAINED]
     return max(trained, key=lambda row: (rank.get(row.status, 0), row.id), default=None)
 
 

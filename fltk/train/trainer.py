@@ -38,6 +38,23 @@ class Score:
         return self.correct / self.n if self.n else math.nan
 
 
+@dataclass(frozen=True)
+class Overrides:
+    """How one client trains otherwise than the run says: None keeps the run's setting; `ascend` climbs the data loss.
+
+    Pull, drift and weight decay keep their direction when a client ascends.
+    """
+
+    epochs: float | None = None
+    lr: float | None = None
+    momentum: float | None = None
+    weight_decay: float | None = None
+    ascend: bool = False
+
+
+AS_CONFIGURED = Overrides()
+
+
 class Trainer:
     """Trains and scores flat models (P,) of one architecture. One instance serves many clients, one by one.
 
@@ -60,26 +77,36 @@ class Trainer:
         self._steps = [m.forward for m in self._model] if isinstance(self._model, nn.Sequential) else [self._model]
         self._parts: dict[str, _Trained] = {}
         self._mode = ""
+        self._other = AS_CONFIGURED
         self.round = 0
         self.client = 0
         self.losses: list[float] = []
         self.taken = 0  # SGD steps since this trainer was made
 
     def at(self, round: int, client: int) -> Trainer:
-        """This trainer, moved to a round and a client."""
-        self.round, self.client, self.losses = round, client, []
+        """This trainer, moved to a round and a client, where it does what the run says."""
+        self.round, self.client, self.losses, self._other = round, client, [], AS_CONFIGURED
+        return self
+
+    def under(self, other: Overrides) -> Trainer:
+        """This trainer, doing otherwise until it is moved."""
+        self._other = other
         return self
 
     @property
     def lr(self) -> float:
         """The learning rate of this round (constant within a round)."""
         c, t = self.config, self.round
+        if self._other.lr is not None:
+            return self._other.lr
         if c.lr_schedule == "cosine":
             return c.lr * 0.5 * (1 + math.cos(math.pi * min(t, c.rounds) / c.rounds))
         return c.lr * c.lr_decay**t if c.lr_schedule == "exponential" else c.lr
 
     def steps(self, n: int, epochs: float | None = None, batch_size: int | None = None) -> int:
         """Number of SGD steps that `epochs` (default: the configured work) mean for `n` samples."""
+        if epochs is None:
+            epochs = self._other.epochs
         if epochs is None and self.config.steps:
             return self.config.steps
         size = batch_size or self.config.batch_size
@@ -170,16 +197,17 @@ class Trainer:
         ranges = tuple(
             (a, min(b, self.layout.trainable)) for a, b in self.layout.ranges(only) if a < self.layout.trainable
         )
-        lam = pull[1] if pull else 0.0
+        lam, other = pull[1] if pull else 0.0, self._other
+        momentum = self.config.momentum if other.momentum is None else other.momentum
         return _Rule(
             ranges=ranges,
             lr=lr,
-            momentum=self.config.momentum,
-            weight_decay=self.config.weight_decay,
+            momentum=momentum,
+            weight_decay=self.config.weight_decay if other.weight_decay is None else other.weight_decay,
             target=pull[0].to(self.device) if pull and lam else None,
             lam=lam,
             drift=None if drift is None else drift.to(self.device),
-            buffers=[torch.zeros(b - a, device=self.device) for a, b in ranges] if self.config.momentum else [],
+            buffers=[torch.zeros(b - a, device=self.device) for a, b in ranges] if momentum else [],
         )
 
     def _batches(self, n: int, steps: int) -> Iterator[tuple[Tensor, list[slice]]]:
@@ -215,7 +243,7 @@ class Trainer:
             for cut in cuts:
                 xb, yb = x[cut], y[cut]
                 value = loss(self._model, self._flat, (xb, yb)) if loss else F.cross_entropy(self._forward(xb), yb)
-                grads = torch.autograd.grad(value, wanted)
+                grads = torch.autograd.grad(-value if self._other.ascend else value, wanted)
                 total += value.detach()
                 if rule.plain:
                     for p, g in zip(values, grads, strict=False):  # a gradient beyond the values is not used
@@ -239,7 +267,7 @@ class Trainer:
                 total += F.nll_loss(log_p, yb)
                 error = log_p.exp_()
                 error[torch.arange(len(yb)), yb] -= 1.0
-                error /= len(yb)
+                error /= -len(yb) if self._other.ascend else len(yb)
                 rule.update(self._flat, torch.cat([(error.t() @ xb).reshape(-1), error.sum(0)]))
         return float(total)
 

@@ -103,7 +103,8 @@ def test_a_rule_that_gives_a_row_back_does_not_get_it_changed() -> None:
 
     rows = list(random(3, LAYOUT.size))
     kept = rows[1].clone()
-    got = average(rows, torch.full((3,), 1 / 3), [0, 1, 2], head_of(), rule)
+    p = torch.full((3,), 1 / 3)
+    got = head_of().average(rule(rows, p), rows, p, [0, 1, 2], rule)
     assert torch.equal(rows[1], kept)
     assert torch.equal(got, LAYOUT.put(rows[1], "head", LAYOUT.take(rows[0], "head")))
 
@@ -168,7 +169,9 @@ def test_the_context_averages_with_the_head_of_the_task() -> None:
     task, rows = made.task(), list(random(2, LAYOUT.size))
     p = task.weights([1, 3])
     assert task.class_head is not None
-    assert torch.equal(Context(0, task).combine(rows, p, [1, 3]), average(rows, p, [1, 3], task.class_head))
+    got, used = Context(0, task).combine(rows, p, [1, 3], rows[0])
+    assert torch.equal(got, average(rows, p, [1, 3], task.class_head))
+    assert used is p
 
 
 def test_averages_of_some_clients_know_whose_rows_they_are() -> None:

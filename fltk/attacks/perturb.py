@@ -1,0 +1,71 @@
+"""What Min-Max and Min-Sum share: a direction, and the longest step along it that a condition allows.
+
+V. Shejwalkar, A. Houmansadr. "Manipulating the Byzantine: Optimizing Model Poisoning Attacks and Defenses for Federated
+Learning." NDSS 2021.
+
+    g = mu + gamma p,   p = -mu / |mu| (unit), -sign(mu) (sign) or -s (std)
+
+With c_i = |mu - g_i|^2 and b_i = <mu - g_i, p>:   |g - g_i|^2 = c_i + 2 gamma b_i + gamma^2 |p|^2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fltk.attacks.base import deviation_of, mean_of
+from fltk.defences.base import Gram
+
+DIRECTIONS = ("std", "unit", "sign")
+SEARCHES = ("exact", "notebook")
+WITHIN = 1 - 1e-9  # so that the condition holds after rounding
+
+
+@dataclass(frozen=True)
+class Line:
+    """The line mu + gamma p through the updates that are known (m, d), in numbers."""
+
+    mu: Tensor  # (d,) float64
+    p: Tensor  # (d,) float64
+    c: Tensor  # (m,) |mu - g_i|^2
+    b: Tensor  # (m,) <mu - g_i, p>
+    p2: float  # |p|^2
+    d2: Tensor  # (m, m) |g_i - g_j|^2
+
+    @staticmethod
+    def of(seen: Tensor, direction: str) -> Line:
+        """Through the mean of updates (m, d), along one of `DIRECTIONS`."""
+        mu = mean_of(seen)
+        if direction == "std":
+            p = -deviation_of(seen, mu)
+        else:
+            p = -mu.sign() if direction == "sign" else -mu / mu.norm().clamp_min(1e-300)
+        c, b = torch.zeros(len(seen), dtype=torch.float64), torch.zeros(len(seen), dtype=torch.float64)
+        for i, g in enumerate(seen):  # one at a time: a copy of all in float64 would be as large as the cohort
+            away = mu - g
+            c[i], b[i] = away.square().sum(), away @ p
+        return Line(mu, p, c, b, float(p @ p), Gram(seen).squared)
+
+    def distances(self, gamma: float) -> Tensor:
+        """|g - g_i|^2 at gamma, (m,)."""
+        return self.c + 2 * gamma * self.b + gamma * gamma * self.p2
+
+    def at(self, gamma: float) -> Tensor:
+        """mu + gamma p; mu where there is no direction."""
+        return self.mu + gamma * self.p if self.p2 > 0 else self.mu
+
+
+def notebook_search(holds: Callable[[float], bool], start: float = 10.0, until: float = 1e-5) -> float:
+    """The search of the released notebooks: steps that halve from 5, up where the condition holds, else down."""
+    gamma, step, best = start, start / 2, 0.0
+    while step > until:
+        if holds(gamma):
+            best = gamma
+            gamma += step
+        else:
+            gamma -= step
+        step /= 2
+    return best

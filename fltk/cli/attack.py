@@ -1,0 +1,284 @@
+"""`fltk attack`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from fltk.cli.command import Option, command
+from fltk.cli.context import Settings
+from fltk.cli.options import config_option, method_params, options_from, parse_set, set_option
+from fltk.cli.output import Column, emit, output_options
+from fltk.cli.sweep_board import Board, outcome_line
+from fltk.cli.train import keep_option, place_options, refuse_readonly
+from fltk.config import AttackConfig, DefenceConfig, PartitionConfig, RunConfig, TrainConfig
+from fltk.errors import FltkError, UsageError, unknown
+from fltk.names import ATTACKS, DEFENCES, METHODS
+
+if TYPE_CHECKING:
+    from fltk.registry import RunRow, Store
+    from fltk.sweep.assault import Assault, Cells, Outcome
+    from fltk.sweep.state import CellState
+
+NONE, ALL = "none", "all"
+COLUMNS = [
+    Column("run"),
+    Column("method"),
+    Column("attack"),
+    Column("defence"),
+    Column("seed"),
+    Column("clean", "clean acc", 4),
+    Column("acc", "benign acc", 4, "max"),
+    Column("drop", "drop", 4, "min"),
+    Column("worst10", "worst 10%", 4, "max"),
+    Column("global_acc", "global acc", 4, "max"),
+    Column("asr", "backdoor", 3, "min"),
+    Column("attackers_acc", "attackers", 4),
+    Column("mal_weight_ratio", "their share", 3, "min"),
+    Column("rejected_tpr", "found", 2),
+    Column("rejected_fpr", "wronged", 2),
+]
+TAIL = [Column("state"), Column("message")]
+SPARSE = (
+    "global_acc",
+    "asr",
+    "rejected_tpr",
+    "rejected_fpr",
+    "message",
+)  # columns that are shown where something is in
+
+
+@command(
+    "attack",
+    examples=(
+        "fltk attack --kind random-model --malicious 0.2",
+        "fltk attack --run run42 --kind badnets --set-attack target=3 --defence trimmed-mean",
+        "fltk attack --grid --kind alie,ipm --method fedavg,ditto,attn --defence none,multi-krum --seed 0,1,2",
+    ),
+)
+@click.option(
+    "--kind", required=True, cls=Option, section="Attack", help="attack, or several with --grid: fltk attacks"
+)
+@options_from(AttackConfig, section="Attack", leave_out=["kind"])
+@click.option(
+    "--set-attack",
+    metavar="KEY=VALUE",
+    multiple=True,
+    cls=Option,
+    section="Attack",
+    help="a parameter of the attack, repeatable (fltk attacks NAME lists them)",
+)
+@click.option(
+    "--defence", default=NONE, cls=Option, section="Defence", help="defence, or several with --grid: fltk defences"
+)
+@options_from(DefenceConfig, section="Defence", leave_out=["defence"])
+@click.option(
+    "--set-defence",
+    metavar="KEY=VALUE",
+    multiple=True,
+    cls=Option,
+    section="Defence",
+    help="a parameter of the defence, repeatable (fltk defences NAME lists them)",
+)
+@click.option(
+    "--grid",
+    is_flag=True,
+    cls=Option,
+    section="Grid",
+    help="attacks x methods x defences x seeds, from lists separated by commas; none and all are words of them",
+)
+@click.option("--jobs", type=click.IntRange(min=1), default=1, cls=Option, section="Grid", help="runs played at once")
+@click.option("--dry-run", is_flag=True, cls=Option, section="Grid", help="list the runs and how they stand")
+@click.option(
+    "--run", "base", default="latest", show_default=True, cls=Option, section="Run", help="the run that is attacked"
+)
+@click.option("--method", default="", cls=Option, section="Run", help="another method, or several with --grid")
+@set_option
+@click.option("--seed", default="", cls=Option, section="Run", help="another root seed, or several with --grid")
+@keep_option
+@config_option
+@options_from(PartitionConfig, section="Data and partition")
+@options_from(TrainConfig, section="Training")
+@place_options
+@output_options
+@click.pass_context
+def attack(ctx: click.Context, /, format: str, **params: Any) -> None:
+    """Train a run's configuration again, with malicious clients in it.
+
+    The settings are those of the latest training run, or of --run, but for those that are given here; without a run
+    in the registry, those of `fltk train`. The same run without attackers and defence is its clean twin, trained first
+    where the registry lacks it. What the registry has is not played again, and what was stopped goes on.
+
+    In the table: `clean` is the twin's accuracy on the benign clients, `drop` what the attack (and the defence) cost
+    them, `backdoor` how often their own models fall for a trigger, `their share` the weight that benign clients give to
+    attackers (1: as to anybody), `found` and `wronged` the shares of malicious and benign clients that the defence
+    rejected. The defence assumes the true share of attackers unless --defence-fraction says otherwise. With attn, trust
+    is on unless --set trust=off.
+    """
+    from fltk.experiment import Place
+    from fltk.registry import Store
+    from fltk.sweep.assault import Outcome, cells, run, standing
+
+    settings: Settings = ctx.obj
+    place = Place(settings.data_dir, params["download"], params["engine"], params["device"], params["keep_checkpoints"])
+    found = cells(_asked(ctx, settings, params), place)
+    if not found.attacked and not found.refused:
+        raise UsageError("--kind none without --defence is the clean run: name an attack or a defence")
+    if not found.attacked:
+        (method, defence), why = next(iter(found.refused.items()))
+        raise UsageError(f"--defence {defence} does not go with {method}: {why}")
+    outcome = Outcome({}, {})
+    if not params["dry_run"]:
+        with Store(settings.db, create=True) as store:
+            refuse_readonly(store)
+        with Board(settings, "attack") as board:
+            outcome = run(found, settings.db, place, jobs=params["jobs"], tell=board.hear, announce=board.add)
+        if outcome.failed and not params["grid"]:
+            raise FltkError(next(iter(outcome.failed.values())))
+    with Store(settings.db, create=not params["dry_run"], readonly=params["dry_run"]) as store:
+        rows = _rows(found, standing(found, store), outcome, store)
+    shown = [c for c in [*COLUMNS, *TAIL] if c.key not in SPARSE or any(row.get(c.key) is not None for row in rows)]
+    emit(rows, shown, format)
+    if outcome.failed:
+        raise FltkError(_failures(found, outcome))
+
+
+def _failures(found: Cells, outcome: Outcome) -> str:
+    """The error at the end of a grid in which runs failed."""
+    names = {
+        cell.digest: " ".join([cell.config.method, cell.config.attack.kind, cell.config.defence.defence]).strip()
+        for cell in (*found.clean, *found.attacked)
+    }
+    return outcome_line(dict(outcome.failed), names, len(names))
+
+
+def _asked(ctx: click.Context, settings: Settings, params: Mapping[str, Any]) -> Assault:
+    """The options as one object."""
+    from fltk.sweep.assault import Assault
+
+    run = _base(settings, params["base"], explicit=_given(ctx, "base"))
+    base = RunConfig() if run is None else RunConfig.from_dict(run.config).clean
+    if not _given(ctx, "partition_seed") and run is None:
+        base = replace(base, partition=replace(base.partition, partition_seed=base.seed))
+    base = replace(
+        base,
+        partition=_with(ctx, base.partition, params),
+        train=_with(ctx, base.train, params),
+    )
+    kinds = _names("--kind", params["kind"], ATTACKS, params["grid"])
+    found = _names("--defence", params["defence"], DEFENCES, params["grid"])
+    named = params["method"] or base.method
+    chosen = _names("--method", named, METHODS, params["grid"], none=False)
+    seeds = _seeds(params["seed"], base.seed, params["grid"])
+    own = {base.method: dict(base.params)} if run is not None else {}
+    extra = method_params(ctx)
+    before = {} if run is None else {k for k, source in run.origin.items() if source != "default"}
+    return Assault(
+        base=base,
+        kinds=kinds,
+        methods=chosen,
+        defences=found,
+        seeds=seeds,
+        params={name: {**own.get(name, {}), **extra} for name in chosen},
+        attack=AttackConfig(
+            **{f.name: params[f.name] for f in fields(AttackConfig) if f.name in params and f.name != "kind"}
+        ),
+        attack_params=parse_set(params["set_attack"], "--set-attack"),
+        defence=DefenceConfig(**{f.name: params[f.name] for f in fields(DefenceConfig) if f.name != "defence"}),
+        defence_params=parse_set(params["set_defence"], "--set-defence"),
+        given=frozenset({*before, *_named(ctx, extra)}),
+    )
+
+
+def _base(settings: Settings, ref: str, *, explicit: bool) -> RunRow | None:
+    """The run whose configuration is attacked; None where no run was named and there is none."""
+    from fltk.registry import Store
+    from fltk.registry.location import locate
+
+    path = locate(settings.db).path
+    if path is not None and not path.exists() and not explicit:
+        return None
+    with Store(settings.db, readonly=True) as store:
+        if not explicit and not any(row.kind == "train" for row in store.runs()):
+            return None
+        return store.find_run(ref, "train")
+
+
+def _with(ctx: click.Context, config: Any, params: Mapping[str, Any]) -> Any:
+    """A configuration with what was given on the command line or in a file."""
+    given = {f.name: params[f.name] for f in fields(config) if _given(ctx, f.name)}
+    return replace(config, **given)
+
+
+def _given(ctx: click.Context, name: str) -> bool:
+    return ctx.get_parameter_source(name) not in (ParameterSource.DEFAULT, None)
+
+
+def _named(ctx: click.Context, own: Mapping[str, Any]) -> set[str]:
+    """The settings that were given, keyed as they are stored."""
+    tables = {"partition": PartitionConfig, "train": TrainConfig, "attack": AttackConfig, "defence": DefenceConfig}
+    found = {f"{table}.{f.name}" for table, cls in tables.items() for f in fields(cls) if _given(ctx, f.name)}
+    found |= {f"params.{key}" for key in own}
+    for table, option in (("attack_params", "set_attack"), ("defence_params", "set_defence")):
+        found |= {f"{table}.{key}" for key in parse_set(ctx.params[option])}
+    return found | {key for key in ("method", "seed") if _given(ctx, key)}
+
+
+def _names(option: str, text: str, known: Mapping[str, str], grid: bool, *, none: bool = True) -> tuple[str, ...]:
+    """Names separated by commas; `all` is every one there is, and several need --grid."""
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    names: list[str] = []
+    for word in words:
+        if word == ALL:
+            names += known
+        elif word in known or (none and word == NONE):
+            names.append(word)
+        else:
+            raise unknown(
+                option.removeprefix("--").replace("kind", "attack"), word, [*known, *([NONE] if none else [])], option
+            )
+    if not names:
+        raise UsageError(f"{option} needs a name")
+    if len(set(names)) > 1 and not grid:
+        raise UsageError(f"{option} {text}: several make a grid; add --grid")
+    return tuple(dict.fromkeys(names))
+
+
+def _seeds(text: str, default: int, grid: bool) -> tuple[int, ...]:
+    words = [word.strip() for word in text.split(",") if word.strip()] or [str(default)]
+    if not all(word.isdecimal() for word in words):
+        raise UsageError(f"--seed takes whole numbers from 0, separated by commas, not {text!r}")
+    if len(words) > 1 and not grid:
+        raise UsageError(f"--seed {text}: several make a grid; add --grid")
+    return tuple(dict.fromkeys(int(word) for word in words))
+
+
+def _rows(found: Cells, standing: Sequence[CellState], outcome: Outcome, store: Store) -> list[dict[str, Any]]:
+    """One row for each attacked cell, read back from the registry, and one for each that is refused."""
+    from fltk.evaluation.robustness import summary
+
+    attacked = {cell.digest for cell in found.attacked}
+    rows = []
+    for state in standing:
+        if state.cell.digest not in attacked:
+            continue
+        config = state.cell.config
+        row: dict[str, Any] = {
+            "method": config.method,
+            "attack": config.attack.kind or None,
+            "defence": config.defence.defence or None,
+            "seed": config.seed,
+            "state": "refused" if state.cell.digest in outcome.refused else state.state,
+            "message": outcome.refused.get(state.cell.digest) or outcome.failed.get(state.cell.digest),
+        }
+        if state.run is not None and state.state == "done":
+            row = {**row, **summary(state.run, store)}
+            row["run"], row["twin"] = f"run{state.run.id}", f"run{state.run.parent}"
+        rows.append(row)
+    for (method, defence), why in found.refused.items():
+        rows.append({"method": method, "defence": defence, "state": "refused", "message": why})
+    return rows

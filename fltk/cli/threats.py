@@ -1,0 +1,98 @@
+"""`fltk attacks` and `fltk defences`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from fltk.cli.command import command
+from fltk.cli.methods import explain
+from fltk.cli.output import Column, emit, output_options
+from fltk.names import ATTACKS, DEFENCES
+
+ATTACK_COLUMNS = [
+    Column("attack"),
+    Column("summary"),
+    Column("touches"),
+    Column("knows"),
+    Column("hyper_parameters", "parameters"),
+]
+DEFENCE_COLUMNS = [
+    Column("defence"),
+    Column("summary"),
+    Column("one", "one model"),
+    Column("clusters"),
+    Column("mixed", "mixed rows"),
+    Column("weights"),
+    Column("condition"),
+    Column("hyper_parameters", "parameters"),
+]
+
+
+@command("attacks", examples=("fltk attacks", "fltk attacks alie", "fltk attacks --format json"))
+@click.argument("name", required=False)
+@output_options
+def attacks(name: str | None, format: str) -> None:
+    """List the attacks, or explain one.
+
+    With a NAME: its citation, its equations, what differs from the paper, and its parameters (set with
+    `fltk attack --set-attack KEY=VALUE`). An attack touches the data of malicious clients, how they train, or what they
+    upload; some know the benign clients' updates of the round, or the server's rule.
+    """
+    from fltk.attacks import attack_class
+
+    if name is not None:
+        explain(name, attack_class(name), "--set-attack", "attack", format)
+        return
+    emit([_attack(kind) for kind in ATTACKS], ATTACK_COLUMNS, format)
+
+
+def _attack(name: str) -> dict[str, Any]:
+    from fltk.attacks import attack_class
+    from fltk.hyper import hypers
+
+    cls = attack_class(name)
+    touched = [word for word, there in (("data", cls.on_data), ("upload", cls.on_upload)) if there]
+    return {
+        "attack": name,
+        "summary": cls.title,
+        "touches": ", ".join(touched),
+        "knows": ", ".join(sorted(cls.knows)) or None,
+        "colludes": cls.colludes,
+        "hyper_parameters": [h.name for h in hypers(cls)] or None,
+    }
+
+
+@command("defences", examples=("fltk defences", "fltk defences multi-krum", "fltk defences --format json"))
+@click.argument("name", required=False)
+@output_options
+def defences(name: str | None, format: str) -> None:
+    """List the defences, or explain one.
+
+    With a NAME: its citation, its equations, what differs from the paper, and its parameters (set with
+    `fltk attack --set-defence KEY=VALUE`). `screen` judges uploads once a round and `combine` replaces the average; the
+    list says which of them is used where a method has one model, cluster models, or one mixed row per client.
+    """
+    from fltk.defences import defence_class
+
+    if name is not None:
+        explain(name, defence_class(name), "--set-defence", "defence", format)
+        return
+    emit([_defence(kind) for kind in DEFENCES], DEFENCE_COLUMNS, format)
+
+
+def _defence(name: str) -> dict[str, Any]:
+    from fltk.defences import defence_class
+    from fltk.defences.base import KINDS
+    from fltk.hyper import hypers
+
+    cls = defence_class(name)
+    return {
+        "defence": name,
+        "summary": cls.title,
+        **{kind: ", ".join(sorted(cls.forms.get(kind, ()), reverse=True)) or "no" for kind in KINDS},
+        "weights": "method's" if cls.weighted else "equal",
+        "condition": cls.condition,
+        "hyper_parameters": [h.name for h in hypers(cls)] or None,
+    }

@@ -1,0 +1,122 @@
+"""What an attack did to a run: its benign clients, against the same clients of its clean twin."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from fltk.config import RunConfig
+from fltk.evaluation import metrics
+from fltk.experiment import campaign_of
+from fltk.registry import RunRow, Store
+
+ACC = "personal_test_acc"
+GLOBAL = "global_test_acc"
+ROUNDS = ("mal_weight", "mal_weight_ratio", "rejected_tpr", "rejected_fpr", "rejected_precision", "dropped")
+Array = np.ndarray[Any, Any]
+
+
+def attackers(config: Mapping[str, Any], n: int) -> tuple[int, ...]:
+    """The malicious clients among the n of a stored configuration, ascending; none without an attack."""
+    found = campaign_of(RunConfig.from_dict(config), n)
+    return () if found is None else found.malicious
+
+
+def summary(run: RunRow, store: Store) -> dict[str, Any]:
+    """The result of one run under attack, or under a defence alone, at its last evaluated round.
+
+    acc, worst10: personal test accuracy over benign clients and over the worst tenth of them.  clean, clean_worst10:
+    the same of the same clients in the run without attackers and defence (None while that is not finished).  drop =
+    clean - acc.  global_acc, global_drop: of the one global model, where there is one.  asr: success of a backdoor on
+    benign clients' personal models.  attackers_acc: of malicious clients on clean data.  Of the measures of every
+    round (`ROUNDS`) the mean over the attacked rounds, without those in which a measure has no value.
+    """
+    config = RunConfig.from_dict(run.config)
+    own = _last(store, run, ACC)
+    bad = np.isin(np.arange(len(own)), attackers(run.config, len(own)))
+    row: dict[str, Any] = {
+        "run": run.id,
+        "twin": run.parent,
+        "method": run.method,
+        "seed": run.seed,
+        "attack": config.attack.kind or None,
+        "defence": config.defence.defence or None,
+        "malicious": int(bad.sum()),
+        "clients": len(own),
+        "rounds": run.rounds_done,
+        "acc": _value(metrics.acc_mean(own[~bad])),
+        "worst10": _value(metrics.acc_worst10(own[~bad])),
+        "attackers_acc": _value(metrics.acc_mean(own[bad])),
+        "asr": run.last.get("asr"),
+    }
+    clean = {} if run.parent is None else _twin(store, run, bad)
+    row |= {key: clean.get(key) for key in ("clean", "clean_worst10", "clean_global")}
+    row["drop"] = _difference(row["clean"], row["acc"])
+    row["drop_worst10"] = _difference(row["clean_worst10"], row["worst10"])
+    row["global_acc"] = _of_global(store, run, bad)
+    row["global_drop"] = _difference(row["clean_global"], row["global_acc"])
+    return row | {key: _mean_over(store, run, key, config) for key in ROUNDS}
+
+
+def _last(store: Store, run: RunRow, key: str) -> Array:
+    """(N,) the last stored values of a per-client measure."""
+    values: Array = store.client_values(run.id, key)[1][-1]
+    return values
+
+
+def _twin(store: Store, run: RunRow, bad: Array) -> dict[str, float | None]:
+    """The benign clients in the run without attackers, at its end."""
+    twin = store.find_run(f"run{run.parent}")
+    if twin.status != "done" or ACC not in store.client_keys(twin.id):
+        return {}
+    acc = _last(store, twin, ACC)[~bad]
+    return {
+        "clean": _value(metrics.acc_mean(acc)),
+        "clean_worst10": _value(metrics.acc_worst10(acc)),
+        "clean_global": _of_global(store, twin, bad),
+    }
+
+
+def _of_global(store: Store, run: RunRow, bad: Array) -> float | None:
+    if GLOBAL not in store.client_keys(run.id):
+        return None
+    return _value(metrics.acc_mean(_last(store, run, GLOBAL)[~bad]))
+
+
+def _mean_over(store: Store, run: RunRow, key: str, config: RunConfig) -> float | None:
+    """The mean of a scalar over the attacked rounds in which it has a value."""
+    if key not in store.scalar_keys(run.id):
+        return None
+    rounds, values = store.scalars(run.id, key)[key]
+    stop = config.attack.attack_stop or math.inf
+    values = values[(rounds >= config.attack.attack_start) & (rounds < stop) & np.isfinite(values)]
+    return float(values.mean()) if len(values) else None
+
+
+def _difference(a: float | None, b: float | None) -> float | None:
+    return None if a is None or b is None else a - b
+
+
+def _value(number: float) -> float | None:
+    return number if math.isfinite(number) else None
+
+
+def mean_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of the same method, attack and defence as one: means over the seeds, with the numbers of runs and seeds."""
+    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["method"], row["attack"], row["defence"]), []).append(row)
+    merged = []
+    for group in groups.values():
+        one: dict[str, Any] = dict(group[0])
+        for key, value in group[0].items():
+            known = [row[key] for row in group if isinstance(row[key], float)]
+            if (known and key not in ("run", "twin", "seed")) or (value is None and known):
+                one[key] = float(np.mean(known))
+        one["seeds"] = len({row["seed"] for row in group})
+        one["runs"] = [row["run"] for row in group]
+        merged.append(one)
+    return merged

@@ -1,0 +1,95 @@
+"""Hyper-parameters of methods, attacks and defences: fields with a help text, and their values from text."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields
+from typing import Any
+
+from fltk.errors import UsageError, unknown
+
+
+def hyper(default: Any, text: str, low: float | None = None, high: float | None = None, **extra: Any) -> Any:
+    """A hyper-parameter: its default, its one help text, and its admissible range (inclusive) or `choices`."""
+    return field(default=default, metadata={"help": text, "low": low, "high": high, **extra})
+
+
+@dataclass(frozen=True)
+class Hyper:
+    """One hyper-parameter as a user sees it."""
+
+    name: str
+    kind: str
+    default: Any
+    help: str
+    choices: tuple[str, ...]
+    low: float | None
+    high: float | None
+
+
+def hypers(cls: type[Any]) -> list[Hyper]:
+    """The hyper-parameters of a class in the order of its file."""
+    return [
+        Hyper(
+            name=f.name,
+            kind=str(f.type),
+            default=None if f.default is MISSING else f.default,
+            help=f.metadata.get("help", ""),
+            choices=tuple(f.metadata.get("choices", ())),
+            low=f.metadata.get("low"),
+            high=f.metadata.get("high"),
+        )
+        for f in fields(cls)
+    ]
+
+
+def find(kind: str, name: str, known: Mapping[str, str], option: str) -> type[Any]:
+    """The class "module:class" behind a name of a registry; imported when asked for."""
+    if name not in known:
+        raise unknown(kind, name, known, option)
+    module, _, attribute = known[name].partition(":")
+    found: type[Any] = getattr(importlib.import_module(module), attribute)
+    return found
+
+
+def create(cls: type[Any], name: str, params: Mapping[str, Any], option: str) -> Any:
+    """An instance with hyper-parameters; unknown names and inadmissible values are refused by name and `option`."""
+    known = {f.name: f for f in fields(cls)}
+    values = {}
+    for key, value in params.items():
+        if not known:
+            raise UsageError(f"{option}: {name} has no hyper-parameters, so {key!r} cannot be set")
+        if key not in known:
+            raise unknown(f"hyper-parameter of {name}", key, known, option)
+        values[key] = _admissible(name, known[key], value, option)
+    return cls(**values)
+
+
+def resolved(made: Any) -> dict[str, Any]:
+    """All hyper-parameters with their values; an infinite one becomes text so that JSON can hold it."""
+    values = {f.name: getattr(made, f.name) for f in fields(made)}
+    return {k: "inf" if v == float("inf") else v for k, v in values.items()}
+
+
+def _admissible(name: str, f: Field[Any], value: Any, option: str) -> Any:
+    """`value` in the type of the field and within its range, or the line that says what is."""
+    kinds, whole = str(f.type), str(f.type).startswith("int")
+    say = f"{option} {f.name}={value}: {name} takes"
+    unset = value is None or (isinstance(value, str) and value.lower() in ("none", "default"))
+    choices = f.metadata.get("choices")
+    if choices:
+        if value not in choices and not (unset and "None" in kinds):
+            raise UsageError(f"{say} one of {', '.join(choices)}")
+        return value if value in choices else None
+    if unset and "None" in kinds:
+        return None
+    try:
+        number = int(str(value)) if whole else float(value)
+    except (TypeError, ValueError):
+        raise UsageError(f"{say} {'a whole number' if whole else 'a number'}") from None
+    low, high = f.metadata.get("low"), f.metadata.get("high")
+    if number != number or (low is not None and number < low) or (high is not None and number > high):
+        span = f"{'-inf' if low is None else low:g}" if low is not None else "any"
+        raise UsageError(f"{say} a value from {span} to {'inf' if high is None else f'{high:g}'}")
+    return number
