@@ -23,6 +23,12 @@ curvature      secant: how a client's update changes per change of its start, as
                counts once every client in the bank has taken part twice, and it quadruples the bank.
 head=both      Fed-RoD's two heads (arXiv:2107.00778): after the shared model, an offset of the head is trained over
                frozen features. Logits of two linear heads add up to those of one, u + v; v never travels.
+qk=learned     S_ij from projections of the tokens' sketches, none of them a client's own, which start as the free mode.
+train          surrogate, valgrad: each round they take a step down the clients' loss, found from G_ij = <g_i, theta_j>
+               with g_i = u_i - theta_i^+ (against the next update: nothing further is sent), or g_i = the gradient of
+               the client's validation loss at u_i, sent beside the upload. Held-out clients do not teach, they judge;
+               newcomers meet the scorer that did best before them. Teachers are believed: trust and clip do not weigh
+               them. A server with labelled data of its own: `fltk.attention.learn.proxy`, from Python only.
 
 A newcomer trains from theta^0 like everybody in their first round, is compared with the others' tokens of first
 uploads (birth tokens, kept as sketches of r floats a part) and gets sum_j A_j u_j without an entry of its own.
@@ -31,53 +37,64 @@ uploads (birth tokens, kept as sketches of r floats a part) and gets sum_j A_j u
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from fltk.attention import Attention, Options, attend, weigh
+from fltk.attention import Attention, Options, weigh
 from fltk.attention.bank import births, columns, width
+from fltk.attention.learn import Learner, draw_judges
 from fltk.attention.newcomer import Others, mean_row, shares
 from fltk.attention.prototypes import WIDTH, class_means, prototype_similarity
+from fltk.attention.scorer import initial
 from fltk.attention.tokens import center_of, cosines, gram, unit
 from fltk.data.federation import ClientData
 from fltk.errors import UsageError
 from fltk.methods.banked import UPDATES, Banked
-from fltk.methods.base import Context, Down, Joined, State, Task, Upload, hyper
+from fltk.methods.base import Context, Cost, Down, Joined, State, Task, Upload, hyper
 from fltk.methods.heads import head_shape, trained_offset, with_offset
+from fltk.methods.learned import Cohort, learned_shares, members, products, taught, teachers, told
 from fltk.methods.parts import blend
+from fltk.models.layout import Layout
 from fltk.train.trainer import Trainer
 
 # Settings that rule out others: a value, why, and what the others may then be.
-CLASHES: tuple[tuple[str, object, str, dict[str, tuple[object, ...]]], ...] = (
+Admissible = dict[str, tuple[object, ...]]
+UNTAUGHT: Admissible = {"qk": ("auto", "free"), "train": ("off",)}
+UNMASKED: Admissible = {"sparse": ("auto", "none")}
+CLASHES: tuple[tuple[str, object, str, Admissible], ...] = (
     (
         "tau",
         math.inf,
         "an infinite width is FedAvg",
         {"trust": ("off",), "hier": ("off",), "curvature": ("off",), "token": ("model",), "scope": ("model",)}
-        | {"self_weight": (None,), "clip": (None,), "cap": (1,), "step": (1,)},
+        | {"self_weight": (None,), "clip": (None,), "cap": (1,), "step": (1,)}
+        | UNTAUGHT,
     ),
     (
         "token",
         "proto",
         "prototypes are compared once, as they are under theta^0",
         {"omega": (0,), "curvature": ("off",), "scope": ("model",), "center": ("init",), "warmup": (0,)}
-        | {"sparse": ("auto", "none", "topk"), "join_token": ("birth",)},
+        | {"sparse": ("auto", "none", "topk"), "join_token": ("birth",)}
+        | UNTAUGHT,
     ),
-    ("hier", "kmeans", "the clusters are its mask", {"sparse": ("auto", "none")}),
-    ("hier", "gmm", "the clusters are its mask", {"sparse": ("auto", "none")}),
+    ("hier", "kmeans", "its clusters are the mask, and have no derivative", UNMASKED | UNTAUGHT),
+    ("hier", "gmm", "its clusters are the mask, and have no derivative", UNMASKED | UNTAUGHT),
     ("head", "local", "a newcomer has no head to take a loss with", {"join_token": ("birth", "update")}),
+    ("qk", "free", "scores that are free have nothing to learn", {"train": ("off",)}),
 )
 
 
 @dataclass(frozen=True)
 class Attn(Banked):
-    """Attention over clients, free mode: nothing is learned on the server."""
+    """Attention over clients. Free mode by default: nothing is learned on the server."""
 
     title: ClassVar[str] = "attention over clients: one mixed model each"
+    on_guard: ClassVar[Mapping[str, object]] = {"trust": "on"}
 
     score: str = hyper("gap", "score between clients", choices=("gap", "relgap", "raw", "zscore"))
     tau: float | None = hyper(
@@ -110,6 +127,22 @@ class Attn(Banked):
         choices=("auto", "none", "countsketch", "gaussian"),
     )
     r: int = hyper(1024, "size of a projected token", low=1)
+    qk: str = hyper(
+        "auto",
+        "scores of the tokens as they are, or of learned projections (auto: learned with train)",
+        choices=("auto", "free", "learned"),
+    )
+    train: str = hyper(
+        "off",
+        "learn the projections from the clients' next updates, or from validation gradients (one model more up); "
+        "r=256 saves time; from a labelled set of the server: Python only, fltk.attention.learn",
+        choices=("off", "surrogate", "valgrad"),
+    )
+    heads: int = hyper(1, "qk=learned: heads, whose maps are averaged", low=1)
+    mlp: int = hyper(0, "qk=learned: width of an MLP under the projections (0: none)", low=0)
+    meta_rate: float = hyper(1e-3, "train: rate of Adam, which takes one step a round", low=0)
+    meta_entropy: float = hyper(1e-3, "train: weight of the rows' negative entropy, against collapse", low=0)
+    meta_holdout: float = hyper(0.2, "train: share of the clients that do not teach but judge", low=0, high=1)
     join_token: str = hyper(
         "birth",
         "how newcomers are placed: token of a first training from theta^0, update from the mean, or lowest loss",
@@ -122,16 +155,33 @@ class Attn(Banked):
                 if getattr(self, name) == value and getattr(self, other) not in admissible:
                     raise UsageError(f"--set {other}={getattr(self, other)} does not go with {name}={value}: {why}")
 
+    @property
+    def learned(self) -> bool:
+        """Whether there is a scorer."""
+        return self.qk == "learned" or self.train != "off"
+
+    def check(self, task: Task) -> None:
+        if self.train != "off" and task.class_head is not None:
+            raise UsageError(
+                f"--head-mix classes does not go with --set train={self.train}: its averages are not linear in the map"
+            )
+
     def is_fedavg(self, round: int) -> bool:
         """Infinite width is FedAvg."""
         return round < self.warmup or self.tau == math.inf
 
     def init(self, task: Task) -> State:
-        state = super().init(task)
-        if self.hier == "off":
-            return state
-        clusters = torch.full((len(self.parts(task)), task.n_clients), -1)
-        return replace(state, server={**state.server, "clusters": clusters})
+        state, parts, n = super().init(task), self.parts(task), task.n_clients
+        server = dict(state.server)
+        if self.hier != "off":
+            server["clusters"] = torch.full((len(parts), n), -1)
+        if self.learned:
+            d = max(self._birth_widths(task)) * ((self.omega < 1) + (self.omega > 0) + (self.curvature == "secant"))
+            tau, layers = self._options("", 0, task).width, len(parts) if self.scope == "layer" else 0
+            phi = initial(d, tau, heads=self.heads, width=self.mlp, layers=layers, seed=task.seed("scorer"))
+            judges = draw_judges(n, self.meta_holdout, task.seed("judges"))
+            server |= {**Learner.start(phi).tensors(), "judges": judges}
+        return replace(state, server=server)
 
     def kept(self, task: Task) -> dict[str, tuple[int, ...]]:
         size = task.layout.width(self.shared)
@@ -145,26 +195,61 @@ class Attn(Banked):
         return rows
 
     def attention(self, state: State, known: Tensor, keys: Tensor, part: str, ctx: Context) -> Attention:
-        task, client, options = ctx.task, state.client, self._options(part, ctx.round, ctx.task)
-        samples = torch.ones(len(known)) if task.uniform else task.n[known]
-        trust = state.server["trust"][known] if self.trust == "on" else None
+        task = ctx.task
         if self.token == "proto":
-            s = prototype_similarity(client["proto"][known], task.label_counts[known])
-            return weigh(s, options, samples=samples, keys=keys, trust=trust)
-        cut = self.parts(task)[part]
+            s = prototype_similarity(state.client["proto"][known], task.label_counts[known])
+            samples, trust = self._standing(state, known, task)
+            return weigh(s, self._options(part, ctx.round, task), samples=samples, keys=keys, trust=trust)
+        cohort = self._cohort(state, known, keys, part, ctx.round, task)
+        if not self.learned:
+            return cohort.free()
+        with torch.no_grad():
+            return cohort.maker(list(self.parts(task)).index(part))(Learner.from_tensors(state.server).scorer)
+
+    def _standing(self, state: State, known: Tensor, task: Task) -> tuple[Tensor, Tensor | None]:
+        """How much clients count, whoever looks at them: samples, and the log of trust where it is asked for."""
+        samples = torch.ones(len(known)) if task.uniform else task.n[known]
+        return samples, state.server["trust"][known] if self.trust == "on" else None
+
+    def _cohort(self, state: State, known: Tensor, keys: Tensor, part: str, round: int, task: Task) -> Cohort:
+        """What the map of one part is made from in a round."""
+        client, cut = state.client, self.parts(task)[part]
         rows = columns(client["bank"], cut)[known]
+        samples, trust = self._standing(state, known, task)
         # within a row similarities must be comparable: the part counts for all pairs or for none
         bent = self.curvature == "secant" and bool(client["secant"][known].any(1).all())
-        return attend(
+        return Cohort(
             rows,
-            options,
-            center=center_of(rows, self.center, columns(state.server["start"], cut)),
+            center_of(rows, self.center, columns(state.server["start"], cut)),
+            self._options(part, round, task),
             samples=samples,
-            updates=columns(client["update"], cut)[known] if self.omega else None,
-            secants=columns(client["secant"], cut)[known] if bent else None,
             keys=keys,
             trust=trust,
+            updates=columns(client["update"], cut)[known] if self.omega else None,
+            secants=columns(client["secant"], cut)[known] if bent else None,
         )
+
+    def aggregate(self, state: State, uploads: Sequence[Upload], ctx: Context) -> State:
+        return super().aggregate(state if self.train == "off" else self._taught(state, uploads, ctx), uploads, ctx)
+
+    def _taught(self, state: State, uploads: Sequence[Upload], ctx: Context) -> State:
+        """With the scorer one step further, by what became of the models that it mixed in the round before."""
+        made, task, parts = ctx.round - 1, ctx.task, self.parts(ctx.task)
+        known = members(state, made)
+        sent = teachers(uploads, known, state.server["start"])
+        if self.is_fedavg(made) or not sent:
+            return state
+        ids, keys, theta = [u.client for u in sent], self.fresh(state, made)[known], state.client["bank"][known]
+        server = taught(
+            state.server,
+            [self._cohort(state, known, keys, part, made, task).maker(g) for g, part in enumerate(parts)],
+            self.step * products(sent, self.starts(state, ids, task), theta, list(parts.values())),
+            torch.searchsorted(known, torch.tensor(ids)),
+            held_out=state.server["judges"][ids] if self.meta_holdout else None,
+            rate=self.meta_rate,
+            entropy=self.meta_entropy,
+        )
+        return replace(state, server=server)
 
     def _options(self, part: str, round: int, task: Task) -> Options:
         own = {f.name: getattr(self, f.name) for f in fields(Options) if f.name not in ("seed", "round_seed")}
@@ -181,9 +266,11 @@ class Attn(Banked):
 
     def births(self, rows: Tensor, state: State, task: Task) -> Tensor:
         """Sketched displacements from theta^0, part beside part."""
+        return torch.cat(self._sketches(rows, state.server["start"], task), 1)
+
+    def _sketches(self, rows: Tensor, origin: Tensor, task: Task) -> list[Tensor]:
         parts = self.parts(task)
-        seeds = [self._seed(part, task) for part in parts]
-        return torch.cat(births(rows, state.server["start"], list(parts.values()), self.r, seeds), 1)
+        return births(rows, origin, list(parts.values()), self.r, [self._seed(part, task) for part in parts])
 
     def downlink(self, state: State, ids: Sequence[int], task: Task) -> list[Down]:
         downs = super().downlink(state, ids, task)
@@ -192,10 +279,22 @@ class Attn(Banked):
         return [replace(d, server={"start": task.w0}) if d.first else d for d in downs]
 
     def local_update(self, down: Down, client: ClientData, trainer: Trainer) -> Upload:
-        upload = super().local_update(down, client, trainer)
-        if "start" not in down.server:
-            return upload
-        return replace(upload, sent={"proto": prototypes(down.server["start"], client, trainer)})
+        upload, sent = super().local_update(down, client, trainer), {}
+        if "start" in down.server:
+            sent["proto"] = prototypes(down.server["start"], client, trainer)
+        if self.train == "valgrad":
+            if not len(client.val):
+                raise UsageError(f"--set train=valgrad: client {client.id} has no validation data; raise --val-share")
+            if not down.first:  # the common start is no mix
+                sent["slope"] = trainer.layout.take(trainer.gradient(down.w, client.val), self.shared)
+        return replace(upload, sent=sent)
+
+    def cost(self, layout: Layout) -> Cost:
+        cost = super().cost(layout)
+        return replace(cost, up=2 * cost.up) if self.train == "valgrad" else cost
+
+    def diagnostics(self, state: State, task: Task) -> dict[str, float]:
+        return super().diagnostics(state, task) | (told(state.server) if self.learned else {})
 
     def join(self, state: State, client: ClientData, trainer: Trainer, task: Task) -> Joined:
         """A first training from theta^0 as for everybody, one row of attention, and what that row makes of the bank."""
@@ -204,6 +303,8 @@ class Attn(Banked):
         others = Others(samples, self.fresh(state, round), state.server.get("trust"))
         fedavg = self.is_fedavg(round) and bool(maps.any())
         mean = maps[:, 0] if fedavg else mean_row(others, self.gamma).expand(len(maps), -1)
+        if "mixed" in state.client:  # under a defence that clips, rows of a map may sum to less than 1
+            mean = mean / mean.sum(1, keepdim=True).clamp_min(1e-300)
         if not bool(mean.any()):
             return Joined(task.w0, task.w0, down=4 * task.layout.size, note="nobody has a model yet: takes theta^0")
         arrival = self._blended(mean, task.w0, state, task)
@@ -240,21 +341,27 @@ class Attn(Banked):
             counts = client.train.y.bincount(minlength=len(means))
             own, up = {"proto": means}, 4 * (means.numel() + counts.numel())
             n = torch.cat([task.label_counts, counts[None]])
-            tables = [prototype_similarity(torch.cat([kept["proto"], means[None]]), n)]
+            tables, tokens = [prototype_similarity(torch.cat([kept["proto"], means[None]]), n)], []
         elif self.join_token == "update":
             trained, start, own, up = self._first(arrival, client, trainer), shared, {}, shared
             rows = torch.cat([kept["bank"], layout.take(trained, self.shared)[None]])
             mean = layout.take(arrival, self.shared)
             tables = [cosines(gram(columns(rows, cut), columns(mean, cut))) for cut in parts.values()]
+            tokens = [unit(z.double()) for z in self._sketches(rows, mean, task)] if self.learned else []
         else:
             trained, start, up = self._first(task.w0, client, trainer), 4 * layout.size, shared
             row = layout.take(trained, self.shared)
             own = {"bank": row, "birth": self.births(row[None], state, task)[0]}
-            tokens = torch.cat([kept["birth"], own["birth"][None]]).double()
-            tables = [unit(z) @ unit(z).t() for z in torch.split(tokens, self._birth_widths(task), 1)]
+            rows = torch.cat([kept["birth"], own["birth"][None]]).double()
+            tokens = [unit(z) for z in torch.split(rows, self._birth_widths(task), 1)]
+            tables = [z @ z.t() for z in tokens]
             others = replace(others, keys=others.keys & kept["birth"].any(1))
         options = [self._options(part, int(state.last.max()), task) for part in parts]
-        rows, alone = shares(tables, self.maps(state), others, options)
+        if self.learned:
+            scorer = Learner.from_tensors(state.server).best
+            rows, alone = learned_shares(scorer, tokens, tables, self.maps(state), others, options)
+        else:
+            rows, alone = shares(tables, self.maps(state), others, options)
         where = f" in {', '.join(part for g, part in enumerate(parts) if g in alone)}" if len(parts) > 1 else ""
         note = f"lone{where}: takes the mean" if alone else ""
         return Placed(rows, trained, start + shared, up, own, note)

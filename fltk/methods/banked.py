@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -19,9 +20,10 @@ from torch import Tensor
 from fltk.attention import Attention
 from fltk.attention.bank import followed, judged, layer_columns, screen
 from fltk.data.federation import ClientData
+from fltk.defences.base import MIXED
 from fltk.methods.base import Context, Down, Joined, Map, Method, State, Task, Upload, hyper, spread
 from fltk.methods.heads import trained_offset, with_offset
-from fltk.methods.parts import mix_parts
+from fltk.methods.parts import defended, mix_parts
 from fltk.models.layout import Ranges
 from fltk.train.trainer import Trainer
 
@@ -32,6 +34,8 @@ WRITTEN = ("bank", *UPDATES, "birth", "proto")  # rows about clients that the se
 @dataclass(frozen=True)
 class Banked(Method):
     """A subclass says who learns from whom (`attention`) and which further rows are kept (`kept`)."""
+
+    averages: ClassVar[str] = MIXED
 
     scope: str = hyper("model", "one map for the whole model, or one per layer", choices=("model", "layer"))
     head: str = hyper(
@@ -113,6 +117,7 @@ class Banked(Method):
         return Upload(w, own={"offset": trained_offset(w, down.own["offset"], client, trainer)})
 
     def aggregate(self, state: State, uploads: Sequence[Upload], ctx: Context) -> State:
+        before = state
         bad = screen([u.w for u in uploads], state.server["start"]).tolist()
         good = [u for u, b in zip(uploads, bad, strict=True) if not b]
         client, server = self._entered(state, good, ctx.task)
@@ -128,8 +133,19 @@ class Banked(Method):
             return state
         if self.is_fedavg(ctx.round):
             p = spread(ctx.task.weights([u.client for u in good]), good, ctx.task)
-            return replace(state, server={**state.server, "map": p.expand_as(state.server["map"]).clone()})
-        return self._attend(state, ctx)
+            state = replace(state, server={**state.server, "map": p.expand_as(state.server["map"]).clone()})
+        else:
+            state = self._attend(state, ctx)
+        return self._defended(state, before, ctx)
+
+    def _defended(self, state: State, before: State, ctx: Context) -> State:
+        """The state with the maps, and where these are not all, the mixtures that the round's defence leaves."""
+        if ctx.watch is None:
+            return state
+        maps, cuts, everyone = self.maps(state), list(self.parts(ctx.task).values()), range(ctx.task.n_clients)
+        got = defended(maps, state.client["bank"], cuts, ctx, lambda: self.starts(before, everyone, ctx.task))
+        client = state.client if got.rows is None else {**state.client, "mixed": got.rows}
+        return replace(state, server={**state.server, "map": got.maps.reshape_as(state.server["map"])}, client=client)
 
     def _entered(self, state: State, good: Sequence[Upload], task: Task) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The bank with a round's uploads in it, and the trust in their senders where it is asked for."""
@@ -175,7 +191,9 @@ class Banked(Method):
         maps = self.maps(state)
         if not bool(maps.any()):
             return [state.server["start"]] * len(ids)
-        u = mix_parts(maps, state.client["bank"], list(self.parts(task).values()), task.class_head)
+        u = state.client.get("mixed")
+        if u is None:
+            u = mix_parts(maps, state.client["bank"], list(self.parts(task).values()), task.class_head)
         return [u[i] if bool(maps[0, i].any()) else state.server["start"] for i in ids]
 
     def personal_model(self, state: State, ids: Sequence[int], task: Task) -> list[Tensor]:
@@ -235,4 +253,10 @@ class Banked(Method):
                 maps[:, i, :n] = one.own["rows"]
             if "bank" in one.own:
                 stored[i] = state.server["stored"].max()
-        return replace(grown, server={**grown.server, "map": maps.reshape_as(grown.server["map"]), "stored": stored})
+        client = dict(grown.client)
+        if "mixed" in client:
+            cuts = list(self.parts(task).values())
+            client["mixed"] = client["mixed"].clone()
+            client["mixed"][n:] = mix_parts(maps, client["bank"], cuts, task.class_head)[n:]
+        server = {**grown.server, "map": maps.reshape_as(grown.server["map"]), "stored": stored}
+        return replace(grown, server=server, client=client)

@@ -43,6 +43,9 @@ CHOICES: list[Params] = [
     {"token": "proto"},
     {"token": "proto", "head": "local", "hier": "kmeans"},
     {"token": "proto", "sparse": "topk", "neighbours": 2, "trust": "on"},
+    {"qk": "learned", "heads": 2, "mlp": 4, "r": 50},
+    {"train": "surrogate", "scope": "layer", "meta_rate": 0.05},
+    {"train": "valgrad", "meta_rate": 0.05},
 ]
 
 
