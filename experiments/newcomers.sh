@@ -8,7 +8,7 @@ set -eu
 export FLTK_DB=${1:-newcomers.db}
 FLTK=${FLTK:-fltk}
 $FLTK sweep "$(dirname "$0")/newcomers.toml"
-for run in $($FLTK runs --status done --format csv | grep ',train,' | cut -d, -f1); do
+for run in $($FLTK runs --tag sweep=newcomers --format csv | cut -d, -f1 | grep '^run[0-9]'); do
     for shots in 1 5 all; do
         $FLTK join-new-client "$run" --finetune-head --shots $shots --quiet
     done
