@@ -17,10 +17,11 @@ PACKAGE = Path(fltk.__file__).parent
 
 # Lowest first; a package may import from its own layer and from those before it.
 LAYERS = (
-    {"errors", "names", "config"},
+    {"errors", "names", "config", "hyper"},
     {"train", "attention", "clustering", "models", "partition", "data"},
+    {"defences", "attacks"},
     {"methods", "engine"},
-    {"experiment", "runner", "resume", "sweep", "evaluation", "plots", "export", "registry"},
+    {"experiment", "threats", "runner", "resume", "sweep", "evaluation", "plots", "export", "report", "registry"},
     {"cli", "__main__"},
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
@@ -98,7 +99,7 @@ def test_every_module_has_a_layer_and_imports_downwards(file: Path) -> None:
 
 
 def test_the_lowest_layer_uses_the_standard_library_alone() -> None:
-    for file in sources("errors", "names", "config"):
+    for file in sources("errors", "names", "config", "hyper"):
         tops = {found.target.split(".")[0] for found in imports(file)}
         assert tops <= {"fltk", *sys.stdlib_module_names}, file
 

@@ -1,4 +1,4 @@
-"""What all figures of the command line share: --output, --data and --width, and writing the files."""
+"""What figures of the command line share: --output, --data, --width and --rounds, and writing the files."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import click
 
 from fltk.cli.command import Option
 from fltk.cli.options import Names
+from fltk.errors import UsageError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -72,3 +73,13 @@ def write_figure(
     if data is not None:
         save_data(rows, data)
         click.echo(data)
+
+
+def rounds_of(text: str | None) -> list[int] | None:
+    """Round numbers of --rounds."""
+    if text is None:
+        return None
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(f"--rounds takes whole numbers separated by commas, not {text!r}") from None

@@ -36,7 +36,9 @@ def methods(name: str | None, format: str) -> None:
         rows = [_row(method) for method in METHODS]
         emit(rows, [c for c in COLUMNS if c.key != "cannot" or any(row["cannot"] for row in rows)], format)
     else:
-        _explain(name, format)
+        from fltk.methods import method_class
+
+        explain(name, method_class(name), "--set", "method", format)
 
 
 def _row(name: str) -> dict[str, Any]:
@@ -54,10 +56,10 @@ def _row(name: str) -> dict[str, Any]:
     }
 
 
-def _explain(name: str, format: str) -> None:
-    from fltk.methods import hypers, method_class
+def explain(name: str, cls: type[Any], option: str, kind: str, format: str) -> None:
+    """What a file of the package says about itself, and its hyper-parameters, which `option` sets."""
+    from fltk.hyper import hypers
 
-    cls = method_class(name)
     doc = (sys.modules[cls.__module__].__doc__ or "").strip()
     rows = [
         {"name": h.name, "default": h.default, "range": _range(h.low, h.high, h.choices), "help": h.help}
@@ -69,9 +71,9 @@ def _explain(name: str, format: str) -> None:
         if not rows:
             click.echo("No hyper-parameters.")
             return
-        emit(rows, columns, format, title="Hyper-parameters (--set KEY=VALUE)")
+        emit(rows, columns, format, title=f"Hyper-parameters ({option} KEY=VALUE)")
     else:
-        emit(rows, columns, format, extra={"method": name, "description": doc} if format == "json" else None)
+        emit(rows, columns, format, extra={kind: name, "description": doc} if format == "json" else None)
 
 
 def _range(low: float | None, high: float | None, choices: tuple[str, ...]) -> str | None:

@@ -54,17 +54,18 @@ class Names(click.Choice[str]):
         self.fail(f"there is no {value!r}; {hint}", param, ctx)
 
 
-def options_from(cls: type, *, section: str = "") -> Callable[[F], F]:
-    """One option for each field of a config dataclass, with its help, default and choices.
+def options_from(cls: type, *, section: str = "", leave_out: Iterable[str] = ()) -> Callable[[F], F]:
+    """One option for each field of a config dataclass but those in `leave_out`, with its help, default and choices.
 
     The heading in `--help` is `section`, or the class name without Config. Ranges are checked by the class
     itself, when `config_from` builds it.
     """
     title = section or cls.__name__.removesuffix("Config")
     hints = get_type_hints(cls)
+    left = frozenset(leave_out)
 
     def decorate(function: F) -> F:
-        for item in reversed(fields(cls)):
+        for item in reversed([item for item in fields(cls) if item.name not in left]):
             function = _option(item, hints[item.name], title)(function)
         return function
 
@@ -132,14 +133,14 @@ def set_option(function: F) -> F:
     )(function)
 
 
-def parse_set(items: Iterable[str]) -> dict[str, Any]:
+def parse_set(items: Iterable[str], option: str = "--set") -> dict[str, Any]:
     """`["mu=0.1", "top-k=3"]` as `{"mu": 0.1, "top_k": 3}`; the last of equal keys wins."""
     values: dict[str, Any] = {}
     for item in items:
         key, equals, text = item.partition("=")
         name = key.strip().replace("-", "_")
         if not equals or not name.isidentifier():
-            raise UsageError(f"--set takes KEY=VALUE, such as mu=0.1, not {item!r}")
+            raise UsageError(f"{option} takes KEY=VALUE, such as mu=0.1, not {item!r}")
         values[name] = literal(text.strip())
     return values
 

@@ -9,15 +9,14 @@ import click
 
 from fltk.cli.command import Option, epilog, group
 from fltk.cli.context import Settings
-from fltk.cli.figures import figure_options, write_figure
+from fltk.cli.figures import figure_options, rounds_of, write_figure
 from fltk.cli.filters import filter_options, select_runs
 from fltk.cli.plot_clients import attention_gif, attention_stats, clusters, embeddings
-from fltk.cli.plot_data import labels_of, map_panels, named, rounds_of, summary_of
 from fltk.errors import UsageError
+from fltk.names import ATTACKS, DEFENCES, METHODS
 
 if TYPE_CHECKING:
-    from fltk.plots.join import JoinRun
-    from fltk.registry import RunRow, Store
+    from fltk.registry import RunRow
 
 
 @group(
@@ -67,6 +66,7 @@ def attention_maps(
     """
     from fltk.plots.attention_maps import attention_maps as figure
     from fltk.plots.attention_maps import spread_rounds
+    from fltk.plots.stored import map_panels
     from fltk.plots.style import DOUBLE
     from fltk.registry import Store
 
@@ -106,6 +106,7 @@ def curves(
     Runs of one method (and hyper-parameters) over several seeds become one line with a band of one standard deviation.
     """
     from fltk.plots.curves import Curve, accuracy_curves
+    from fltk.plots.stored import labels_of, named
     from fltk.plots.style import COLUMN
     from fltk.registry import Store
 
@@ -146,6 +147,7 @@ def clients(
 ) -> None:
     """Accuracy of every client in the last round, sorted, for one or several runs."""
     from fltk.plots.clients import ClientScores, client_accuracy
+    from fltk.plots.stored import labels_of, named
     from fltk.plots.style import COLUMN
     from fltk.registry import Store
 
@@ -168,9 +170,8 @@ def clients(
 @click.pass_obj
 def partition(settings: Settings, ref: str, output: Path | None, data: Path | None, width: str | None) -> None:
     """Who holds which labels: one bubble per client and class, its area the number of training samples."""
-    import numpy as np
-
-    from fltk.plots.partition import PartitionTable, partition_bubbles
+    from fltk.plots.partition import partition_bubbles
+    from fltk.plots.stored import partition_table, summary_of
     from fltk.plots.style import COLUMN
     from fltk.registry import Store
 
@@ -181,12 +182,7 @@ def partition(settings: Settings, ref: str, output: Path | None, data: Path | No
         else:
             run = store.find_run(ref)
             summary, number = summary_of(store, run), run.partition_id or 0
-    table = PartitionTable(
-        counts=np.array(summary["label_counts"]),
-        classes=tuple(summary["classes"]),
-        newcomers=summary["newcomers"],
-        groups=None if summary["groups"] is None else np.array(summary["groups"]),
-    )
+    table = partition_table(summary)
     write_figure(lambda w: partition_bubbles(table, width=w or COLUMN), f"partition-part{number}", output, data, width)
 
 
@@ -215,32 +211,15 @@ def join(
     method that takes the most.
     """
     from fltk.plots.join import join_figure
+    from fltk.plots.stored import join_run, labels_of
     from fltk.registry import Store
 
     with Store(settings.db, readonly=True) as store:
         found = [store.find_run(ref, "join") for ref in run]
         labels = labels_of(found)
-        drawn = [_joined(store, r, labels[r.id]) for r in found]
+        drawn = [join_run(store, r, labels[r.id]) for r in found]
     default = "join-" + "-".join(f"run{r.id}" for r in found[:4])
     write_figure(lambda w: join_figure(drawn, shots=shots, width=w), default, output, data, width)
-
-
-def _joined(store: Store, run: RunRow, label: str) -> JoinRun:
-    """What `join-new-client` stored of a run, as the figure wants it."""
-    from fltk.plots.join import JoinRun
-
-    stored = store.evaluations(run.id)
-    if not stored:
-        raise UsageError(f"{run.label} was stopped before its newcomers had joined: there is nothing to draw")
-    arrays = stored[-1].clients
-    return JoinRun(
-        label,
-        f"part{run.partition_id} seed {run.seed}",
-        tuple(run.config["join"]["shots"]),
-        {step: arrays[f"{step}_test_acc"] for step in ("arrival", "joined", "tuned", "scratch", "fedavg_ft")},
-        {step: arrays[f"curve_{step}_test_acc"] for step in ("tuned", "scratch", "fedavg_ft")},
-        float(arrays["join_epochs"].max()),
-    )
 
 
 @plot.command(
@@ -284,6 +263,55 @@ def critical_difference(
         settings.say(f"note: {note}")
     what = table.metric.name
     write_figure(lambda w: figure(ranks, what=what, width=w or COLUMN), "critical-difference", output, data, width)
+
+
+@plot.command(
+    "attack",
+    epilog=epilog(
+        "fltk plot attack run7 run8 run9", "fltk plot attack --dataset mnist -o attack.pdf --data attack.csv"
+    ),
+)
+@filter_options(kind="attack", status="done")
+@figure_options
+@click.pass_obj
+def attack(
+    settings: Settings,
+    /,
+    run: tuple[str, ...],
+    output: Path | None,
+    data: Path | None,
+    width: str | None,
+    **filters: Any,
+) -> None:
+    """Accuracy that attacks cost benign clients, attacks x methods, and the weight that attackers get over rounds.
+
+    RUN is a run of fltk attack; without any, all of the registry that fulfil the filters. Runs that differ in their
+    seed are averaged. A column is a method with its defence.
+    """
+    from fltk.plots.attack import attack_figure
+    from fltk.plots.stored import attacked_run
+    from fltk.registry import Store
+
+    with Store(settings.db, readonly=True) as store:
+        found = select_runs(store, run, filters, kind="attack", status="done")
+        clean = [r.label for r in found if r.kind != "attack"]
+        if clean:
+            raise UsageError(f"{clean[0]} is no attacked run; fltk attack --run {clean[0]} makes one of it")
+        drawn = [attacked_run(store, r, _column(r.method, r.config)) for r in sorted(found, key=_place)]
+    default = "attack-" + "-".join(f"run{r.id}" for r in found[:4])
+    write_figure(lambda w: attack_figure(drawn, width=w), default, output, data, width)
+
+
+def _place(run: RunRow) -> tuple[int, ...]:
+    """Where a run stands in the figure: by attack, method and defence, each in the order of its list."""
+    asked = [run.config.get(table, {}).get(key, "") for table, key in (("attack", "kind"), ("defence", "defence"))]
+    known = ((METHODS, run.method), (DEFENCES, asked[1]), (ATTACKS, asked[0]))
+    return tuple([*names].index(name) if name in names else -1 for names, name in known)
+
+
+def _column(method: str, config: dict[str, Any]) -> str:
+    """A method and its defence."""
+    return f"{method} + {config['defence']['defence']}" if "defence" in config else method
 
 
 for member in (embeddings, clusters, attention_gif, attention_stats):

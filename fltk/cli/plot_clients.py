@@ -9,9 +9,8 @@ import click
 
 from fltk.cli.command import Option, command
 from fltk.cli.context import Settings
-from fltk.cli.figures import FOLDER, figure_options, write_figure
+from fltk.cli.figures import FOLDER, figure_options, rounds_of, write_figure
 from fltk.cli.options import Names
-from fltk.cli.plot_data import groups_of, labels_of, map_panels, rounds_of, summary_of
 from fltk.errors import UsageError
 
 if TYPE_CHECKING:
@@ -95,6 +94,7 @@ def _marks(store: Store, run: RunRow, tokens: Tokens) -> Marks:
     import numpy as np
 
     from fltk.plots.embeddings import Marks, kind_of
+    from fltk.plots.stored import groups_of, summary_of
 
     summary = summary_of(store, run)
     ids = list(tokens.ids)
@@ -118,6 +118,7 @@ def clusters(settings: Settings, run: str, output: Path | None, data: Path | Non
     Where the true groups are known, clients are ordered by them and the adjusted Rand index is drawn above.
     """
     from fltk.plots.clusters import Membership, cluster_membership
+    from fltk.plots.stored import groups_of, summary_of
     from fltk.plots.style import COLUMN
     from fltk.registry import Store
 
@@ -180,6 +181,7 @@ def attention_gif(
     """
     from fltk.plots.map_evolution import check_film_path, check_fps, map_evolution, save_film
     from fltk.plots.save import check_data_path, save_data
+    from fltk.plots.stored import map_panels
     from fltk.plots.style import COLUMN, DOUBLE
     from fltk.registry import Store
 
@@ -220,6 +222,7 @@ def attention_stats(
     """
     from fltk.plots.attention_stats import attention_stats as figure
     from fltk.plots.attention_stats import map_stats
+    from fltk.plots.stored import labels_of
     from fltk.plots.style import COLUMN
     from fltk.registry import Store
 

@@ -26,6 +26,7 @@ class RunProgress:
         self.settings = settings
         self.label = label
         self.total = 0
+        self.done = 0
         self.bar: Progress | None = None
         self.task: TaskID | None = None
 
@@ -41,7 +42,7 @@ class RunProgress:
 
     def start(self, total: int, done: int = 0) -> None:
         """`total` rounds in all, `done` of them before a resume."""
-        self.total = total
+        self.total, self.done = total, done
         if self.settings.quiet or not sys.stderr.isatty():
             return
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -62,10 +63,11 @@ class RunProgress:
         text = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items() if not math.isnan(value))
         if self.bar is not None and self.task is not None:
             self.bar.update(self.task, completed=round, metrics=text)
-        elif not sys.stderr.isatty() and _tenth(round, self.total):
+        elif not sys.stderr.isatty() and _tenth(self.done, round, self.total):
             self.settings.say(f"{self.label + ': ' if self.label else ''}round {round}/{self.total}  {text}".rstrip())
+        self.done = round
 
 
-def _tenth(round: int, total: int) -> bool:
-    """Whether a new tenth of the rounds was completed with this one."""
-    return total > 0 and (round == total or round * LINES // total > (round - 1) * LINES // total)
+def _tenth(before: int, round: int, total: int) -> bool:
+    """Whether a new tenth of the rounds was completed since the last update."""
+    return total > 0 and (round == total or round * LINES // total > before * LINES // total)

@@ -230,7 +230,7 @@ def _group(rows: list[RunRow], evaluations: Mapping[int, EvaluationRow]) -> dict
         "deployed": [v for r in rows if (v := _deployed(evaluations.get(r.id))) is not None],
     }
     found: dict[str, Any] = {k: first[k] for k in ("method", "dataset", "scheme", "alpha", "model")}
-    found["params"] = _params(rows[0]) or None
+    found["params"] = rows[0].set_params or None
     found["seeds"] = len(rows)
     found["runs"] = [f"run{r.id}" for r in rows]
     for name, numbers in values.items():
@@ -238,11 +238,6 @@ def _group(rows: list[RunRow], evaluations: Mapping[int, EvaluationRow]) -> dict
         found[name] = sum(numbers) / len(numbers) if complete else None
         found[f"{name}_std"] = _std(numbers) if complete and len(numbers) > 1 else None
     return found
-
-
-def _params(run: RunRow) -> dict[str, Any]:
-    """The hyper-parameters that were set and not left at their defaults."""
-    return {k: v for k, v in run.config["params"].items() if run.origin.get(f"params.{k}", "default") != "default"}
 
 
 def _deployed(stored: EvaluationRow | None) -> float | None:

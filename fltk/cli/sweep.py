@@ -12,7 +12,7 @@ from fltk.cli.command import Option, command
 from fltk.cli.context import Settings
 from fltk.cli.output import Column, emit, output_options
 from fltk.cli.sweep_board import Board, outcome_line
-from fltk.cli.train import keep_option, place_options, refuse_readonly
+from fltk.cli.train import clean_option, keep_option, place_options, refuse_readonly, refuse_unclean
 from fltk.errors import FltkError, UsageError
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ NEXT = {"done": "skip", "running": "wait", "new": "start"}  # else: resume
     section="Sweep",
     help="print the best cell of each method instead, by mean validation accuracy over the seeds",
 )
+@clean_option
 @keep_option
 @place_options
 @output_options
@@ -111,6 +112,7 @@ def sweep(
     if dry_run or status:
         found, deployed = _look(plan, place, settings, deploy)
     else:
+        refuse_unclean(params)
         outcome = _play(plan, place, jobs, settings)
         found, failures = list(outcome.cells), outcome.failures
         deployed = _deployed_of(settings, found, deploy)

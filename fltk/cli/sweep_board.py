@@ -74,6 +74,9 @@ class Board:
 
     def hear(self, event: Event) -> None:
         """News of a cell."""
+        if event.kind == "note":
+            self.settings.say(f"run{event.run}, round {event.round}: {event.message}")
+            return
         self.events.pop(event.digest, None)  # the latest news stand last
         self.events[event.digest] = event
         self.states[event.digest] = "playing" if event.kind in AT_WORK else event.kind

@@ -51,6 +51,14 @@ keep_option = click.option(
     help="how many of the last checkpoints stay",
 )
 
+clean_option = click.option(
+    "--require-clean",
+    is_flag=True,
+    cls=Option,
+    section="Run",
+    help="refuse to begin where git knows of changes, or knows nothing",
+)
+
 
 def place_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Where and how work is done: options that change no bit of a result."""
@@ -110,6 +118,7 @@ def place_options(function: Callable[..., Any]) -> Callable[..., Any]:
     section="Run",
     help="skip what the registry already has, finished",
 )
+@clean_option
 @keep_option
 @config_option
 @options_from(PartitionConfig, section="Data and partition")
@@ -129,6 +138,7 @@ def train(ctx: click.Context, /, format: str, **params: Any) -> None:
 
     settings = ctx.obj
     _refuse_ignored(ctx, params)
+    refuse_unclean(params)
     place = Place(settings.data_dir, params["download"], params["engine"], params["device"], params["keep_checkpoints"])
     configs = list(_configs(ctx, params))
     with Store(settings.db, create=True) as store:
@@ -149,6 +159,21 @@ def _refuse_ignored(ctx: click.Context, params: dict[str, Any]) -> None:
     for name, flag in given.items():
         if name in PartitionConfig.__dataclass_fields__:
             raise UsageError(f"{flag} does not go with --partition, which settles it; leave one of them out")
+
+
+def refuse_unclean(params: dict[str, Any]) -> None:
+    """UsageError where --require-clean is given and the current folder is not exactly a commit."""
+    from fltk.registry.capture import git_state
+
+    if not params["require_clean"]:
+        return
+    state = git_state()
+    if not state["present"]:
+        raise UsageError(f"--require-clean: {state['reason']}")
+    if state["dirty"] or state["commit"] is None:
+        raise UsageError(
+            "--require-clean: the working tree is not that of a commit; commit, stash or ignore what has changed"
+        )
 
 
 def refuse_readonly(store: Store) -> None:

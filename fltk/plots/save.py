@@ -37,11 +37,15 @@ def check_data_path(path: Path, option: str = "--data") -> None:
 
 def save_figure(figure: Figure, path: Path, option: str = "--output") -> None:
     """Writes PNG (300 dpi), SVG or PDF by the file's suffix. FltkError when the file cannot be written."""
-    suffix = check_figure_path(path, option)
+    _write(path, render(figure, check_figure_path(path, option)), option)
+
+
+def render(figure: Figure, suffix: str, dpi: int = 300) -> bytes:
+    """The bytes of the file with this suffix; `dpi` counts for .png and for images inside the others."""
     buffer = io.BytesIO()
     with paper():
-        figure.savefig(buffer, format=suffix[1:], dpi=300, metadata=_METADATA[suffix])
-    _write(path, buffer.getvalue(), option)
+        figure.savefig(buffer, format=suffix[1:], dpi=dpi, metadata=_METADATA[suffix])
+    return buffer.getvalue()
 
 
 def save_data(rows: Sequence[Row], path: Path, option: str = "--data") -> None:

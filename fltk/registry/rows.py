@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Float32 = NDArray[np.float32]
+TRAINED = ("train", "attack")  # kinds of runs that are played round by round from their own configuration
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,12 @@ class RunRow:
     def label(self) -> str:
         """How the run is called in messages: run42, with its name when it has one."""
         return f"run{self.id}" + (f" ({self.name})" if self.name else "")
+
+    @property
+    def set_params(self) -> dict[str, Any]:
+        """The hyper-parameters that were set and not left at their defaults."""
+        given: dict[str, Any] = self.config["params"]
+        return {key: value for key, value in given.items() if self.origin.get(f"params.{key}", "default") != "default"}
 
 
 @dataclass(frozen=True)

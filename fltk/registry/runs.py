@@ -30,7 +30,7 @@ from fltk.registry.attempts import (
 from fltk.registry.base import Base, check_free, check_name, check_text, find_id, new_id
 from fltk.registry.blobs import shared_json, to_json
 from fltk.registry.processes import current
-from fltk.registry.rows import AttemptRow, RunRow
+from fltk.registry.rows import TRAINED, AttemptRow, RunRow
 from fltk.registry.schema import attempt, environment, run, tag
 
 
@@ -132,8 +132,9 @@ class Runs(Base):
     def find_run(self, ref: str | int, kind: str | None = None) -> RunRow:
         """The run that `run42`, `42`, `latest`, a name or the start of a UUID means.
 
-        With a kind (train, join) `latest` is the latest run of that kind, and a run of another one is refused. Raises
-        UsageError when there is none (with near names, or how many there are) or several.
+        With a kind (train, join) `latest` is the latest run of that kind, and a run of another one is refused; but an
+        attacked run that is named passes for a trained one. Raises UsageError when there is none (with near names, or
+        how many there are) or several.
         """
         with self._db.read() as connection:
             found, several = find_id(connection, run, "run", "uuid", ref, run.c.removed.is_(None))
@@ -145,7 +146,7 @@ class Runs(Base):
                     raise UsageError(f"{self.shown} has no {kind} run yet")
             if found is not None:
                 row = self._rows(connection, select(run).where(run.c.id == found))[0]
-                if kind is not None and row.kind != kind:
+                if kind is not None and row.kind != kind and not (kind in TRAINED and row.kind in TRAINED):
                     raise _other_kind(row, kind)
                 return row
             if several:

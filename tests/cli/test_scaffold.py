@@ -14,6 +14,7 @@ import click
 import pytest
 from click.testing import CliRunner
 from processes import RunCli, clean_environment
+from stored_runs import add_run
 
 from fltk import __version__
 from fltk.cli.command import command, epilog, group
@@ -22,6 +23,7 @@ from fltk.cli.main import COMMANDS, Entry, cli, run
 from fltk.cli.output import output_options
 from fltk.cli.progress import RunProgress
 from fltk.errors import FltkError, UsageError
+from fltk.registry import Store
 
 AGAIN = "run again with -vv for the traceback"
 HEAVY = ("torch", "torchvision", "sklearn", "scipy", "matplotlib", "numpy", "sqlalchemy", "alembic")
@@ -55,15 +57,21 @@ def test_the_overview_imports_nothing_heavy(args: list[str]) -> None:
     assert done.stderr.splitlines()[-1] == "[]", done.stderr
 
 
-def test_listing_runs_needs_no_torch(tmp_path: Path) -> None:
+@pytest.mark.parametrize("args", [[], ["run1"], ["--by-seed"], ["--method", "attn", "--where", "alpha<9", "--json"]])
+@pytest.mark.parametrize("there", [True, False])
+def test_listing_runs_needs_no_torch(tmp_path: Path, there: bool, args: list[str]) -> None:
     """Also where there is no registry yet, whichever way that is told."""
     code = (
-        "import sys\nfrom fltk.cli.main import run\nrun(sys.argv[1:])\n"
+        "import sys\nfrom fltk.cli.main import run\ncode = run(sys.argv[1:])\n"
         "heavy = [m for m in ('torch', 'sklearn', 'scipy', 'matplotlib') if m in sys.modules]\n"
-        "print('fltk.cli.runs' in sys.modules, heavy, file=sys.stderr)"
+        "print(code, 'fltk.cli.runs' in sys.modules, heavy, file=sys.stderr)"
     )
-    done = python(code, "runs", "--db", str(tmp_path / "none.db"))
-    assert done.stderr.splitlines()[-1] == "True []", done.stderr
+    db = tmp_path / "r.db"
+    if there:
+        with Store(db, create=True) as store:
+            add_run(store, "attn")
+    done = python(code, "runs", "--db", str(db), *args)
+    assert done.stderr.splitlines()[-1] == f"{int(not there)} True []", done.stderr
 
 
 def test_help_and_version(run_cli: RunCli) -> None:

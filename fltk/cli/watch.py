@@ -1,0 +1,58 @@
+"""`fltk watch`."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import click
+
+from fltk.cli.command import Option, command
+from fltk.cli.context import Settings
+from fltk.cli.output import emit, output_options
+from fltk.cli.progress import RunProgress
+from fltk.cli.train import COLUMNS, row_of, shown
+
+if TYPE_CHECKING:
+    from fltk.registry import RunRow, Store
+
+
+@command("watch", examples=("fltk watch", "fltk watch run42 --every 10", "fltk watch run42 --json"))
+@click.argument("run", default="latest")
+@click.option(
+    "--every",
+    type=click.FloatRange(min=0.05),
+    default=1.0,
+    cls=Option,
+    section="Output",
+    help="seconds between two looks",
+)
+@output_options
+@click.pass_obj
+def watch(settings: Settings, /, run: str, every: float, format: str) -> None:
+    """Follow a run that another process plays.
+
+    Reads the registry and disturbs nobody; Ctrl-C ends the watching and not the run. When the run ends, is stopped or
+    its process is gone, its last line is printed. Without RUN it is the latest training run.
+    """
+    from fltk.registry import Store
+
+    with Store(settings.db, readonly=True) as store:
+        found = _follow(store, store.find_run(run, "train"), settings, every)
+    if found.status == "stale":
+        settings.say(f"{found.label}: its process is gone; fltk resume run{found.id} goes on with it")
+    elif found.message:
+        settings.say(f"{found.label} {found.status}: {found.message}")
+    emit([row_of(found)], COLUMNS, format)
+
+
+def _follow(store: Store, run: RunRow, settings: Settings, every: float) -> RunRow:
+    """The run as it is when nobody works on it any more."""
+    with RunProgress(settings, f"{run.label} ({run.method})") as bar:
+        bar.start(run.config["train"]["rounds"], run.rounds_done)
+        while run.status == "running":
+            time.sleep(every)
+            before, run = run.rounds_done, store.find_run(run.id)
+            if run.rounds_done > before:
+                bar.update(run.rounds_done, shown(run.last))
+    return run

@@ -1,0 +1,65 @@
+"""Who gains and who is left behind: the accuracy of every client."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from fltk.evaluation.readings import Floats, Metric, choose, client_values
+from fltk.evaluation.settings import Entry
+from fltk.plots.clients import ClientScores, client_accuracy
+from fltk.report.content import Content, Section
+from fltk.report.figures import image, row
+from fltk.report.markup import Safe, element, folded, joined, number, numbers, table, words
+
+QUANTILES = {"Lowest": 0.0, "10 %": 0.1, "25 %": 0.25, "Median": 0.5, "75 %": 0.75, "90 %": 0.9, "Highest": 1.0}
+MOST = 500  # clients that get a line each
+
+
+def section(content: Content) -> Section | None:
+    """For each setting the clients of every method's first seed, sorted; None where no run has any."""
+    runs = [entry.run for entry in content.trained.entries]
+    metric = choose(runs, content.store.last_evaluations(run.id for run in runs))
+    found = client_values(content.store, [run.id for run in runs], metric)
+    values = {run: accuracies for run, accuracies in found.items() if np.isfinite(accuracies).any()}
+    first = {entry.run.id for entry in content.first_seeds(content.trained)}
+    parts: list[Safe] = []
+    for setting, entries in content.by_setting(content.trained):
+        own = [entry for entry in entries if entry.run.id in values and entry.run.id in first]
+        if own:
+            parts += [element("h3", setting), *_setting(setting, own, values, metric)]
+    return Section("clients", "Clients", joined(parts)) if parts else None
+
+
+def _setting(setting: str, own: Sequence[Entry], values: dict[int, Floats], metric: Metric) -> list[Safe]:
+    what = f"Test accuracy of the {metric.source} model" if metric.evaluated else "Personal test accuracy, last round"
+    scores = [ClientScores(entry.method, values[entry.run.id]) for entry in own]
+    figure, _ = client_accuracy(scores)
+    runs = ", ".join(f"{entry.method} run{entry.run.id}" for entry in own)
+    alt = f"Accuracy of every client from worst to best, {setting}: {runs}."
+    heads = [*words("Method", "Run"), *numbers(*QUANTILES)]
+    rows = [[entry.method, f"run{entry.run.id}", *_quantiles(values[entry.run.id])] for entry in own]
+    made = [
+        row(image(figure, alt, f"{what}; each method's clients sorted on their own, its lowest seed.")),
+        table(f"{setting}: distribution over clients (%)", heads, rows),
+    ]
+    return [*made, *_each(setting, own, values)]
+
+
+def _quantiles(values: Floats) -> list[Safe]:
+    return [number(v, percent=True) for v in np.nanquantile(values, list(QUANTILES.values())).tolist()]
+
+
+def _each(setting: str, own: Sequence[Entry], values: dict[int, Floats]) -> list[Safe]:
+    """One line for each client."""
+    most = max(values[entry.run.id].size for entry in own)
+    if most > MOST:
+        return []
+    heads = [*words("Client"), *numbers(*(f"{entry.method} (run{entry.run.id})" for entry in own))]
+    found = [values[entry.run.id].tolist() for entry in own]
+    rows = [
+        [f"{client}", *(number(v[client], percent=True) if client < len(v) else None for v in found)]
+        for client in range(most)
+    ]
+    return [folded("Every client", table(f"{setting}: every client (%)", heads, rows))]

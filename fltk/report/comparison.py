@@ -1,0 +1,168 @@
+"""Methods over settings and seeds: means, worst decile, what differs significantly, average ranks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from fltk.evaluation.compare import CLIENTS, SEEDS, Comparison, Difference, Pairing, compare
+from fltk.evaluation.readings import DEPLOYED, FALLBACK
+from fltk.evaluation.statistics import ALPHA, least_p
+from fltk.export.comparison import INTERVAL, TEST, seeds_told
+from fltk.plots.critical_difference import critical_difference
+from fltk.registry import RunRow, Store
+from fltk.report.content import Content, Section
+from fltk.report.figures import image, row
+from fltk.report.markup import Safe, element, folded, items, joined, number, numbers, paragraph, table, words
+
+WORST, GLOBAL = "worst10", "global_test_acc"
+TITLES = {
+    DEPLOYED: "Deployed",
+    f"{DEPLOYED}.{WORST}": "Deployed, worst decile",
+    FALLBACK: "Personal",
+    f"{FALLBACK}.{WORST}": "Personal, worst decile",
+    GLOBAL: "Global model",
+}
+REFERENCES = ("fedavg-ft", "fedavg", "local")
+
+
+def section(content: Content) -> Section | None:
+    """One table for each setting, ranks over several settings, and paired differences; None without accuracies."""
+    runs = [entry.run for entry in content.trained.entries]
+    tables = {name: compare(content.store, runs, name) for name in measured(content.store, runs)}
+    if not tables:
+        return None
+    first = next(iter(tables.values()))
+    pairings = {name: Pairing(content.store, made) for name, made in tables.items()}
+    ties = {name: {s: pairing.ties(s) for s in first.settings} for name, pairing in pairings.items()}
+    several = len(first.methods) > 1
+    parts: list[Safe] = [paragraph(_legend(tables, ties, several))]
+    parts += [_setting(setting, tables, ties) for setting in first.settings]
+    parts += _ranks(tables)
+    parts += _differences(pairings)
+    told = dict.fromkeys(note for name, made in tables.items() if name != GLOBAL for note in made.notes)
+    parts.append(items(note for note in told if note not in content.trained.notes))
+    return Section("comparison", "Comparison over seeds" if len(runs) > 1 else "Accuracy", joined(parts))
+
+
+def measured(store: Store, runs: list[RunRow]) -> Iterator[str]:
+    """The names of TITLES that some run has a finite value of."""
+    last = store.last_evaluations(run.id for run in runs)
+    rows = [row for found in last.values() for row in found.summary["rows"] if row.get("model") == DEPLOYED]
+    for name, key in ((DEPLOYED, "acc_mean"), (f"{DEPLOYED}.{WORST}", f"acc_{WORST}")):
+        if any(_finite(row.get(key)) for row in rows):
+            yield name
+    if any(_finite(run.last.get(FALLBACK)) for run in runs):
+        yield FALLBACK
+        if store.last_vectors((run.id for run in runs), FALLBACK):
+            yield f"{FALLBACK}.{WORST}"
+    if any(_finite(run.last.get(GLOBAL)) for run in runs):
+        yield GLOBAL
+
+
+def _finite(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
+
+
+def _legend(tables: dict[str, Comparison], ties: dict[str, dict[str, list[str]]], several: bool) -> Safe:
+    first = next(iter(tables.values()))
+    parts = [f"Test accuracy in percent. {seeds_told(first)}"]
+    if DEPLOYED in tables:
+        parts.append("Deployed: the model that clients use after the last evaluation, chosen on validation data.")
+    if FALLBACK in tables:
+        parts.append("Personal: each client's model of the last round.")
+    parts.append("Worst decile: mean of the lowest tenth of the clients.")
+    if several:
+        parts.append("Bold: best mean of a column.")
+    if any(found for of in ties.values() for found in of.values()):
+        parts.append(f"≈: not significantly worse than the best (Wilcoxon signed-rank test, Holm, {ALPHA:g}).")
+    return joined(parts, " ")
+
+
+def _setting(setting: str, tables: dict[str, Comparison], ties: dict[str, dict[str, list[str]]]) -> Safe:
+    """Methods x measures."""
+    first = next(iter(tables.values()))
+    heads = [*words("Method"), *numbers("Seeds", *(TITLES[name] for name in tables))]
+    rows = []
+    for method in first.methods:
+        cells = [_cell(made, method, setting, ties[name][setting]) for name, made in tables.items()]
+        if any(made.cells[method, setting].scores for made in tables.values()):
+            seeds = max(len(made.cells[method, setting].scores) for made in tables.values())
+            rows.append([method, seeds, *cells])
+    return table(setting, heads, rows)
+
+
+def _cell(made: Comparison, method: str, setting: str, ties: list[str]) -> Safe | None:
+    cell = made.cells[method, setting]
+    if not cell.scores:
+        return None
+    scale = made.metric.accuracy
+    mean = number(cell.mean, percent=scale)
+    best = len(made.methods) > 1 and method in made.best(setting)
+    mark = element("span", "≈" if method in ties else "", class_="mark") if ties else ""
+    spread = "" if math.isnan(cell.std) else joined([" ± ", number(cell.std, percent=scale)])
+    few = f" ({len(cell.scores)})" if len(cell.scores) < cell.planned else ""
+    return joined([element("strong", mean) if best else mean, spread, few, mark])
+
+
+def _ranks(tables: dict[str, Comparison]) -> list[Safe]:
+    """Average ranks by each measure, and the diagram of the first."""
+    found = {name: ranks for name, made in tables.items() if (ranks := made.ranks()) is not None}
+    if not found:
+        return []
+    methods = next(iter(tables.values())).methods
+    heads = [*words("Ranked by"), *numbers("Settings", "Friedman p", "Critical difference", *methods)]
+    rows = []
+    for name, ranks in found.items():
+        average = dict(zip(ranks.methods, ranks.average, strict=True))
+        distance = number(ranks.critical_difference, digits=2)
+        tested = [ranks.settings, number(ranks.friedman_p, digits=4), distance]
+        rows.append([TITLES[name], *tested, *(number(average[m], digits=2) for m in methods)])
+    name, ranks = next(iter(found.items()))
+    drawn, _ = critical_difference(ranks, what=name)
+    told = ", ".join(f"{m} {a:.2f}" for m, a in sorted(zip(ranks.methods, ranks.average, strict=True), key=_second))
+    caption = f"Average ranks by {TITLES[name].lower()} accuracy; bars join what the data cannot tell apart."
+    return [
+        table(f"Average ranks over settings (1 is best; Nemenyi, {ranks.alpha:g})", heads, rows),
+        row(image(drawn, f"Critical-difference diagram. Average ranks: {told}.", caption)),
+    ]
+
+
+def _second(pair: tuple[str, float]) -> float:
+    return pair[1]
+
+
+def _differences(pairings: dict[str, Pairing]) -> list[Safe]:
+    """Every method against the usual reference, in the first measure."""
+    pairing = next(iter(pairings.values()))
+    made = pairing.comparison
+    reference = next((name for name in REFERENCES if name in made.methods), None)
+    if reference is None or len(made.methods) < 2:
+        return []
+    found = [one for one in pairing.differences(reference) if one.pairs and one.unit in (SEEDS, CLIENTS)]
+    if not found:
+        return []
+    heads = [*words("Method", "Setting", "Pairs of"), *numbers(*_DIFFERENCES)]
+    least = min((one.pairs for one in found if one.unit == SEEDS), default=0)
+    warned = f" With {least} seeds no p is below {least_p(least):.2g}." if least and least_p(least) > ALPHA else ""
+    title = TITLES[made.metric.name.removesuffix(".mean")]
+    told = f"Low and high: {INTERVAL}. p: {TEST}, Holm over the methods of a setting.{warned}"
+    shown = table(f"{title} accuracy against {reference}, in points of a percent", heads, map(_line, found))
+    return [folded(f"Paired differences to {reference}", shown, paragraph(told))]
+
+
+_DIFFERENCES = ("Pairs", "Mean", "Low", "High", "Better", "Worse", "p (Holm)")
+
+
+def _line(one: Difference) -> list[object]:
+    numbers = [number(v, percent=True, sign=True) for v in (one.mean, one.interval.low, one.interval.high)]
+    return [
+        one.method,
+        one.setting,
+        one.unit,
+        one.pairs,
+        *numbers,
+        one.better,
+        one.worse,
+        number(one.p_holm, digits=4),
+    ]

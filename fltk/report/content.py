@@ -1,0 +1,80 @@
+"""What a report is about: the runs, arranged by method, setting and seed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from fltk.errors import FltkError
+from fltk.evaluation.newcomers import KIND as JOIN
+from fltk.evaluation.settings import Arrangement, Entry, arrange
+from fltk.registry import RunRow, Store
+from fltk.report.markup import Safe
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page: `anchor` is its id."""
+
+    anchor: str
+    title: str
+    body: Safe
+
+
+@dataclass(frozen=True)
+class Content:
+    """The runs of a report.
+
+    trained, joins: how runs of training (with or without attackers) and of newcomers compare.
+    """
+
+    store: Store
+    title: str
+    runs: tuple[RunRow, ...]
+    trained: Arrangement
+    joins: Arrangement
+
+    def by_setting(self, of: Arrangement) -> Iterator[tuple[str, list[Entry]]]:
+        """Each setting with its entries, in the order of the methods and then of the seeds."""
+        order = {method: place for place, method in enumerate(of.methods)}
+        for setting in of.settings:
+            found = [entry for entry in of.entries if entry.setting == setting]
+            yield setting, sorted(found, key=lambda entry: (order[entry.method], entry.seeds))
+
+    def first_seeds(self, of: Arrangement) -> list[Entry]:
+        """One entry for each method in each setting: that with the lowest seed."""
+        first: dict[tuple[str, str], Entry] = {}
+        for _, entries in self.by_setting(of):
+            for entry in entries:
+                first.setdefault((entry.setting, entry.method), entry)
+        return list(first.values())
+
+
+def gather(store: Store, runs: Sequence[RunRow], title: str | None = None) -> Content:
+    """The runs and what newcomers did to them later. FltkError when there is none."""
+    if not runs:
+        raise FltkError("no run to report on")
+    named = {run.id for run in runs}
+    children = [run for run in store.runs() if run.kind == JOIN and run.parent in named and run.id not in named]
+    own = sorted([*runs, *(run for run in children if run.status == "done")], key=lambda run: run.id)
+    return Content(
+        store,
+        title or told_runs(own, labels=len(own) <= 3),
+        tuple(own),
+        arrange(run for run in own if run.kind != JOIN),
+        arrange(run for run in own if run.kind == JOIN),
+    )
+
+
+def told_runs(runs: Iterable[RunRow], labels: bool = False) -> str:
+    """run1, run3–run7; with their names where `labels` is set."""
+    ordered = sorted(runs, key=lambda run: run.id)
+    if labels:
+        return ", ".join(run.label for run in ordered)
+    spans: list[list[int]] = []
+    for run in ordered:
+        if spans and run.id == spans[-1][1] + 1:
+            spans[-1][1] = run.id
+        else:
+            spans.append([run.id, run.id])
+    return ", ".join(f"run{first}" if first == last else f"run{first}–run{last}" for first, last in spans)

@@ -1,0 +1,49 @@
+"""Accuracy and loss over the rounds, methods side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from fltk.evaluation.settings import Entry
+from fltk.plots.curves import Curve, accuracy_curves
+from fltk.plots.stored import named
+from fltk.report.content import Content, Section
+from fltk.report.figures import image, row
+from fltk.report.markup import Safe, element, joined
+
+KEYS = ("personal_test_acc", "global_test_acc", "train_loss")
+
+
+def section(content: Content) -> Section | None:
+    """For each setting what its runs recorded; None where no round was."""
+    parts: list[Safe] = []
+    for setting, entries in content.by_setting(content.trained):
+        figures = [drawn for key in KEYS if (drawn := _figure(content, setting, entries, key)) is not None]
+        if figures:
+            parts += [element("h3", setting), row(*figures)]
+    return Section("curves", "Curves", joined(parts)) if parts else None
+
+
+def _figure(content: Content, setting: str, entries: Sequence[Entry], key: str) -> Safe | None:
+    curves = []
+    for entry in entries:
+        if key not in entry.run.last:
+            continue
+        rounds, values = content.store.scalars(entry.run.id, key)[key]
+        if np.isfinite(values).any():
+            curves.append(Curve(entry.method, rounds, values))
+    if not curves:
+        return None
+    percent = key.endswith("_acc")
+    figure, rows = accuracy_curves(curves, y_label=named(key), percent=percent)
+    last = {line["label"]: line["mean"] for line in rows}
+    ends = ", ".join(f"{label} {_told(value, percent)}" for label, value in last.items())
+    spread = " Bands: one standard deviation over seeds." if any(line["runs"] > 1 for line in rows) else ""
+    what = named(key)
+    return image(figure, f"{what} over rounds, {setting}. At the end: {ends}.", f"{what.capitalize()}.{spread}")
+
+
+def _told(value: float, percent: bool) -> str:
+    return f"{100 * value:.1f} %" if percent else f"{value:.3g}"

@@ -1,0 +1,77 @@
+"""The runs one by one: what they are, how far they came, what was noted."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from fltk.registry import RunRow
+from fltk.report.content import Content, Section
+from fltk.report.markup import Safe, folded, items, joined, number, numbers, paragraph, table, words
+
+LONG = 300  # characters of a note that are shown at once
+HEADS = (
+    *words("Run", "Method", "Kind"),
+    *numbers("Seed"),
+    *words("Data"),
+    *numbers("Rounds"),
+    *words("Status"),
+    *numbers("Personal accuracy, last round (%)", "Newcomers (%)"),
+    *words("Started (UTC)"),
+    *numbers("Hours"),
+)
+
+
+def section(content: Content) -> Section:
+    """A table of all runs, with tags and notes below."""
+    rows = [_row(run) for run in content.runs]
+    # a column that no run fills says nothing
+    kept = [k for k in range(len(HEADS)) if any(row[k] is not None for row in rows)]
+    made = table("Runs of this report", [HEADS[k] for k in kept], ([row[k] for k in kept] for row in rows))
+    left_out = items(content.trained.notes + content.joins.notes)
+    return Section("runs", "Runs", joined([made, left_out, _labels(content), _drift(content)]))
+
+
+def _row(run: RunRow) -> list[object]:
+    partition, planned = run.config["partition"], run.config["train"]["rounds"]
+    joins = run.last.get("acc_new")
+    hours = None if run.finished is None else (run.finished - run.started) / 3600
+    accuracy = run.last.get("personal_test_acc")
+    return [
+        run.label,
+        run.method,
+        None if run.parent is None else f"{run.kind} of run{run.parent}",
+        run.seed,
+        f"{partition['dataset']} {partition['scheme']}",
+        run.rounds_done if joins is not None else f"{run.rounds_done} of {planned}",
+        run.status + (f": {run.message}" if run.message else ""),
+        None if accuracy is None else number(accuracy, percent=True),
+        None if joins is None else number(joins, percent=True),
+        datetime.fromtimestamp(run.started, UTC).strftime("%Y-%m-%d %H:%M"),
+        None if hours is None else number(hours, digits=2),
+    ]
+
+
+def _labels(content: Content) -> Safe:
+    """Tags and notes of the runs that have some."""
+    parts: list[Safe] = []
+    for run in content.runs:
+        tags = ", ".join(f"{key}={value}" for key, value in run.tags.items())
+        if tags:
+            parts.append(paragraph(f"{run.label}: tags {tags}"))
+        if run.note:
+            told = paragraph(run.note, class_="note")
+            long = len(run.note) > LONG
+            title = f"{run.label}: note"
+            parts.append(folded(title, told) if long else joined([paragraph(title + ":"), told]))
+    few = len(parts) <= 5
+    return joined(parts) if few else folded("Tags and notes", *parts)
+
+
+def _drift(content: Content) -> Safe:
+    """Attempts that went on with other code or another environment, which somebody allowed."""
+    told = []
+    for run in content.runs:
+        for attempt in content.store.attempts(run.id):
+            changes = (f"{name}: {then} before, {now} then" for name, then, now in attempt.changes)
+            told += [f"{run.label} went on with {change}" for change in changes]
+    return items(told)
