@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -102,21 +102,3 @@ def _difference(a: float | None, b: float | None) -> float | None:
 
 def _value(number: float) -> float | None:
     return number if math.isfinite(number) else None
-
-
-def mean_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Rows of the same method, attack and defence as one: means over the seeds, with the numbers of runs and seeds."""
-    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
-    for row in rows:
-        groups.setdefault((row["method"], row["attack"], row["defence"]), []).append(row)
-    merged = []
-    for group in groups.values():
-        one: dict[str, Any] = dict(group[0])
-        for key, value in group[0].items():
-            known = [row[key] for row in group if isinstance(row[key], float)]
-            if (known and key not in ("run", "twin", "seed")) or (value is None and known):
-                one[key] = float(np.mean(known))
-        one["seeds"] = len({row["seed"] for row in group})
-        one["runs"] = [row["run"] for row in group]
-        merged.append(one)
-    return merged

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from multiprocessing import get_context, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
+from types import FrameType
 
 from fltk.engine.base import pin_threads
 from fltk.engine.process import no_interrupt
@@ -108,13 +109,21 @@ def _end(workers: Sequence[_Worker]) -> None:
 def _serve(pipe: Connection, db: str, place: Place, name: str) -> None:
     """A worker: errand after errand until the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver decides what Ctrl-C means
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, _stop_once)
     pin_threads()
     with contextlib.suppress(KeyboardInterrupt, EOFError), Store(db) as store:
         player = Player(store, place, name, lambda event: _send(pipe, event))
         while True:
             player(pipe.recv())
             _send(pipe, None)
+
+
+def _stop_once(number: int, frame: FrameType | None) -> None:
+    """Stops the run like Ctrl-C. A second signal must not disturb what saves it: the driver sends one, and whoever
+    stops a group of processes sends one to each.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def _send(pipe: Connection, message: Message) -> None:
