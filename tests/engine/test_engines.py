@@ -81,7 +81,8 @@ def test_the_same_memory_in_another_form_is_another_tensor() -> None:
 
 
 def test_received_tensors_may_be_written() -> None:
-    unpack(pack(random(4))).add_(1)
+    sent = random(4)
+    assert torch.equal(unpack(pack(sent)).add_(1), sent + 1)
 
 
 @pytest.mark.parametrize(
