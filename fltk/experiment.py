@@ -6,8 +6,8 @@ The command line parses and prints; this module is what it calls, and what a Pyt
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -41,6 +41,12 @@ KEEP = 2
 MAP_CLIENTS = 100  # above so many clients a map is stored every tenth round only
 
 OnRound = Callable[[runner.RoundDone], None]
+Watch = Callable[[str], AbstractContextManager[object]]  # measures a part of a round by name
+
+
+def unwatched(part: str) -> AbstractContextManager[object]:
+    """Nobody measures."""
+    return nullcontext()
 
 
 @dataclass(frozen=True)
@@ -225,10 +231,12 @@ def train(
     on_round: OnRound | None = None,
     started: Callable[[int], None] | None = None,
     twin: int | None = None,
+    watch: Watch = unwatched,
 ) -> int:
     """Play a new run into the registry; returns its number. What is refused is refused before a row is written.
 
     twin: the number of the same run without attackers and defence; the new one is stored as its child, of kind attack.
+    watch: measures where the time goes, such as `fltk.bench.profile.Profile.watch`.
     """
     config = resolve(config, prepared)
     job = job_of(config, prepared.federation, place.device)
@@ -251,7 +259,7 @@ def train(
             seed=config.seed,
         )
         with beating(store, run):
-            play(run, job, task, engine, store, place, on_round=on_round, started=started)
+            play(run, job, task, engine, store, place, on_round=on_round, started=started, watch=watch)
     finally:
         engine.close()
     return run
@@ -292,6 +300,7 @@ def play(
     on_round: OnRound | None = None,
     started: Callable[[int], None] | None = None,
     changed: Sequence[Change] = (),
+    watch: Watch = unwatched,
 ) -> None:
     """The rounds of one attempt at a run, stored as they end; a stopped attempt leaves a checkpoint of its last round.
 
@@ -304,25 +313,42 @@ def play(
     try:
         if started:
             started(run)
-        for done in runner.rounds(job, engine, resume=behind, task=task):
-            store.record_round(run, done.round, done.scalars, done.clients, map_blob(done, job), done.digest)
+        for done in _watched(runner.rounds(job, engine, resume=behind, task=task), watch):
+            with watch("registry"):
+                store.record_round(run, done.round, done.scalars, done.clients, map_blob(done, job), done.digest)
             last = done  # only now: behind a checkpoint of an unrecorded round, the resumed run would have a gap
             if done.round % CHECKPOINT_EVERY == 0 or done.round == job.train.rounds:
-                saved = _save(run, done, store, place)
+                with watch("checkpoints"):
+                    saved = _save(run, done, store, place)
             if on_round:
-                on_round(done)
+                with watch("display"):
+                    on_round(done)
     except KeyboardInterrupt:
         store.finish(run, "interrupted", f"stopped by a signal after round {last.round if last else saved}")
-        if last is not None and last.round > saved:
-            _save(run, last, store, place)
+        _save_behind(saved, run, last, store, place)
         raise
     except Exception as error:
         with suppress(FltkError):  # a registry that cannot be written is the error itself; it is told once
             store.finish(run, "failed", " ".join(str(error).split())[:1000])
-            if last is not None and last.round > saved:
-                _save(run, last, store, place)
+            _save_behind(saved, run, last, store, place)
         raise
     store.finish(run, "done")
+
+
+def _watched(rounds: Iterator[runner.RoundDone], watch: Watch) -> Iterator[runner.RoundDone]:
+    """The rounds, each measured as it is played."""
+    while True:
+        with watch("round"):
+            done = next(rounds, None)
+        if done is None:
+            return
+        yield done
+
+
+def _save_behind(saved: int, run: int, last: runner.RoundDone | None, store: Store, place: Place) -> None:
+    """A checkpoint of the last round, unless there is none or it has one."""
+    if last is not None and last.round > saved:
+        _save(run, last, store, place)
 
 
 def _save(run: int, done: runner.RoundDone, store: Store, place: Place) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 from fltk import engine as engines
 from fltk import runner
 from fltk.errors import FltkError, UsageError
-from fltk.experiment import OnRound, Place, circumstances, job_of, play, require_train, restore
+from fltk.experiment import OnRound, Place, Watch, circumstances, job_of, play, require_train, restore, unwatched
 from fltk.methods.base import State
 from fltk.registry import RunRow, Store
 from fltk.registry.changes import Change, changes
@@ -39,11 +39,13 @@ def resume(
     *,
     from_round: int | None = None,
     allow_changed: bool = False,
+    watch: Watch = unwatched,
 ) -> Resumed:
     """Continue a run behind its last checkpoint (from the start without one), or behind that of `from_round`.
 
     Rounds that were stored behind it are replaced one by one, each in one transaction. Raises `Changed` when code or
     environment are not those of the run's beginning, unless `allow_changed`: then the attempt records what differs.
+    watch: measures where the time goes, as in `experiment.train`.
     """
     require_train(run, "fltk resume")
     if run.status == "done" and from_round is None:
@@ -65,7 +67,7 @@ def resume(
     engine = engines.make(place.engine, job)
     try:
         with beating(store, run.id):
-            play(run.id, job, task, engine, store, place, behind=behind, on_round=compare, changed=changed)
+            play(run.id, job, task, engine, store, place, behind=behind, on_round=compare, changed=changed, watch=watch)
     finally:
         engine.close()
     return Resumed(behind[0] if behind else 0, tuple(changed), min(differing, default=None))

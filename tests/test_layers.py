@@ -22,6 +22,7 @@ LAYERS = (
     {"defences", "attacks"},
     {"methods", "engine"},
     {"experiment", "threats", "runner", "resume", "sweep", "evaluation", "plots", "export", "report", "registry"},
+    {"bench"},
     {"cli", "__main__"},
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

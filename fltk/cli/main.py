@@ -50,6 +50,7 @@ COMMANDS = {
     "attack": Entry("fltk.cli.attack:attack", "Experiment", "Train again with malicious clients in the federation."),
     "join-new-client": Entry("fltk.cli.join:join_new_client", "Experiment", "Let clients join that nobody has seen."),
     "evaluate": Entry("fltk.cli.evaluate:evaluate", "Experiment", "Score a run on every client."),
+    "bench": Entry("fltk.cli.bench:bench", "Experiment", "Measure how fast fltk is on this machine."),
     "runs": Entry("fltk.cli.runs:runs", "Look at results", "List, show, label and remove runs."),
     "compare": Entry("fltk.cli.compare:compare", "Look at results", "Compare methods over settings and seeds."),
     "diff": Entry("fltk.cli.diff:diff", "Look at results", "Say what differs between runs."),

@@ -10,10 +10,12 @@ from click.core import ParameterSource
 from fltk.cli.command import Option, command
 from fltk.cli.context import Settings
 from fltk.cli.output import emit, output_options
+from fltk.cli.profile import heard, new_profile, profile_option, watch_of, with_profile
 from fltk.cli.progress import RunProgress
 from fltk.cli.train import COLUMNS, finished, keep_option, place_options, refuse_readonly, shown
 
 if TYPE_CHECKING:
+    from fltk.bench.profile import Profile
     from fltk.experiment import Place
     from fltk.registry import RunRow, Store
     from fltk.resume import Resumed
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 )
 @keep_option
 @place_options
+@profile_option
 @output_options
 @click.pass_context
 def resume(
@@ -62,14 +65,21 @@ def resume(
         if ctx.get_parameter_source("device") is ParameterSource.DEFAULT:
             device = store.environment(found.id).get("device", device)
         place = Place(settings.data_dir, params["download"], params["engine"], device, params["keep_checkpoints"])
-        done = _resume(store, found, place, settings, from_round, allow_changed)
+        profile = new_profile(params["profile"])
+        done = _resume(store, found, place, settings, from_round, allow_changed, profile)
         _tell(found, done, settings)
-        row = finished(store, found.id, settings)
+        row = with_profile(finished(store, found.id, settings), profile, settings)
     emit([row], COLUMNS, format)
 
 
 def _resume(
-    store: Store, run: RunRow, place: Place, settings: Settings, from_round: int | None, allow_changed: bool
+    store: Store,
+    run: RunRow,
+    place: Place,
+    settings: Settings,
+    from_round: int | None,
+    allow_changed: bool,
+    profile: Profile | None,
 ) -> Resumed:
     from fltk.resume import resume as go_on
 
@@ -79,9 +89,10 @@ def _resume(
             run,
             store,
             place,
-            lambda done: bar.update(done.round, shown(done.scalars)),
+            heard(profile, lambda done: bar.update(done.round, shown(done.scalars))),
             from_round=from_round,
             allow_changed=allow_changed,
+            watch=watch_of(profile),
         )
 
 

@@ -21,6 +21,7 @@ from fltk.cli.options import (
     set_option,
 )
 from fltk.cli.output import Column, emit, output_options
+from fltk.cli.profile import heard, new_profile, profile_option, watch_of, with_profile
 from fltk.cli.progress import RunProgress
 from fltk.config import PartitionConfig, RunConfig, TrainConfig
 from fltk.errors import UsageError
@@ -124,6 +125,7 @@ def place_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @options_from(PartitionConfig, section="Data and partition")
 @options_from(TrainConfig, section="Training")
 @place_options
+@profile_option
 @output_options
 @click.pass_context
 def train(ctx: click.Context, /, format: str, **params: Any) -> None:
@@ -227,6 +229,7 @@ class _Trainer:
         from fltk import experiment
         from fltk.config import build
 
+        profile = new_profile(self.params["profile"])
         if stored is not None:
             config = replace(config, partition=build(PartitionConfig, stored.config))
         if self.prepared is None or self.dealt != config.partition:
@@ -246,12 +249,13 @@ class _Trainer:
                 self.place,
                 name=self.params["name"],
                 origin=self.origin,
-                on_round=lambda done: bar.update(done.round, shown(done.scalars)),
+                on_round=heard(profile, lambda done: bar.update(done.round, shown(done.scalars))),
+                watch=watch_of(profile),
                 started=lambda run: self.settings.say(
                     f"run{run}: {config.method} on part{self.prepared.partition_id}" if self.prepared else f"run{run}"
                 ),
             )
-        return finished(self.store, number, self.settings)
+        return with_profile(finished(self.store, number, self.settings), profile, self.settings)
 
 
 def finished(store: Store, number: int, settings: Settings) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from sqlalchemy import Select, and_, func, select
 from fltk.registry.base import find_id
 from fltk.registry.blobs import unpack_arrays, unpack_map, unpack_scalar, unpack_vector
 from fltk.registry.rows import EvaluationRow, Float32, RunRow, StoredMap
-from fltk.registry.runs import Runs
+from fltk.registry.runs import Runs, meant_by
 from fltk.registry.schema import client_vector, environment, evaluation, map_, run, scalar
 
 CHUNK = 1000  # runs in one statement: databases limit the number of its parameters
@@ -23,7 +23,7 @@ class Bulk(Runs):
     def find_runs(self, refs: Sequence[str | int]) -> list[RunRow]:
         """What `find_run` finds, for each reference."""
         with self._db.read() as connection:
-            ids = [find_id(connection, run, "run", "uuid", ref, run.c.removed.is_(None))[0] for ref in refs]
+            ids = [find_id(connection, run, "run", "uuid", ref, meant_by(ref))[0] for ref in refs]
             if None not in ids:
                 found = {row.id: row for row in self._rows(connection, select(run).where(run.c.id.in_(ids)))}
                 return [found[number] for number in ids if number is not None]

@@ -23,7 +23,7 @@ DIFF_LIMIT = 2 * 1024 * 1024  # bytes; a longer diff is recorded by hash and siz
 UNTRACKED_LIMIT = 1000  # files
 GIT_SECONDS = 20.0
 # Parts of fltk that read, write or show results and change no bit of them.
-AROUND = ("cli", "export", "plots", "registry", "report", "sweep")
+AROUND = ("bench", "cli", "export", "plots", "registry", "report", "sweep")
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "CUBLAS_WORKSPACE_CONFIG")
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 Float32 = NDArray[np.float32]
 TRAINED = ("train", "attack")  # kinds of runs that are played round by round from their own configuration
+MEASURED = "bench"  # the kind of runs that hold measurements of a machine; `latest` never means one
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from difflib import get_close_matches
 from typing import Any
 
-from sqlalchemy import Row, Select, func, insert, select, update
+from sqlalchemy import ColumnElement, Row, Select, func, insert, select, update
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
@@ -30,7 +30,7 @@ from fltk.registry.attempts import (
 from fltk.registry.base import Base, check_free, check_name, check_text, find_id, new_id
 from fltk.registry.blobs import shared_json, to_json
 from fltk.registry.processes import current
-from fltk.registry.rows import TRAINED, AttemptRow, RunRow
+from fltk.registry.rows import MEASURED, TRAINED, AttemptRow, RunRow
 from fltk.registry.schema import attempt, environment, run, tag
 
 
@@ -132,21 +132,22 @@ class Runs(Base):
     def find_run(self, ref: str | int, kind: str | None = None) -> RunRow:
         """The run that `run42`, `42`, `latest`, a name or the start of a UUID means.
 
-        With a kind (train, join) `latest` is the latest run of that kind, and a run of another one is refused; but an
-        attacked run that is named passes for a trained one. Raises UsageError when there is none (with near names, or
-        how many there are) or several.
+        With a kind (train, join) `latest` is the latest run of that kind, and a run of another one is refused; an
+        attacked run passes for a trained one, so that `latest` is no clean twin that was trained beside it.
+        Nor is it ever a measurement of `fltk bench`. Raises UsageError when there is none (with near names, or how
+        many there are) or several.
         """
         with self._db.read() as connection:
-            found, several = find_id(connection, run, "run", "uuid", ref, run.c.removed.is_(None))
+            found, several = find_id(connection, run, "run", "uuid", ref, meant_by(ref))
             if kind is not None and ref == "latest":
-                known = found is not None
-                newest = select(func.max(run.c.id)).where(run.c.kind == kind, run.c.removed.is_(None))
+                known, kinds = found is not None, TRAINED if kind in TRAINED else (kind,)
+                newest = select(func.max(run.c.id)).where(run.c.kind.in_(kinds), run.c.removed.is_(None))
                 found = connection.execute(newest).scalar()
                 if known and found is None:
                     raise UsageError(f"{self.shown} has no {kind} run yet")
             if found is not None:
                 row = self._rows(connection, select(run).where(run.c.id == found))[0]
-                if kind is not None and row.kind != kind and not (kind in TRAINED and row.kind in TRAINED):
+                if kind is not None and row.kind not in (TRAINED if kind in TRAINED else (kind,)):
                     raise _other_kind(row, kind)
                 return row
             if several:
@@ -251,7 +252,7 @@ class Runs(Base):
         return UsageError(f"run {ref!r} is ambiguous: {', '.join(names)}{more}")
 
     def _unknown_run(self, connection: Connection, ref: str) -> UsageError:
-        kept = run.c.removed.is_(None)
+        kept = meant_by(ref)
         count, highest = connection.execute(select(func.count(), func.max(run.c.id)).where(kept)).one()
         if not count:
             return UsageError(f"no run {ref!r}: {self.shown} has no runs yet; `fltk train` makes one")
@@ -286,6 +287,12 @@ class Runs(Base):
         return new_id(connection.execute(insert(environment).values(row)))
 
 
+def meant_by(ref: str | int) -> ColumnElement[bool]:
+    """The runs among which a reference is looked up: those that are there, for `latest` without measurements."""
+    kept = run.c.removed.is_(None)
+    return kept & (run.c.kind != MEASURED) if str(ref).strip() == "latest" else kept
+
+
 def removed_error(ref: str, run_id: int) -> UsageError:
     """What is said of a run that was removed."""
     return UsageError(f"run {ref!r} was removed; `fltk runs restore run{run_id}` brings it back")
@@ -293,7 +300,7 @@ def removed_error(ref: str, run_id: int) -> UsageError:
 
 def _other_kind(row: RunRow, kind: str) -> UsageError:
     """Names the run that is meant instead."""
-    if kind == "train":
+    if kind == "train" and row.parent is not None:
         return UsageError(f"{row.label} is a {row.kind} run of run{row.parent}: name run{row.parent}")
     return UsageError(f"{row.label} is a {row.kind} run and no {kind} run; fltk runs lists them")
 

@@ -142,7 +142,7 @@ VIEWS = (
             "run": RUN,
             "uuid": "its identity across databases",
             "name": "its unique name, or NULL",
-            "kind": "train, or what made it of another run",
+            "kind": "train, bench for a measurement, or what made it of another run",
             "parent": "number of the run it was made of, or NULL",
             "method": "method",
             "dataset": "data set",
