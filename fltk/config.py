@@ -16,6 +16,8 @@ from typing import Any
 from fltk.errors import UsageError, unknown
 from fltk.names import ATTACKS, DATASETS, DEFENCES, IMPORTED, METHODS, MODELS, SCHEMES
 
+STEPS = ("auto", "fast", "autograd", "vmap")
+
 
 def option(default: Any, text: str, **extra: Any) -> Any:
     """A dataclass field with its help text; `choices` in `extra` lists the admissible values.
@@ -106,6 +108,13 @@ class TrainConfig:
     drop_last: bool = option(False, "drop the last, smaller batch of an epoch")
     agg_weights: str = option("samples", "weight of a client in averages", choices=("samples", "uniform"))
     eval_every: int = option(1, "evaluate all clients every so many rounds (the last round always)")
+    step: str = option(
+        "auto",
+        "how local SGD is computed: several small models at once by hand (fast), by autograd for any model (autograd), "
+        "by torch.func.vmap over many models (vmap), or what fits model and device (auto); rounding differs",
+        choices=STEPS,
+        later=True,
+    )
     head_mix: str = option(
         "rows",
         "average the output layer like the rest (rows), or each class's row of it by who has seen the class (classes); "
@@ -119,6 +128,7 @@ class TrainConfig:
         _choice("lr-schedule", self.lr_schedule, ("constant", "cosine", "exponential"))
         _choice("agg-weights", self.agg_weights, ("samples", "uniform"))
         _choice("head-mix", self.head_mix, ("rows", "classes"))
+        _choice("step", self.step, STEPS)
         _positive("lr", self.lr)
         _positive("lr-decay", self.lr_decay)
         for name in ("rounds", "batch_size", "eval_every"):

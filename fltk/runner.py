@@ -10,7 +10,7 @@ import hashlib
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ import torch
 from fltk import threats
 from fltk.clustering.agreement import membership
 from fltk.config import TrainConfig
+from fltk.defences.base import weighted_sum
 from fltk.engine.base import Engine, Job
 from fltk.engine.work import ClientScores, ScoreTask, TrainTask, score_client, train_client
 from fltk.methods.base import Down, Map, Method, State, Task, Upload
@@ -68,12 +69,16 @@ def rounds(
         started = time.perf_counter()
         ids = sample(task, job.train, job.streams(), t)
         downs = job.method.downlink(state, ids, task)
-        uploads, losses = work(engine, task, ids, threats.own_starts(job, state, ids, downs), t)
+        starts, mean = threats.own_starts(job, state, ids, downs), None
+        if _adds_up(job, task):
+            uploads, losses, mean = added_up(engine, task, ids, starts, t)
+        else:
+            uploads, losses = work(engine, task, ids, starts, t)
         trained = time.perf_counter()
         before = _client_numbers(job.method, task, state)
         faced = threats.face(job, engine, task, state, downs, uploads, t)
         if faced.uploads:
-            state = job.method.aggregate(state, faced.uploads, faced.context)
+            state = job.method.aggregate(state, faced.uploads, replace(faced.context, mean=mean))
         faced = threats.settled(faced, job, task.n_clients)
         state = faced.remembered(state)
         aggregated = time.perf_counter()
@@ -112,6 +117,30 @@ def work(
     tasks = [TrainTask(round, i, down) for i, down in zip(ids, downs, strict=True)]
     results = engine.map(train_client, tasks, [int(task.n[i]) for i in ids])
     return [upload for upload, _ in results], [loss for _, loss in results]
+
+
+def _adds_up(job: Job, task: Task) -> bool:
+    """Whether all that the server wants of the uploaded models is their mean, so that none has to be kept."""
+    threatened = job.campaign is not None or job.protection is not None
+    return type(job.method).aggregate is Method.aggregate and task.class_head is None and not threatened
+
+
+def added_up(
+    engine: Engine, task: Task, ids: Sequence[int], downs: Sequence[Down], round: int
+) -> tuple[list[Upload], list[float], torch.Tensor]:
+    """Like `work`, with the mean of the models, which are dropped as they come: they need not fit in memory."""
+    uploads: list[Upload] = []
+    losses: list[float] = []
+
+    def models() -> Iterator[torch.Tensor]:
+        tasks = [TrainTask(round, i, down) for i, down in zip(ids, downs, strict=True)]
+        for upload, loss in engine.stream(train_client, tasks):
+            losses.append(loss)
+            uploads.append(replace(upload, w=torch.empty(0)))
+            yield upload.w
+
+    mean = weighted_sum(models(), task.weights(ids))
+    return uploads, losses, mean
 
 
 def score(method: Method, engine: Engine, task: Task, state: State, round: int) -> list[ClientScores]:

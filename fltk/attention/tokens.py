@@ -12,7 +12,7 @@ copied whole.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,6 +23,8 @@ from torch import Tensor
 Center = Literal["init", "mean", "median", "none"]
 Projection = Literal["none", "countsketch", "gaussian"]
 TINY = 1e-12
+CACHE = 3 << 20  # bytes
+LEAST_COLUMNS, MOST_COLUMNS = 256, 1 << 15
 
 
 def center_of(rows: Tensor, kind: str, start: Tensor | None) -> Tensor:
@@ -36,11 +38,17 @@ def center_of(rows: Tensor, kind: str, start: Tensor | None) -> Tensor:
     return rows.median(0).values if kind == "median" else torch.zeros_like(rows[0])
 
 
-def gram(rows: Tensor, origin: Tensor, chunk: int = 1 << 15) -> Tensor:
+def cached(rows: Tensor) -> Iterator[slice]:
+    """Cuts the columns of (K, P) where K of them in float64 still fit into a core's cache."""
+    chunk = min(MOST_COLUMNS, max(LEAST_COLUMNS, CACHE // (8 * len(rows))))
+    return (slice(a, a + chunk) for a in range(0, rows.shape[1], chunk))
+
+
+def gram(rows: Tensor, origin: Tensor) -> Tensor:
     """Inner products of displacements: (K, P), (P,) -> (K, K) float64."""
     total = torch.zeros(len(rows), len(rows), dtype=torch.float64)
-    for a in range(0, rows.shape[1], chunk):
-        d = rows[:, a : a + chunk].double() - origin[a : a + chunk].double()
+    for columns in cached(rows):
+        d = rows[:, columns].double() - origin[columns].double()
         total.addmm_(d, d.t())
     return total
 

@@ -14,7 +14,7 @@ from fltk.bench.machine import gemm_peak, machine
 from fltk.bench.training import Asked, Row
 from fltk.bench.workloads import DATASET, Aggregation, Training, Workload
 from fltk.config import canonical_json
-from fltk.engine.base import check_device, pin_threads
+from fltk.engine.base import check_device, settle
 from fltk.registry import Store
 from fltk.registry.rows import MEASURED
 
@@ -34,7 +34,7 @@ class Report:
 def play(workloads: Mapping[str, Workload], asked: Asked, tell: Callable[[str], None]) -> Report:
     """Measure one workload after another; `tell` hears what comes next. The peak is taken before and after them."""
     check_device(asked.place.device)
-    pin_threads()
+    settle()
     peak = gemm_peak(asked.place.device)
     rows: list[Row] = []
     for name, workload in workloads.items():

@@ -20,7 +20,8 @@ from fltk.config import TrainConfig
 from fltk.engine.base import Job
 from fltk.experiment import Place
 
-ROUNDS = 30  # of the runs that are measured; of a longer measurement as many as it needs
+ROUNDS = 10_000  # of the runs that are measured: more than will be played
+WARM = 2.0  # seconds of rounds before a measurement at least, and until all workers can work
 TRAINED = {"ditto": 2}  # models that a client trains in a round, where it is not one
 PARTS = ("seconds_train", "seconds_aggregate", "seconds_eval")
 
@@ -57,6 +58,14 @@ class Played:
         self.driver = peak if peak is None or self.driver is None else max(peak, self.driver)
         self.parts.append(tuple(done.scalars[part] for part in PARTS))
 
+    def warm(self) -> Played:
+        """Plays rounds until the engine is as fast as it will be."""
+        began = time.perf_counter()
+        while time.perf_counter() - began < WARM or not self.engine.ready:
+            self.round()
+        self.parts.clear()
+        return self
+
     def workers(self) -> set[int]:
         """The processes of the engine."""
         return workers() - self.before
@@ -73,7 +82,7 @@ def measure(name: str, workload: Training, asked: Asked) -> Row:
     before = memory_now()
     with ExitStack() as stack:
         other = _reference(workload, asked, job, stack)
-        ours = stack.enter_context(closing(Played(job, asked.place.engine)))
+        ours = stack.enter_context(closing(Played(job, asked.place.engine))).warm()
         seconds, others = in_turns((ours.round, other), asked.rounds)
         found = ours.workers()
         peaks = [peak for pid in found if (peak := peak_memory(pid)) is not None]
@@ -104,8 +113,8 @@ def in_turns(steps: Sequence[Callable[[], None]], rounds: int) -> list[list[floa
 
 def job_of(workload: Any, asked: Asked, method: str = "fedavg", *, evaluated: bool = False) -> Job:
     """The run that is measured. Its last round, which is always evaluated, is never reached."""
-    rounds = max(ROUNDS, asked.rounds + 2)
-    train: TrainConfig = replace(workload.train, rounds=rounds, eval_every=1 if evaluated else rounds, **asked.settings)
+    every = 1 if evaluated else ROUNDS
+    train: TrainConfig = replace(workload.train, rounds=ROUNDS, eval_every=every, **asked.settings)
     place = asked.place
     clients = federation(workload.partition, place.data_dir, place.download)
     return Job(clients, train, methods.create(method, {}), 0, place.device)
@@ -117,7 +126,7 @@ def _reference(workload: Training, asked: Asked, job: Job, stack: ExitStack) -> 
         return PlainLoop(job).round
     method = workload.method if workload.against == UNEVALUATED else workload.against
     played = Played(job_of(workload, asked, method), asked.place.engine)
-    return stack.enter_context(closing(played)).round
+    return stack.enter_context(closing(played)).warm().round
 
 
 def _described(name: str, workload: Training, job: Job) -> Row:

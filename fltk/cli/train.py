@@ -66,11 +66,11 @@ def place_options(function: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option(
             "--engine",
-            default="serial",
+            default="auto",
             cls=Option,
             section="Work",
-            metavar="serial|process:N",
-            help="clients one after another, or in N worker processes; the bits are the same",
+            metavar="auto|serial|process:N",
+            help="clients in this process, in N worker processes, or in as many as pay (auto); the bits are the same",
         ),
         click.option(
             "--device",

@@ -18,7 +18,7 @@ columns [0, facts.parameters) are the parameters of the shared part, those behin
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import ClassVar
@@ -35,15 +35,17 @@ KINDS = (ONE, CLUSTERS, MIXED)
 Rule = Callable[[Sequence[Tensor], Tensor], Tensor]  # K rows (P,) and weights (K,) -> (P,)
 
 
-def weighted_sum(rows: Sequence[Tensor], weights: Tensor) -> Tensor:
-    """sum_k weights[k] rows[k]: K rows (P,), (K,) -> (P,), in the given order (by client id), in float64.
+def weighted_sum(rows: Iterable[Tensor], weights: Tensor) -> Tensor:
+    """sum_k weights[k] rows[k]: K >= 1 rows (P,), (K,) -> (P,), in the given order (by client id), in float64.
 
     The float64 accumulator makes the mean of equal rows equal to the row, bit for bit, whatever the weights.
     """
-    total = torch.zeros(rows[0].shape, dtype=torch.float64)
+    total = torch.zeros((), dtype=torch.float64)
     for row, weight in zip(rows, weights.tolist(), strict=True):
+        if not total.dim():
+            total = torch.zeros(row.shape, dtype=torch.float64)
         total.add_(row, alpha=weight)
-    return total.to(rows[0].dtype)
+    return total.float()
 
 
 @dataclass(frozen=True)

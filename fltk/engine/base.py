@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import ctypes
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
@@ -19,8 +21,11 @@ from fltk.methods.base import Method, Task
 from fltk.methods.class_head import ClassHead
 from fltk.models import zoo
 from fltk.models.layout import Layout
+from fltk.train.machine import Machine
 from fltk.train.streams import Streams
-from fltk.train.trainer import Trainer
+from fltk.train.trainer import Ask, Trainer
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
 def default_model(shape: tuple[int, ...]) -> str:
@@ -60,6 +65,11 @@ class Job:
     def network(self) -> torch.nn.Module:
         name = self.train.model or default_model(self.federation.shape)
         return zoo.make(name, self.federation.shape, self.federation.n_classes, self.train.hidden_sizes())
+
+    @cached_property
+    def width(self) -> int:
+        """P, the length of a flat model."""
+        return Layout.of(self.network()).size
 
     def untrained(self, generator: torch.Generator) -> torch.Tensor:
         """Initial weights (P,) drawn from a generator of the caller's."""
@@ -109,7 +119,7 @@ def check_device(device: str) -> None:
 
 
 class Bench:
-    """One worker's tools: the data, the method and a trainer."""
+    """One worker's tools: the data, the method, a machine, and the trainer of whoever works at the moment."""
 
     def __init__(self, job: Job):
         check_device(job.device)
@@ -118,7 +128,12 @@ class Bench:
         self.federation = job.federation
         self.job = job
         self._poisoned: dict[int, ClientData] = {}
-        self.trainer = Trainer(model, Layout.of(model), job.train, job.streams(), job.device)
+        self.machine = Machine(model, Layout.of(model), job.train.step, job.device)
+        self.trainer = self.lane()
+
+    def lane(self, ask: Ask | None = None) -> Trainer:
+        """A trainer of its own at this bench's machine."""
+        return Trainer(self.machine, self.job.train, self.job.streams(), ask)
 
     @cached_property
     def task(self) -> Task:
@@ -170,18 +185,33 @@ Work = Callable[[Bench, Any], Any]
 
 
 class Engine(Protocol):
-    """Runs `work(bench, task)` for every task and returns the results in the order of the tasks."""
+    """Runs `work(bench, task)` for every task and gives the results in the order of the tasks."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether nobody is starting any more, and the engine is as fast as it will be."""
 
     def map(self, work: Work, tasks: Sequence[Any], sizes: Sequence[int]) -> list[Any]:
         """`work` is a module-level function; `sizes` are the tasks' relative costs, to deal them evenly."""
+
+    def stream(self, work: Work, tasks: Sequence[Any]) -> Iterator[Any]:
+        """The same one by one, for results that together would fill the memory."""
 
     def close(self) -> None:
         """Ends the workers. Calling it twice is harmless."""
 
 
-def pin_threads() -> None:
-    """One torch thread: small kernels collapse on barriers, and sums must not depend on the core count."""
+def settle() -> None:
+    """Makes this process one that computes: one torch thread, and freed memory is kept for the next round.
+
+    Small kernels collapse on the barriers of threads, and sums must not depend on the core count. glibc gives every
+    large tensor fresh pages and takes them back when it is freed, which costs more than to fill them.
+    """
     torch.set_num_threads(1)
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_MMAP_THRESHOLD, 1 << 25)
+        libc.mallopt(M_TRIM_THRESHOLD, 1 << 30)
 
 
-__all__ = ["Bench", "Engine", "Job", "Work", "check_device", "default_model", "pin_threads"]
+__all__ = ["Bench", "Engine", "Job", "Work", "check_device", "default_model", "settle"]

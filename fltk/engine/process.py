@@ -1,98 +1,207 @@
 """Clients in spawned worker processes, one torch thread each.
 
-The data travel once, through shared memory. Per round every worker gets one message with all its tasks, dealt
-largest first; equal tensors in a message (FedAvg's global model) travel once.
+The samples travel once, through shared memory. Tasks are dealt in groups, largest first, two of them at most on their
+way to a worker, so that a slow core gets fewer. What a group reads and what it results in lies in memory that driver
+and worker share, one room for each of the two groups; a room is free again when its group has been answered.
+
+Workers need a second or two until they can work. The driver does not wait for them: until the first one is there it
+plays groups itself. A worker that ends is replaced, and its groups are dealt again: client work depends on its task
+alone, so that repeating it changes no bit.
 """
 
 from __future__ import annotations
 
 import contextlib
-import io
-import pickle
 import signal
+import time
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-import numpy as np
-import torch
 import torch.multiprocessing as mp
 
-from fltk.engine.base import Bench, Job, Work, check_device, pin_threads
+from fltk.engine.base import Bench, Job, Work, check_device, settle
+from fltk.engine.lockstep import succeeded, work_through
+from fltk.engine.transport import SharedFile, pack, rooms, unpack
 from fltk.errors import FltkError
 
-PATIENCE = 2.0  # seconds that a worker gets to end by itself
+PATIENCE = 0.5  # seconds that a worker gets to end by itself
+IN_FLIGHT = 2  # groups on their way to a worker: one at work, and one so that it need not wait
+GROUPS = 8  # a worker's share of a map comes in about so many groups
+ROWS, LEAST, MOST = 24, 1 << 20, 1 << 26  # models that a room holds, and its bytes at least and at most
+DEATHS = 3  # workers that may end in a row, without an answer between
+
+
+@dataclass
+class _Worker:
+    process: BaseProcess
+    pipe: Connection
+    tasks: list[memoryview]  # rooms of what goes there, by turn
+    results: list[memoryview]  # and of what comes back
+    ready: bool = False
+    sent: int = 0
+    flight: deque[tuple[int, list[int]]] = field(default_factory=deque)  # turn, and numbers of the tasks
 
 
 class Pool:
-    """A fixed set of workers that live as long as the run."""
+    """Workers that live as long as the run.
 
-    def __init__(self, job: Job, workers: int):
+    after: seconds of client work in the driver before any worker is started; short runs end before.
+    """
+
+    def __init__(self, job: Job, workers: int, after: float = 0.0):
         check_device(job.device)
-        pin_threads()
-        job.federation.share_memory()
-        context = mp.get_context("spawn")
-        resource_tracker.ensure_running()  # it would let Ctrl-C through again if it started below
-        self._workers: list[tuple[BaseProcess, Connection]] = []
-        for _ in range(workers):
-            here, there = context.Pipe()
-            process = context.Process(target=_serve, args=(there, job), daemon=True)
-            with no_interrupt():
-                process.start()
-            there.close()
-            self._workers.append((process, here))
+        settle()
+        self._job = job
+        self._count = workers
+        self._left = after
+        self._bench = Bench(job)
+        self._workers: list[_Worker] = []
+        self._deaths = 0
+        self._begun = False  # whether a worker is or was ready; what ends workers must not end the driver
+        if not after:
+            self._hire()
+
+    @property
+    def ready(self) -> bool:
+        return all(worker.ready for worker in self._workers)
 
     def map(self, work: Work, tasks: Sequence[Any], sizes: Sequence[int]) -> list[Any]:
-        hands = deal(sizes, len(self._workers))
-        for (_, pipe), hand in zip(self._workers, hands, strict=True):
-            if hand:
-                self._send(pipe, pack((work, [tasks[k] for k in hand])))
         results: list[Any] = [None] * len(tasks)
-        open_hands = {
-            pipe: (process, iter(hand)) for (process, pipe), hand in zip(self._workers, hands, strict=True) if hand
-        }
-        left = {pipe: len(hand) for (_, pipe), hand in zip(self._workers, hands, strict=True) if hand}
-        while left:  # whoever is ready: a worker whose answer waits in a full pipe would stand idle
-            for pipe in _ready(left):
-                process, hand_iter = open_hands[pipe]
-                results[next(hand_iter)] = self._receive(process, pipe)
-                left[pipe] -= 1
-                if not left[pipe]:
-                    del left[pipe]
+        for k, result in self._results(work, tasks, self._groups(sizes)):
+            results[k] = result
         failures = [r for r in results if isinstance(r, Exception)]
         if failures:
             raise failures[0]
         return results
 
+    def stream(self, work: Work, tasks: Sequence[Any]) -> Iterator[Any]:
+        early: dict[int, Any] = {}
+        turn = 0
+        for k, result in self._results(work, tasks, self._groups([1] * len(tasks))):
+            early[k] = result
+            while turn in early:
+                yield succeeded(early.pop(turn))
+                turn += 1
+
     def close(self) -> None:
-        for _, pipe in self._workers:
+        for worker in self._workers:
             with contextlib.suppress(OSError):
-                pipe.close()
-        for process, _ in self._workers:
-            process.join(PATIENCE)
-            if process.is_alive():
-                process.terminate()
-                process.join(PATIENCE)
+                worker.pipe.close()
+            if worker.flight or not worker.ready:  # its work is of no use any more
+                worker.process.terminate()
+        end = time.monotonic() + PATIENCE
+        for worker in self._workers:
+            worker.process.join(max(0.0, end - time.monotonic()))
+            if worker.process.is_alive():
+                worker.process.kill()
+                worker.process.join()
         self._workers = []
 
-    def _send(self, pipe: Connection, message: bytes) -> None:
-        try:
-            pipe.send_bytes(message)
-        except OSError:
-            raise FltkError("--engine: a worker process has ended; continue with `fltk resume`") from None
+    def _groups(self, sizes: Sequence[int]) -> deque[list[int]]:
+        return deque(deal(sizes, min(self._bench.machine.together, ROWS), self._count))
 
-    def _receive(self, process: BaseProcess, pipe: Connection) -> Any:
+    def _results(self, work: Work, tasks: Sequence[Any], groups: deque[list[int]]) -> Iterator[tuple[int, Any]]:
+        """Numbers of tasks and their results, an exception as a value, in the order in which they come."""
+        self._drain()
+        while groups or any(worker.flight for worker in self._workers):
+            for flying in range(IN_FLIGHT):  # nobody gets a second group before all have one
+                for worker in self._workers:
+                    if worker.ready and groups and len(worker.flight) == flying:
+                        self._send(worker, work, tasks, groups)
+            waiting = [w for w in self._workers if w.flight or not w.ready]
+            if self._begun:
+                heard = wait([w.pipe for w in waiting])
+            else:
+                yield from self._play(work, tasks, groups.popleft())
+                heard = wait([w.pipe for w in waiting], 0)
+            for worker in waiting:
+                if worker.pipe in heard:
+                    yield from self._hear(worker, groups)
+
+    def _drain(self) -> None:
+        """Takes the answers to what an earlier call was not interested in any more."""
+        for worker in self._workers[:]:
+            while worker.flight and worker in self._workers:
+                self._hear(worker, deque())
+
+    def _play(self, work: Work, tasks: Sequence[Any], group: list[int]) -> list[tuple[int, Any]]:
+        """A group's tasks in this process."""
+        started = time.perf_counter()
+        results = list(work_through(self._bench, work, [tasks[k] for k in group]))
+        self._left -= time.perf_counter() - started
+        if self._left <= 0 and not self._workers:
+            self._hire()
+        return list(zip(group, results, strict=True))
+
+    def _hire(self) -> None:
+        self._job.federation.share_memory()
+        resource_tracker.ensure_running()  # it would let Ctrl-C through again if it started below
+        self._workers += [_start(self._job) for _ in range(self._count - len(self._workers))]
+
+    def _send(self, worker: _Worker, work: Work, tasks: Sequence[Any], groups: deque[list[int]]) -> None:
+        group, turn = groups.popleft(), worker.sent % IN_FLIGHT
+        worker.flight.append((turn, group))
+        worker.sent += 1
+        with contextlib.suppress(OSError):  # a worker that has ended is noticed when it is heard
+            worker.pipe.send_bytes(bytes([turn]) + pack((work, [tasks[k] for k in group]), worker.tasks[turn]))
+
+    def _hear(self, worker: _Worker, groups: deque[list[int]]) -> list[tuple[int, Any]]:
+        """A worker's answer; one that has ended is replaced, and its groups are dealt again."""
         try:
-            return unpack(pipe.recv_bytes())
+            message = worker.pipe.recv_bytes()
         except (EOFError, OSError):
-            process.join(PATIENCE)
+            self._replace(worker, groups)
+            return []
+        if not worker.ready:
+            worker.ready = self._begun = True
+            return []
+        self._deaths = 0
+        turn, group = worker.flight.popleft()
+        return list(zip(group, unpack(message, worker.results[turn]), strict=True))
+
+    def _replace(self, worker: _Worker, groups: deque[list[int]]) -> None:
+        worker.process.join(PATIENCE)
+        self._deaths += 1
+        self._workers.remove(worker)
+        if self._deaths > DEATHS:
             raise FltkError(
-                f"--engine: a worker process has ended (exit code {process.exitcode}); "
-                "continue with `fltk resume`, or use fewer workers if memory was short"
-            ) from None
+                f"--engine: worker processes end again and again (exit code {worker.process.exitcode}); "
+                "continue with `fltk resume`, with fewer workers if memory was short"
+            )
+        groups.extendleft(group for _, group in reversed(worker.flight))
+        self._hire()
+
+
+def deal(sizes: Sequence[int], together: int, workers: int) -> list[list[int]]:
+    """Task numbers in groups, the largest tasks first; as many groups for every worker.
+
+    together: tasks that are best worked at in one go; a group has a multiple of it at most.
+    """
+    order = sorted(range(len(sizes)), key=lambda k: -sizes[k])
+    most = together * max(1, min(ROWS // together, len(order) // (together * workers * GROUPS)))
+    count = workers * -(-len(order) // (workers * most))
+    cuts = [len(order) * k // count for k in range(count + 1)] if count else []
+    return [order[a:b] for a, b in pairwise(cuts) if a < b]
+
+
+def _start(job: Job) -> _Worker:
+    """A new worker, which says so when it can work."""
+    context = mp.get_context("spawn")
+    here, there = context.Pipe()
+    size = IN_FLIGHT * min(MOST, max(LEAST, ROWS * 4 * job.width))
+    tasks, results = SharedFile.of(size), SharedFile.of(size)
+    process = context.Process(target=_serve, args=(there, job, tasks, results), daemon=True)
+    with no_interrupt():
+        process.start()
+    there.close()
+    return _Worker(process, here, rooms(tasks, IN_FLIGHT), rooms(results, IN_FLIGHT))
 
 
 @contextlib.contextmanager
@@ -108,77 +217,24 @@ def no_interrupt() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _ready(pipes: Iterable[Connection]) -> list[Connection]:
-    """The pipes with an answer, or whose worker has ended; waits for the first."""
-    return [pipe for pipe in wait(list(pipes)) if isinstance(pipe, Connection)]
-
-
-def deal(sizes: Sequence[int], workers: int) -> list[list[int]]:
-    """Task indices per worker, largest first to the least loaded, each hand in task order."""
-    hands: list[list[int]] = [[] for _ in range(workers)]
-    load = [0] * workers
-    for k in sorted(range(len(sizes)), key=lambda k: -sizes[k]):
-        least = load.index(min(load))
-        hands[least].append(k)
-        load[least] += max(1, sizes[k])
-    return [sorted(hand) for hand in hands]
-
-
-class _Pickler(pickle.Pickler):
-    """Tensors as numpy arrays; the same tensor (same memory, same shape) is written once per message."""
-
-    def __init__(self, file: Any) -> None:
-        super().__init__(file, protocol=5)
-        self._seen: dict[tuple[Any, ...], np.ndarray[Any, Any]] = {}
-
-    def reducer_override(self, obj: Any) -> Any:
-        if not isinstance(obj, torch.Tensor):
-            return NotImplemented
-        key = (obj.data_ptr(), obj.dtype, tuple(obj.shape), obj.stride())
-        array = self._seen.setdefault(key, obj.detach().contiguous().numpy())
-        return torch.from_numpy, (array,)
-
-
-def pack(message: Any) -> bytes:
-    """A message as bytes; its tensors are alive while it is packed, so their addresses identify them."""
-    buffer = io.BytesIO()
-    _Pickler(buffer).dump(message)
-    return buffer.getvalue()
-
-
-def unpack(data: bytes) -> Any:
-    """The inverse of `pack`, for messages of our own workers."""
-    return pickle.loads(data)
-
-
-def _serve(pipe: Connection, job: Job) -> None:
-    """A worker: one message is a list of tasks, one answer per task. It ends when the pipe is closed."""
+def _serve(pipe: Connection, job: Job, tasks: SharedFile | None, results: SharedFile | None) -> None:
+    """A worker: says that it is ready, then answers every group of tasks at once. It ends when the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver decides what Ctrl-C means
-    pin_threads()
-    try:
-        bench: Bench | Exception = Bench(job)
-    except FltkError as error:
-        bench = error
-    while True:
-        try:
-            work, tasks = unpack(pipe.recv_bytes())
-        except (EOFError, OSError):
-            return
-        for task in tasks:
-            try:
-                pipe.send_bytes(pack(_attempt(work, bench, task)))
-            except OSError:
-                return
+    settle()
+    bench = Bench(job)
+    reads, writes = rooms(tasks, IN_FLIGHT), rooms(results, IN_FLIGHT)
+    with contextlib.suppress(EOFError, OSError):
+        pipe.send_bytes(b"")
+        while True:
+            message = pipe.recv_bytes()
+            turn = message[0]
+            work, group = unpack(message[1:], reads[turn], copy=False)
+            pipe.send_bytes(pack([_told(result) for result in work_through(bench, work, group)], writes[turn]))
 
 
-def _attempt(work: Work, bench: Bench | Exception, task: Any) -> Any:
-    """The result, or the error as a value: an exception must not end the worker."""
-    if isinstance(bench, Exception):
-        return bench
-    try:
-        return work(bench, task)
-    except FltkError as error:
-        return error
-    except Exception as error:  # a bug in client work: told with its place, since the traceback stays here
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        return RuntimeError(f"{type(error).__name__}: {error} (in {place.name}, line {place.lineno})")
+def _told(result: Any) -> Any:
+    """A result as it travels: a bug in client work is told with its place, since the traceback stays here."""
+    if not isinstance(result, Exception) or isinstance(result, FltkError):
+        return result
+    place = traceback.extract_tb(result.__traceback__)[-1]
+    return RuntimeError(f"{type(result).__name__}: {result} (in {place.name}, line {place.lineno})")

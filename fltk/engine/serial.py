@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from fltk.engine.base import Bench, Job, Work, pin_threads
+from fltk.engine.base import Bench, Job, Work, settle
+from fltk.engine.lockstep import succeeded, work_through
 
 
 class Serial:
     """The reference engine."""
 
     def __init__(self, job: Job):
-        pin_threads()
+        settle()
         self._bench = Bench(job)
 
+    @property
+    def ready(self) -> bool:
+        return True
+
     def map(self, work: Work, tasks: Sequence[Any], sizes: Sequence[int]) -> list[Any]:
-        return [work(self._bench, task) for task in tasks]
+        return list(self.stream(work, tasks))
+
+    def stream(self, work: Work, tasks: Sequence[Any]) -> Iterator[Any]:
+        return map(succeeded, work_through(self._bench, work, tasks))
 
     def close(self) -> None:
         """Nothing to end."""

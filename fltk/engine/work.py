@@ -11,7 +11,7 @@ from torch import Tensor
 from fltk.engine.base import Bench
 from fltk.errors import Diverged
 from fltk.methods.base import Down, Upload
-from fltk.train.trainer import Score
+from fltk.train.machine import Score
 
 SERVER = -1  # the client number of work that is the server's own
 
@@ -70,9 +70,12 @@ def train_client(bench: Bench, task: TrainTask) -> tuple[Upload, float]:
         if not bench.attacked:
             raise
         return Upload(torch.full((layout.width(shared),), math.nan), client=task.client), math.nan
-    private = layout.take(upload.w, layout.rest(shared))
-    own = {**upload.own, "private": private.clone()} if private.numel() else upload.own
     loss = sum(trainer.losses) / len(trainer.losses) if trainer.losses else math.nan
+    if shared == "all":
+        return replace(upload, client=task.client), loss
+    own, private = upload.own, layout.take(upload.w, layout.rest(shared))
+    if private.numel():
+        own = {**own, "private": private.clone()}
     return replace(upload, w=layout.take(upload.w, shared).clone(), own=own, client=task.client), loss
 
 
@@ -88,12 +91,12 @@ def score_client(bench: Bench, task: ScoreTask) -> ClientScores:
     except Diverged:
         if not bench.attacked:
             raise
-    val, test = trainer.score(personal, client.val), trainer.score(personal, client.test)
+    val, test = trainer.scores(personal, client.val, client.test)
     triggered = bench.triggered(client)
     fooled = None if triggered is None else trainer.score(personal, triggered)
     if task.shared is None:
         return ClientScores(val, test, None, None, fooled)
     if task.shared.data_ptr() == personal.data_ptr():  # one model for everybody: score it once
         return ClientScores(val, test, val, test, fooled)
-    shared = trainer.score(task.shared, client.val), trainer.score(task.shared, client.test)
-    return ClientScores(val, test, *shared, fooled)
+    shared_val, shared_test = trainer.scores(task.shared, client.val, client.test)
+    return ClientScores(val, test, shared_val, shared_test, fooled)

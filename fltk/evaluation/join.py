@@ -26,8 +26,9 @@ from fltk.engine.base import Bench, Engine
 from fltk.errors import UsageError
 from fltk.evaluation import metrics
 from fltk.methods.base import Joined, State
+from fltk.train.machine import Score
 from fltk.train.streams import Streams
-from fltk.train.trainer import Score, Trainer
+from fltk.train.trainer import Trainer
 
 STEPS = ("arrival", "joined", "tuned", "scratch", "fedavg_ft")
 CURVES = ("tuned", "scratch", "fedavg_ft")

@@ -17,6 +17,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from fltk.attention.tokens import cached
 from fltk.data.federation import ClientData
 from fltk.defences.base import ONE
 from fltk.defences.base import weighted_sum as weighted_sum
@@ -114,11 +115,14 @@ class Context:
     """The round as the server sees it. Methods average models through it, never on their own.
 
     watch: the defence of this round, which judged the uploads before the method saw them; None without one.
+    mean: the uploads' weighted mean, for a method that wants nothing else of them and a round in which they were added
+    up as they came; their own models are gone then.
     """
 
     round: int
     task: Task
     watch: Watch | None = None
+    mean: Tensor | None = None
 
     def weights(self, ids: Sequence[int]) -> Tensor:
         """Weights p of the clients `ids` in one average, (K,) float64: FedAvg's, or equal ones for a rule of such."""
@@ -139,6 +143,8 @@ class Context:
         that the target has now, which stays where nobody is trusted (weights 0). `target` is a lasting name of the
         model. For models only, once per distinct target; what else clients send is summed by `weighted_sum`.
         """
+        if self.mean is not None:
+            return self.mean, weights
         if self.watch is None:
             return average(rows, weights, ids, self.task.class_head), weights
         return self.watch.combine(rows, weights, ids, origin, target, self._mean)
@@ -380,7 +386,7 @@ def pulled_map(strength: Tensor, target: Tensor) -> Tensor:
     return torch.diag(1 - strength) + strength[:, None] * target
 
 
-def mix(a: Tensor, rows: Tensor, head: ClassHead | None = None, chunk: int = 1 << 15) -> Tensor:
+def mix(a: Tensor, rows: Tensor, head: ClassHead | None = None) -> Tensor:
     """a @ rows in float64 by column chunks: (N, N), (N, P) -> (N, P) float32; `head` is the task's `class_head`.
 
     Always give the whole map: a product of fewer rows may round differently. A map whose rows are all equal
@@ -391,6 +397,6 @@ def mix(a: Tensor, rows: Tensor, head: ClassHead | None = None, chunk: int = 1 <
         chosen = torch.nonzero(a[0]).flatten().tolist()
         return average([rows[j] for j in chosen], a[0][chosen], chosen, head).expand(len(a), -1)
     out = torch.empty_like(rows)
-    for start in range(0, rows.shape[1], chunk):
-        out[:, start : start + chunk] = a @ rows[:, start : start + chunk].double()
+    for columns in cached(rows):
+        out[:, columns] = a @ rows[:, columns].double()
     return out if head is None else head.mix(out, a, rows)

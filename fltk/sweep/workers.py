@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from types import FrameType
 
-from fltk.engine.base import pin_threads
+from fltk.engine.base import settle
 from fltk.engine.process import no_interrupt
 from fltk.experiment import Place
 from fltk.registry import Store
@@ -110,7 +110,7 @@ def _serve(pipe: Connection, db: str, place: Place, name: str) -> None:
     """A worker: errand after errand until the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver decides what Ctrl-C means
     signal.signal(signal.SIGTERM, _stop_once)
-    pin_threads()
+    settle()
     with contextlib.suppress(KeyboardInterrupt, EOFError), Store(db) as store:
         player = Player(store, place, name, lambda event: _send(pipe, event))
         while True:

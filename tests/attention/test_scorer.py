@@ -34,8 +34,9 @@ from fltk.config import TrainConfig
 from fltk.data.federation import Split
 from fltk.models import zoo
 from fltk.models.layout import Layout
+from fltk.train.machine import EVAL_BATCH, Machine
 from fltk.train.streams import Streams
-from fltk.train.trainer import EVAL_BATCH, Trainer
+from fltk.train.trainer import Trainer
 
 K, P, R, TAU = 7, 60, 16, 0.135
 SHAPES = [{}, {"heads": 3}, {"width": 10}, {"layers": 2}, {"heads": 2, "width": 5, "layers": 3}]
@@ -588,7 +589,8 @@ def test_a_models_gradient_is_autograds(name: str) -> None:
     data = Split(random(n, *INPUTS[name]), torch.arange(n) % 5)
     net = zoo.make(name, INPUTS[name], 5, (12,))
     layout = Layout.of(net)
-    trainer = Trainer(zoo.make(name, INPUTS[name], 5, (12,)), layout, TrainConfig(model=name, lr=0.1), Streams(3))
+    machine = Machine(zoo.make(name, INPUTS[name], 5, (12,)), layout)
+    trainer = Trainer(machine, TrainConfig(model=name, lr=0.1), Streams(3))
     w = zoo.initial(net, layout, torch.Generator().manual_seed(0))
     w = trainer.sgd(w, data)  # running statistics that differ from their start
     leaf = w.clone().requires_grad_()

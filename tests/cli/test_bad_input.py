@@ -86,7 +86,7 @@ TRAIN = [
     ("--seed -1", 2, "--seed"),
     ("--seed 0,", 2, "--seed"),
     (f"--seed {2**63}", 2, "--seed"),
-    ("--engine foo", 2, "--engine takes serial or process:N"),
+    ("--engine foo", 2, "--engine takes auto, serial or process:N"),
     ("--engine process", 2, "--engine takes"),
     ("--engine process:0", 2, "--engine takes"),
     ("--engine process:²", 2, "--engine takes"),

@@ -15,8 +15,8 @@ from toys import HELD_OUT, SIZES, federation, job, play
 from fltk import runner
 from fltk.errors import Diverged
 from fltk.methods.base import State
+from fltk.train.machine import Score
 from fltk.train.streams import Streams
-from fltk.train.trainer import Score
 
 
 @given(st.integers(1, 40), st.floats(0.01, 1.0), st.integers(0, 50))

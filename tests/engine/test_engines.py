@@ -13,28 +13,26 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from toys import SIZES, federation, job, play, random
+from toys import SIZES, aggregated, federation, job, play, random, uploads
 
 from fltk import engine, runner
 from fltk.engine.base import Bench, Job, default_model
-from fltk.engine.process import Pool, deal, pack, unpack
+from fltk.engine.process import GROUPS, Pool, deal
 from fltk.engine.serial import Serial
+from fltk.engine.transport import SharedFile, pack, rooms, unpack
 from fltk.engine.work import ScoreTask, score_client
 from fltk.errors import Diverged, FltkError, UsageError
 
 
-@given(st.lists(st.integers(0, 1000), max_size=40), st.integers(1, 8))
-def test_every_task_is_dealt_once_and_loads_differ_by_one_task_at_most(sizes: list[int], workers: int) -> None:
-    hands = deal(sizes, workers)
-    assert len(hands) == workers
-    assert sorted(k for hand in hands for k in hand) == list(range(len(sizes)))
-    assert all(hand == sorted(hand) for hand in hands)
-    loads = [sum(max(1, sizes[k]) for k in hand) for hand in hands]
-    assert max(loads) - min(loads) <= max((max(1, s) for s in sizes), default=0)
-
-
-def test_large_tasks_are_dealt_first() -> None:
-    assert deal([1, 1, 1, 10, 1, 1], 2) == [[3], [0, 1, 2, 4, 5]]
+@given(st.lists(st.integers(0, 1000), max_size=60), st.integers(1, 16), st.integers(1, 8))
+def test_every_task_is_dealt_once_in_groups_for_all_workers(sizes: list[int], together: int, workers: int) -> None:
+    groups = deal(sizes, together, workers)
+    dealt = [k for group in groups for k in group]
+    assert sorted(dealt) == list(range(len(sizes)))
+    assert [sizes[k] for k in dealt] == sorted(sizes, reverse=True)
+    assert len(groups) % workers == 0 or len(groups) == len(sizes)
+    assert max(map(len, groups), default=0) - min(map(len, groups), default=0) <= 1
+    assert len(sizes) > together * workers * GROUPS or max(map(len, groups), default=0) <= together
 
 
 def test_messages_return_as_they_were() -> None:
@@ -80,6 +78,32 @@ def test_the_same_memory_in_another_form_is_another_tensor() -> None:
     assert torch.equal(c, w[:6])
 
 
+def test_large_tensors_lie_in_a_room_and_small_ones_in_the_message() -> None:
+    one, two = rooms(SharedFile.of(1 << 21), 2)
+    large, small, whole = random(300, 400), random(5), torch.arange(3000)
+    data = pack([large, small, whole, large[1:], large], one)
+    assert len(data) < 2000
+    got = unpack(data, one)
+    for mine, other in zip([large, small, whole, large[1:], large], got, strict=True):
+        assert mine.dtype == other.dtype
+        assert torch.equal(mine, other)
+    assert got[0].data_ptr() == got[4].data_ptr()
+    views = unpack(data, one, copy=False)
+    pack([torch.zeros(300, 400)], one)  # the room is given out again
+    assert torch.equal(got[0], large)
+    assert torch.equal(views[0], torch.zeros(300, 400))
+    assert not any(two[:4096])
+
+
+def test_what_finds_no_room_travels_in_the_message() -> None:
+    room = rooms(SharedFile.of(1 << 13), 1)[0]
+    message = [random(1500), random(1500, seed=1), random(520, seed=2)]
+    data = pack(message, room)
+    assert 6000 < len(data) < 7000
+    for mine, other in zip(message, unpack(data, room), strict=True):
+        assert torch.equal(mine, other)
+
+
 def test_received_tensors_may_be_written() -> None:
     sent = random(4)
     assert torch.equal(unpack(pack(sent)).add_(1), sent + 1)
@@ -89,7 +113,7 @@ def test_received_tensors_may_be_written() -> None:
     "spec", ["", "process", "process:0", "process:-1", "process:two", "serial:2", "ray", "thread:2"]
 )
 def test_other_engines_are_refused_by_name(spec: str) -> None:
-    with pytest.raises(UsageError, match="--engine takes serial or process:N"):
+    with pytest.raises(UsageError, match="--engine takes auto, serial or process:N"):
         engine.make(spec, job("fedavg"))
 
 
@@ -162,6 +186,7 @@ def threads(bench: Bench, task: Any) -> int:
 def pool_and_job() -> Any:
     made = big_job(eval_every=1, momentum=0.5)
     pool = Pool(made, 2)
+    started(pool)
     yield pool, made
     pool.close()
 
@@ -182,8 +207,30 @@ def test_results_come_in_the_order_of_the_tasks(pool_and_job: tuple[Pool, Job]) 
     assert pool.map(echo, tasks, [(7 * k) % 11 for k in tasks]) == tasks
     assert pool.map(echo, [], []) == []
     assert pool.map(echo, ["one"], [1]) == ["one"]
-    assert len(set(pool.map(where, tasks, [1] * 20)) - {os.getpid()}) == 2
     assert set(pool.map(threads, tasks, [1] * 20)) == {1}
+
+
+def test_a_stream_is_in_order_and_may_be_left(pool_and_job: tuple[Pool, Job]) -> None:
+    pool, made = pool_and_job
+    tasks = [torch.full((3000,), float(k)) for k in range(60)]
+    for mine, got in zip(tasks, pool.stream(echo, tasks), strict=True):
+        assert torch.equal(mine, got)
+    some = pool.stream(echo, tasks)
+    assert torch.equal(next(some), tasks[0])
+    with pytest.raises(Diverged, match="client 3"):
+        list(pool.stream(fail, ["a", "user", "b"] * 9))
+    assert pool.map(echo, list(range(40)), [1] * 40) == list(range(40))
+    with pytest.raises(Diverged, match="client 3"):
+        list(Serial(made).stream(fail, ["a", "user", "b"]))
+
+
+@pytest.mark.parametrize("method", ["fedavg", "fedper", "fedprox"])
+def test_models_added_up_as_they_come_give_the_bits_of_all_at_once(method: str) -> None:
+    made = job(method, rounds=1, participation=0.8)
+    state = made.method.init(made.task())
+    ids = runner.sample(made.task(), made.train, made.streams(), 0)
+    kept = aggregated(made, uploads(made, state, ids), state=state)
+    assert runner.digest(kept) == play(made)[0].digest
 
 
 def test_large_answers_do_not_block(pool_and_job: tuple[Pool, Job]) -> None:
@@ -211,24 +258,68 @@ def alive(pid: int) -> bool:
         return False
 
 
+def started(pool: Pool, work: Any = where) -> list[int]:
+    """The workers' process ids, once all of them work."""
+    for _ in range(600):
+        pids = set(pool.map(work, list(range(40)), [1] * 40)) - {os.getpid()}
+        if len(pids) == 2:
+            return sorted(pids)
+        time.sleep(0.05)
+    raise AssertionError("two workers did not start within 30 seconds")
+
+
+def suicide(bench: Bench, task: Any) -> Any:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs /proc")
-def test_a_killed_worker_is_told_in_one_line_and_closing_ends_the_others() -> None:
+def test_a_killed_worker_is_replaced_and_no_bit_changes() -> None:
+    made = big_job(eval_every=1, rounds=4)
+    pool = Pool(made, 2)
+    try:
+        digests = []
+        for done in runner.rounds(made, pool):
+            digests.append(done.digest)
+            os.kill(started(pool)[done.round % 2], signal.SIGKILL)
+    finally:
+        pool.close()
+    assert digests == [r.digest for r in play(made)]
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs /proc")
+def test_workers_that_end_again_and_again_are_told_in_one_line_and_closing_ends_the_others() -> None:
     pool = Pool(job("fedavg"), 2)
     try:
-        pids = sorted(set(pool.map(where, list(range(8)), [1] * 8)))
-        assert len(pids) == 2
-        os.kill(pids[0], signal.SIGKILL)
-        with pytest.raises(FltkError, match=r"--engine: a worker process has ended.*fltk resume") as caught:
-            for _ in range(3):  # the first message may still fit into the dead worker's pipe
-                pool.map(where, list(range(8)), [1] * 8)
+        pids = started(pool)
+        with pytest.raises(FltkError, match=r"--engine: worker processes end again and again.*fltk resume") as caught:
+            pool.map(suicide, list(range(8)), [1] * 8)
         assert "\n" not in str(caught.value)
         assert caught.value.exit_code == 1
     finally:
-        started = time.monotonic()
+        before = time.monotonic()
         pool.close()
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - before < 10
     assert not any(alive(pid) for pid in pids)
     pool.close()
+
+
+def test_auto_begins_alone_and_goes_on_with_workers() -> None:
+    made = big_job(rounds=3)
+    pool = Pool(made, 2, after=1e-6)
+    try:
+        assert set(pool.map(where, [0], [1])) == {os.getpid()}
+        digests = [done.digest for done in runner.rounds(made, pool)]
+        assert len(started(pool)) == 2
+    finally:
+        pool.close()
+    assert digests == [r.digest for r in play(made)]
+
+
+def test_auto_takes_no_workers_for_a_second_of_work_or_a_single_client() -> None:
+    short = engine.make("auto", job("fedavg"))
+    assert set(short.map(where, list(range(9)), [1] * 9)) == {os.getpid()}
+    short.close()
+    assert isinstance(engine.make("auto", job("fedavg", data=federation((9,)))), Serial)
 
 
 def test_errors_survive_pickling() -> None:

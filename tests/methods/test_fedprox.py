@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from toys import SIZES, federation, final, job, random
 
 from fltk.engine.base import Bench
-from fltk.train.trainer import Loss, Trainer
+from fltk.train.order import Loss
+from fltk.train.trainer import Trainer
 
 Batch = tuple[Tensor, Tensor]
 

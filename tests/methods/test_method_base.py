@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from toys import SIZES, federation, job, play, random
 
 from fltk import methods
+from fltk.attention import tokens
 from fltk.engine.base import Bench
 from fltk.errors import UsageError
 from fltk.methods.base import Map, State, Upload, mix, pull_strength, pulled_map, spread, weighted_sum
@@ -29,11 +30,12 @@ def test_a_weighted_sum_as_loops() -> None:
     torch.testing.assert_close(weighted_sum(rows, weights), torch.tensor(expected), rtol=0, atol=1e-7)
 
 
-def test_a_mixture_as_loops_whatever_the_chunks() -> None:
+def test_a_mixture_as_loops_whatever_the_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     rows, a = random(4, 37), torch.softmax(random(4, 4, seed=1).double(), 1)
     expected = [[sum(float(a[i, j] * rows[j, q]) for j in range(4)) for q in range(37)] for i in range(4)]
     for chunk in (1, 5, 37, 1000):
-        torch.testing.assert_close(mix(a, rows, chunk=chunk), torch.tensor(expected), rtol=0, atol=1e-6)
+        monkeypatch.setattr(tokens, "MOST_COLUMNS", chunk)
+        torch.testing.assert_close(mix(a, rows), torch.tensor(expected), rtol=0, atol=1e-6)
 
 
 def test_a_one_hot_row_returns_that_model_bit_for_bit() -> None:

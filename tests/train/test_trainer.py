@@ -17,6 +17,7 @@ from fltk.data.federation import Split
 from fltk.errors import Diverged
 from fltk.models import zoo
 from fltk.models.layout import Layout
+from fltk.train.machine import Machine
 from fltk.train.streams import Streams
 from fltk.train.trainer import Trainer
 
@@ -33,7 +34,7 @@ def trainer_for(name: str = "mlp", seed: int = 3, **train: Any) -> Trainer:
     settings = {"hidden": "12", "batch_size": 5, "lr": 0.1, **train}
     config = TrainConfig(model=name, **settings)
     model = zoo.make(name, SHAPES[name], CLASSES, config.hidden_sizes())
-    return Trainer(model, Layout.of(model), config, Streams(seed))
+    return Trainer(Machine(model, Layout.of(model), config.step), config, Streams(seed))
 
 
 def start_for(trainer: Trainer, name: str = "mlp") -> Tensor:

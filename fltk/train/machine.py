@@ -1,0 +1,344 @@
+"""One architecture's weights in one flat buffer, and everything that is computed with them.
+
+A machine plays orders of local SGD, one or several at once, scores models and takes gradients. It knows neither
+rounds nor clients. Its own loop is lean rather than clever: weights are views into one flat buffer, an epoch's samples
+are gathered once and sliced, gradients come from autograd, and the update is a handful of in-place operations. What a
+method adds to the objective as a quadratic pull or a linear drift is added to the gradient, not to the graph. Orders
+that can be played faster go elsewhere: perceptrons and heads to `fltk.train.stack`, other models of known layers to
+`fltk.train.chain`, and on a GPU to `fltk.train.vmapped`, unless `--step` says otherwise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import accumulate, pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fltk.data.federation import Split
+from fltk.errors import UsageError
+from fltk.models.layout import Entry, Layout, Ranges
+from fltk.train import stack, vmapped
+from fltk.train.chain import Chain
+from fltk.train.order import Order, Rule, Trained
+
+EVAL_BATCH = 100  # larger batches leave the cache: a cnn scores half as fast at 500
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a model does on a split: mean cross-entropy, number of correct answers, number of samples."""
+
+    loss: float
+    correct: int
+    n: int
+
+    @property
+    def accuracy(self) -> float:
+        return self.correct / self.n if self.n else math.nan
+
+
+def chosen(step: str, layout: Layout, device: str) -> str:
+    """What `--step` comes to for a model and a device: fast, autograd or vmap."""
+    gpu, vmaps = torch.device(device).type != "cpu", vmapped.fits(layout)
+    if step == "fast" and gpu:
+        raise UsageError(f"--step fast is for the CPU, not for --device {device}; use auto or vmap")
+    if step == "vmap" and not vmaps:
+        raise UsageError("--step vmap takes models without running statistics; use --step autograd")
+    if step == "auto":
+        return ("vmap" if vmaps else "autograd") if gpu else "fast"
+    return step
+
+
+class Machine:
+    """Trains and scores flat models (P,) of one architecture."""
+
+    def __init__(self, model: nn.Module, layout: Layout, step: str = "auto", device: str = "cpu"):
+        self.layout = layout
+        self.device = torch.device(device)
+        self._model = model.to_empty(device=self.device)
+        self._flat = torch.zeros(layout.size, device=self.device)
+        self._params = layout.bind(self._model, self._flat)
+        self._head = self._model.get_submodule(layout.weighted_layers[-1])
+        self._grad = torch.zeros(layout.trainable, device=self.device)
+        self._images = any(len(e.shape) == 4 for e in layout.entries)
+        self._steps = [m.forward for m in self._model] if isinstance(self._model, nn.Sequential) else [self._model]
+        self._parts: dict[str, _Part] = {}
+        self._nets: dict[str, stack.Net | None] = {}
+        self._mode = ""
+        step = chosen(step, layout, device)
+        self._net = stack.perceptron(self._model, layout) if step == "fast" else None
+        self._top = stack.head(layout) if step == "fast" else None
+        self._chain = Chain.of(self._model, layout, self._flat) if step == "fast" else None
+        self._gradients = vmapped.gradient(self._model, layout) if step == "vmap" else None
+
+    @property
+    def together(self) -> int:
+        """Clients whose orders are best played at once."""
+        if self._gradients is not None:
+            return vmapped.TOGETHER
+        net = self._net or self._top
+        return 1 if net is None else net.together
+
+    def play(self, orders: Sequence[Order]) -> list[Trained]:
+        """What comes of the orders, in their order."""
+        done: dict[int, Trained] = {}
+        stacks: dict[tuple[Rule, int], list[int]] = {}
+        for k, order in enumerate(orders):
+            if self._stackable(order):
+                stacks.setdefault((order.rule, order.batches.size), []).append(k)
+            else:
+                done[k] = self._alone(order)
+        for members in stacks.values():
+            for start in range(0, len(members), self.together):
+                some = members[start : start + self.together]
+                done |= zip(some, self._stacked([orders[k] for k in some]), strict=True)
+        return [done[k] for k in range(len(orders))]
+
+    def score(self, w: Tensor, splits: Sequence[Split]) -> list[Score]:
+        """Loss and correct answers of `w` on each split, in evaluation mode; small splits take one pass together."""
+        model = self._scorer(w)
+        if 0 < sum(map(len, splits)) <= EVAL_BATCH:
+            parts = [(torch.cat([s.x for s in splits]), torch.cat([s.y for s in splits]))]
+        else:
+            parts = [
+                (s.x[k : k + EVAL_BATCH], s.y[k : k + EVAL_BATCH]) for s in splits for k in range(0, len(s), EVAL_BATCH)
+            ]
+        with torch.no_grad():
+            found = [_judged(model(self._inputs(x)), y.to(self.device)) for x, y in parts]
+        if not found:
+            return [Score(math.nan, 0, 0) for _ in splits]
+        loss, hit = found[0] if len(found) == 1 else (torch.cat(values) for values in zip(*found, strict=True))
+        ends = [0, *accumulate(map(len, splits))]
+        return [_summed(loss[a:b], hit[a:b]) for a, b in pairwise(ends)]
+
+    def _scorer(self, w: Tensor) -> Callable[[Tensor], Tensor]:
+        """The model with the weights `w` in evaluation mode; a perceptron is computed where its weights lie."""
+        if self._net is not None:
+            return partial(stack.logits, self._net, w)
+        self._flat.copy_(w)
+        self._evaluating()
+        return self._forward
+
+    def features(self, w: Tensor, x: Tensor) -> Tensor:
+        """What the last layer of `w` sees of `x` (n, ...), (n, F), in evaluation mode."""
+        self._flat.copy_(w)
+        self._evaluating()
+        caught: list[Tensor] = []
+        hook = self._head.register_forward_pre_hook(lambda _, args: caught.append(args[0]))
+        with torch.no_grad():
+            for k in range(0, len(x), EVAL_BATCH):
+                self._model(self._inputs(x[k : k + EVAL_BATCH]))
+        hook.remove()
+        return torch.cat(caught)
+
+    def gradient(self, w: Tensor, data: Split) -> Tensor:
+        """Gradient of the mean cross-entropy of `w` on `data`, (P,), in evaluation mode.
+
+        It is zero in the columns of the buffers, and everywhere where there are no data.
+        """
+        self._flat.copy_(w)
+        self._evaluating()
+        total = torch.zeros_like(self._flat)
+        everything = self._part("all")
+        for x, y in self._slices(data):
+            loss = F.cross_entropy(self._model(x), y, reduction="sum")
+            for e, g in zip(everything.entries, torch.autograd.grad(loss, everything.wanted), strict=False):
+                total[e.start : e.stop] += e.flatten(g)
+        return (total / max(1, len(data))).cpu()
+
+    def _stackable(self, order: Order) -> bool:
+        ready = self._gradients is not None or self._net_for(order.rule.only) is not None
+        return ready and order.loss is None and order.rule.fuses
+
+    def _stacked(self, orders: Sequence[Order]) -> list[Trained]:
+        """Orders of one rule and one batch size, together."""
+        only = orders[0].rule.only
+        net = self._net_for(only)
+        if net is not None:
+            return stack.train(net, [self._fed(order) for order in orders])
+        assert self._gradients is not None
+        self._set_modes(self._part(only).layers, only)
+        return vmapped.train(orders, self._gradients, self._ranges(only), self.device)
+
+    def _net_for(self, only: str) -> stack.Net | None:
+        """The stacked net that trains a part: the head alone over features, or the whole perceptron."""
+        if only not in self._nets:
+            net = self._top if only == "head" else self._net
+            self._nets[only] = net if net is None or only == "head" else net.training(self.layout, only)
+        return self._nets[only]
+
+    def _fed(self, order: Order) -> Order:
+        """The order as its net takes it: for the head alone the frozen base runs once, for all steps."""
+        return replace(order, x=self.features(order.w, order.x)) if order.rule.only == "head" else order
+
+    def _alone(self, order: Order) -> Trained:
+        """One order: by hand where all layers are known, else the autograd loop, for any model and any loss."""
+        rule = order.rule
+        if self._chain is not None and order.loss is None and rule.fuses:
+            self._flat.copy_(order.w)
+            loss = self._chain.train(order, self._ranges(rule.only), self._inputs)
+            return Trained(self._flat.clone(), loss, float(self._flat.sum()))
+        part = self._part(rule.only)
+        update = _Update(order, self._ranges(rule.only), self.device)
+        features = self.features(order.w, order.x) if self._closed(order) else None
+        self._flat.copy_(order.w)
+        if features is not None:
+            loss = self._head_steps(order, features, update)
+        else:
+            self._set_modes(part.layers, rule.only)
+            loss = self._autograd_steps(order, part, update)
+        return Trained(self._flat.to("cpu", copy=True), loss, float(self._flat.sum()))
+
+    def _closed(self, order: Order) -> bool:
+        return order.rule.only == "head" and order.loss is None and isinstance(self._head, nn.Linear)
+
+    def _autograd_steps(self, order: Order, part: _Part, update: _Update) -> float:
+        values, wanted, entries, loss, lr = part.values, part.wanted, part.entries, order.loss, order.rule.lr
+        total = torch.zeros((), device=self.device)
+        for permutation, cuts in order.batches:
+            x, y = self._inputs(order.x[permutation]), order.y[permutation].to(self.device)
+            for cut in cuts:
+                xb, yb = x[cut], y[cut]
+                value = loss(self._model, self._flat, (xb, yb)) if loss else F.cross_entropy(self._forward(xb), yb)
+                grads = torch.autograd.grad(-value if order.rule.ascend else value, wanted)
+                total += value.detach()
+                if update.plain:
+                    for p, g in zip(values, grads, strict=False):  # a gradient beyond the values is not used
+                        p.add_(g, alpha=-lr)
+                else:
+                    flat = [e.flatten(g) for e, g in zip(entries, grads, strict=False)]
+                    update(self._flat, torch.cat(flat, out=self._grad[: sum(map(len, flat))]))
+        return float(total)
+
+    def _head_steps(self, order: Order, features: Tensor, update: _Update) -> float:
+        """SGD on the last linear layer over a frozen base: gradients in closed form."""
+        assert isinstance(self._head, nn.Linear)
+        weight, bias = self._head.weight.data, self._head.bias.data
+        total = torch.zeros((), device=self.device)
+        for permutation, cuts in order.batches:
+            x, y = features[permutation.to(self.device)], order.y[permutation].to(self.device)
+            for cut in cuts:
+                xb, yb = x[cut], y[cut]
+                log_p = torch.log_softmax(torch.addmm(bias, xb, weight.t()), 1)
+                total += F.nll_loss(log_p, yb)
+                error = log_p.exp_()
+                error[torch.arange(len(yb)), yb] -= 1.0
+                error /= -len(yb) if order.rule.ascend else len(yb)
+                update(self._flat, torch.cat([(error.t() @ xb).reshape(-1), error.sum(0)]))
+        return float(total)
+
+    def _slices(self, data: Split) -> Iterator[tuple[Tensor, Tensor]]:
+        for k in range(0, len(data), EVAL_BATCH):
+            yield self._inputs(data.x[k : k + EVAL_BATCH]), data.y[k : k + EVAL_BATCH].to(self.device)
+
+    def _inputs(self, x: Tensor) -> Tensor:
+        """On the device, and for convolutions with strides that say channels last even for one channel."""
+        x = x.to(self.device)
+        if not self._images or x.dim() != 4:
+            return x
+        x = x.contiguous(memory_format=torch.channels_last)
+        n, c, h, w = x.shape
+        return x.as_strided((n, c, h, w), (c * h * w, 1, w * c, c))
+
+    def _ranges(self, only: str) -> Ranges:
+        """The trainable columns of a part."""
+        end = self.layout.trainable
+        return tuple((a, min(b, end)) for a, b in self.layout.ranges(only) if a < end)
+
+    def _part(self, only: str) -> _Part:
+        """What a part means for this model; found once, since small models feel every microsecond."""
+        if only not in self._parts:
+            ranges = self.layout.ranges(only)
+            pairs = zip((e for e in self.layout.entries if e.trainable), self._params, strict=True)
+            chosen = [(e, p) for e, p in pairs if any(a <= e.start < b for a, b in ranges)]
+            # torch's GroupNorm crashes (CPU, channels last) when its input needs no gradient: the first layer gets one
+            below = self._params[:1] if chosen and chosen[0][0].norm else []
+            self._parts[only] = _Part(
+                entries=[e for e, _ in chosen],
+                values=[p.data for _, p in chosen],
+                wanted=[*(p for _, p in chosen), *below],
+                layers={e.layer for e, _ in chosen},
+            )
+        return self._parts[only]
+
+    def _forward(self, x: Tensor) -> Tensor:
+        """The model without the bookkeeping of `Module.__call__`, which costs a small model several percent."""
+        for step in self._steps:
+            x = step(x)
+        return x
+
+    def _evaluating(self) -> None:
+        """Evaluation mode."""
+        if self._mode != "eval":
+            self._model.eval()
+            self._mode = "eval"
+
+    def _set_modes(self, trained: set[str], only: str) -> None:
+        """Training mode; frozen normalisation layers keep their running statistics."""
+        if only == "all" and self._mode == "train":
+            return
+        self._mode = "train" if only == "all" else "mixed"
+        self._model.train()
+        if only != "all":
+            for name, module in self._model.named_modules():
+                if name in self.layout.layers and name not in trained:
+                    module.eval()
+
+
+def _judged(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Every sample's cross-entropy and whether it is right, (n,) each."""
+    return F.cross_entropy(logits, y, reduction="none"), logits.argmax(1) == y
+
+
+def _summed(loss: Tensor, hit: Tensor) -> Score:
+    """A split's score from its samples'."""
+    n = len(loss)
+    return Score(float(loss.sum()) / n, int(hit.sum()), n) if n else Score(math.nan, 0, 0)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A part of the model as the training loop needs it."""
+
+    entries: list[Entry]
+    values: list[Tensor]  # the weights, without autograd
+    wanted: list[nn.Parameter]  # whose gradients are asked for: the weights, and perhaps one more
+    layers: set[str]
+
+
+class _Update:
+    """One SGD update on the trained column ranges: gradient, decay, pull and drift, then momentum."""
+
+    def __init__(self, order: Order, ranges: Ranges, device: torch.device) -> None:
+        self._rule, self._ranges = order.rule, ranges
+        self._target = None if order.target is None else order.target.to(device)
+        self._drift = None if order.drift is None else order.drift.to(device)
+        self._buffers = [torch.zeros(b - a, device=device) for a, b in ranges] if order.rule.momentum else []
+
+    @property
+    def plain(self) -> bool:
+        """Whether the gradient is all."""
+        terms = self._target is not None or self._drift is not None
+        return not (self._rule.momentum or self._rule.weight_decay or terms)
+
+    def __call__(self, flat: Tensor, grad: Tensor) -> None:
+        """`flat` (P,) after one step in place; `grad` holds the gradients of the ranges, one by one."""
+        at, rule = 0, self._rule
+        for k, (a, b) in enumerate(self._ranges):
+            w, g = flat[a:b], grad[at : at + b - a]
+            at += b - a
+            if rule.weight_decay:
+                g.add_(w, alpha=rule.weight_decay)
+            if self._target is not None:
+                g.add_(w - self._target[a:b], alpha=rule.lam)
+            if self._drift is not None:
+                g.add_(self._drift[a:b])
+            if rule.momentum:
+                g = self._buffers[k].mul_(rule.momentum).add_(g)
+            w.add_(g, alpha=-rule.lr)

@@ -1,0 +1,122 @@
+"""What one local SGD is: a model, its batches, and the terms of every update.
+
+Methods ask a trainer for it (`Trainer.sgd`); who computes it, and how many of them at once, is decided behind.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fltk.config import TrainConfig
+
+Loss = Callable[[nn.Module, Tensor, tuple[Tensor, Tensor]], Tensor]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How a step follows from a gradient. Equal rules may share a stack.
+
+    The gradient of the data loss gets weight_decay w + lam (w - target) + drift; `ascend` climbs the data loss while
+    the other terms keep their direction.
+    """
+
+    only: str  # the part that is trained
+    lr: float
+    momentum: float
+    weight_decay: float
+    lam: float  # strength of the pull
+    ascend: bool
+
+    @property
+    def beta(self) -> float:
+        """What a step multiplies w with, or with momentum the velocity."""
+        return self.momentum if self.momentum else 1 - self.lr * self.weight_decay
+
+    @property
+    def alpha(self) -> float:
+        """What a step adds of the gradient to w, or with momentum to the velocity; negative where that descends."""
+        return (1.0 if self.momentum else -self.lr) * (-1 if self.ascend else 1)
+
+    @property
+    def reach(self) -> float:
+        """How far w goes to the target of the pull before it is multiplied with beta; who is there stays, exactly."""
+        return self.lr * self.lam / self.beta
+
+    @property
+    def fuses(self) -> bool:
+        """Whether a step can be written so: a decay that leaves nothing of w leaves no place for a pull."""
+        return self.beta > 0
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Which samples every step sees: an epoch is a permutation (n,), dealt `size` at a time."""
+
+    epochs: tuple[Tensor, ...]
+    size: int  # samples in a full batch
+    used: int  # samples dealt of an epoch: n, or what fills whole batches
+    steps: int
+
+    @staticmethod
+    def deal(n: int, steps: int, config: TrainConfig, generator: torch.Generator) -> Batches:
+        """`steps` batches of n samples; a longer deal begins with the shorter one."""
+        size = min(config.batch_size, n)
+        used = n - n % size if config.drop_last else n
+        epochs = math.ceil(steps / math.ceil(used / size))
+        return Batches(tuple(torch.randperm(n, generator=generator) for _ in range(epochs)), size, used, steps)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, list[slice]]]:
+        """Epoch by epoch, the permutation and the cuts of its batches."""
+        left = self.steps
+        for order in self.epochs:
+            cuts = [slice(i, min(i + self.size, self.used)) for i in range(0, self.used, self.size)][:left]
+            left -= len(cuts)
+            yield order, cuts
+
+    def table(self) -> tuple[Tensor, Tensor]:
+        """The same as tables (steps, size): samples, and weights that are 1 in a full batch and size/n in one of n.
+
+        A short batch is filled up with sample 0 at weight 0.
+        """
+        index = [_filled(permutation[: self.used], self.size) for permutation in self.epochs]
+        weight, short = torch.ones(index[0].shape), self.used % self.size
+        if short:
+            weight[-1, :short], weight[-1, short:] = self.size / short, 0.0
+        if len(index) > 1:
+            index, weight = [torch.cat(index)], weight.repeat(len(index), 1)
+        return index[0][: self.steps], weight[: self.steps]
+
+
+def _filled(permutation: Tensor, size: int) -> Tensor:
+    """A permutation cut into rows of `size`, the last one filled with sample 0."""
+    missing = -len(permutation) % size
+    filled = torch.cat([permutation, permutation.new_zeros(missing)]) if missing else permutation
+    return filled.view(-1, size)
+
+
+@dataclass(frozen=True)
+class Order:
+    """One client's local SGD."""
+
+    w: Tensor  # (P,), left alone
+    x: Tensor  # (n, ...)
+    y: Tensor  # (n,)
+    batches: Batches
+    rule: Rule
+    target: Tensor | None = None  # (P,) of the pull, where lam is not 0
+    drift: Tensor | None = None  # (P,) or its trainable columns
+    loss: Loss | None = None  # None is cross-entropy
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What came of an order."""
+
+    w: Tensor  # (P,)
+    loss: float  # summed over the steps: the mean loss of each batch
+    total: float  # sum of w, which carries NaN and infinity at a tenth of the price of a test
