@@ -187,7 +187,7 @@ def test_a_dead_worker_fails_the_run_which_then_resumes(
 
     with monkeypatch.context() as patch:
         patch.setattr(Serial, "map", dying)
-        assert "a worker process has ended" in fltk(db, *ATTN).line
+        assert "a worker process has ended" in fltk(db, *ATTN, "--engine", "serial").line
     with Store(db) as store:
         assert (store.find_run(1).status, store.latest_checkpoint(1)[0]) == ("failed", 16)
     done(db, "resume", "run1")
