@@ -95,7 +95,7 @@ class Net:
         for layer in self.layers:
             matrices = layer.matrix(rows)
             matrices[:, :, layer.inputs + 1 :] = 0
-            for matrix, flat in zip(matrices, flats, strict=True):
+            for matrix, flat in zip(matrices.unbind(), flats, strict=True):
                 matrix[:, : layer.inputs] = flat[layer.weight].view(layer.outputs, layer.inputs)
                 matrix[:, layer.inputs] = flat[layer.bias]
         return rows
@@ -155,7 +155,7 @@ def train(net: Net, orders: Sequence[Order]) -> list[Trained]:
     if not net.covers(flats):
         torch.stack([orders[k].w for k in by_length], out=flats)
     net.unpack(rows, flats)
-    done = dict(zip(by_length, map(Trained, flats, losses, flats.sum(1).tolist()), strict=True))
+    done = dict(zip(by_length, map(Trained, flats.unbind(), losses, flats.sum(1).tolist()), strict=True))
     return [done[k] for k in range(len(orders))]
 
 
@@ -164,11 +164,12 @@ def _play(net: Net, orders: Sequence[Order]) -> tuple[Tensor, list[float]]:
     rule, decks = orders[0].rule, [_Deck.of(order, net.layers[0].width) for order in orders]
     parts = _Parts.of(net, orders)
     steps, batch = decks[0].index.shape
-    weight, labels = (torch.zeros(len(decks), steps, batch, 1, dtype=t) for t in (torch.float32, torch.int64))
-    lengths = [len(deck.index) for deck in decks]
+    weight, labels = torch.zeros(len(decks), steps, batch), torch.zeros(len(decks), steps, batch, dtype=torch.int64)
+    lengths = [deck.index.shape[0] for deck in decks]
     for k, (deck, n) in enumerate(zip(decks, lengths, strict=True)):
-        weight[k, :n, :, 0], labels[k, :n, :, 0] = deck.weight, deck.y[deck.index]
-    short = (weight != 1).flatten(2).any(2).any(0).tolist()
+        weight[k, :n], labels[k, :n] = deck.weight, torch.take(deck.y, deck.index)
+    short = (weight != 1).any(2).any(0).tolist()
+    weight, labels = weight[..., None], labels[..., None]
     likelihood = torch.zeros_like(weight)
     step: _Step | None = None
     active = len(decks)
@@ -243,7 +244,7 @@ def _inputs(decks: Sequence[_Deck]) -> Iterator[tuple[int, Tensor]]:
     block = max(1, GATHERED // (4 * len(decks) * batch * width))
     for start in range(0, steps, block):
         x = torch.empty(len(decks), min(block, steps - start), batch, width)
-        for row, deck in zip(x, decks, strict=True):
+        for row, deck in zip(x.unbind(), decks, strict=True):
             index = deck.index[start : start + block]
             torch.index_select(deck.x, 0, index.flatten(), out=row[: len(index)].view(-1, width))
         yield start, x
