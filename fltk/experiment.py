@@ -24,9 +24,11 @@ from fltk.data.dataset import Dataset
 from fltk.data.federation import Federation
 from fltk.data.federation import build as build_federation
 from fltk.data.sources import SOURCES
-from fltk.engine.base import Engine, Job, Protection, default_model
+from fltk.engine.base import Engine, Job, Protection, check_device, default_model
 from fltk.errors import FltkError, UsageError
 from fltk.methods.base import Map, State, Task
+from fltk.models import zoo
+from fltk.models.layout import Layout
 from fltk.partition import Partition, pfllib, stats
 from fltk.registry import MapBlob, PartitionRow, RunRow, Store
 from fltk.registry.capture import environment, git_state
@@ -34,6 +36,7 @@ from fltk.registry.changes import Change
 from fltk.registry.heartbeat import beating
 from fltk.registry.rows import TRAINED
 from fltk.train import streams
+from fltk.train.machine import chosen
 from fltk.train.streams import Streams
 
 CHECKPOINT_EVERY = 10
@@ -144,16 +147,16 @@ def dataset_of(config: PartitionConfig, place: Place) -> Dataset:
     )
 
 
-def resolve(config: RunConfig, prepared: Prepared) -> RunConfig:
+def resolve(config: RunConfig, prepared: Prepared, device: str = "cpu") -> RunConfig:
     """The configuration with every default written out, as it is stored and hashed."""
-    return _resolved(config, prepared.config, prepared.federation.shape)
+    return _resolved(config, prepared.config, prepared.federation.shape, device)
 
 
 def foresee(config: RunConfig, place: Place) -> RunConfig:
     """What `resolve` comes to, without dealing the data; only a federation of another program has to be read."""
     if config.partition.from_pfllib:
-        return _resolved(config, *_imported(config.partition, place))
-    return _resolved(config, config.partition, SOURCES[config.partition.dataset].shape)
+        return _resolved(config, *_imported(config.partition, place), place.device)
+    return _resolved(config, config.partition, SOURCES[config.partition.dataset].shape, place.device)
 
 
 @lru_cache(maxsize=4)
@@ -163,9 +166,12 @@ def _imported(config: PartitionConfig, place: Place) -> tuple[PartitionConfig, t
     return made.config, dataset.shape
 
 
-def _resolved(config: RunConfig, dealt: PartitionConfig, shape: tuple[int, ...]) -> RunConfig:
+def _resolved(config: RunConfig, dealt: PartitionConfig, shape: tuple[int, ...], device: str) -> RunConfig:
     method = methods.create(config.method, config.params)
     train = replace(config.train, model=config.train.model or default_model(shape))
+    check_device(device)
+    layout = Layout.of(zoo.make(train.model, shape, 2, train.hidden_sizes()))  # any number of classes
+    train = replace(train, step=chosen(train.step, layout, device))
     return replace(
         config,
         partition=dealt,
@@ -238,7 +244,7 @@ def train(
     twin: the number of the same run without attackers and defence; the new one is stored as its child, of kind attack.
     watch: measures where the time goes, such as `fltk.bench.profile.Profile.watch`.
     """
-    config = resolve(config, prepared)
+    config = resolve(config, prepared, place.device)
     job = job_of(config, prepared.federation, place.device)
     task = job.task()
     threats.check(job, task)

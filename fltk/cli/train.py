@@ -236,7 +236,7 @@ class _Trainer:
             self.prepared, self.dealt = None, config.partition
             self.prepared = experiment.prepare(config.partition, self.place, self.store, stored)
         if self.params["skip_done"]:
-            digest = experiment.resolve(config, self.prepared).digest()
+            digest = experiment.resolve(config, self.prepared, self.place.device).digest()
             for run in self.store.runs(config_hash=digest, status="done"):
                 self.settings.say(f"{run.label} has this configuration already")
                 return row_of(run)
