@@ -4,11 +4,21 @@
 
 so that what it gets are weights over the models in the bank. A newcomer that is lone has no model to keep: it takes
 the trust-weighted mean of the bank.
+
+Geometry does not tell which of the others help. The newcomer's own loss L does, and u moves with the row in known
+directions, so that the row itself (not u) can be fitted, by mirror descent on the simplex (the exponentiated
+gradient of J. Kivinen and M. K. Warmuth, Information and Computation 132, 1997):
+
+    A_*j <- softmax_j(log A_*j - beta d_j),   d_j = <grad L(u_*), theta_j>,   beta = 2 / (max_j d_j - min_j d_j)
+
+The best and the worst of the others thus move apart by a factor of e^2 at most, whatever the scale of models and
+losses. Where L would not fall the step is not taken, and no later one has more than half its beta.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +26,8 @@ from torch import Tensor
 
 from fltk.attention.attend import Options, prior
 from fltk.attention.scores import ceiling, energies, lone, off_diagonal, softmax_rows
+
+STRIDE = 2.0  # how far apart a step moves the logits of the best and of the worst model
 
 
 @dataclass(frozen=True)
@@ -81,3 +93,38 @@ def shares(
     rows = [newcomer_row(s, others, o) for s, o in zip(tables, options, strict=True)]
     found = [row.weights if row.lone else row.weights @ a for row, a in zip(rows, maps, strict=True)]
     return torch.stack(found), [part for part, row in enumerate(rows) if row.lone]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Rows fitted to a loss, and how often a slope was asked for (a loss: at every step)."""
+
+    rows: Tensor  # (G, K) float64, each on the simplex
+    slopes: int
+
+
+def fitted(rows: Tensor, loss: Callable[[Tensor], float], slope: Callable[[Tensor], Tensor], steps: int) -> Fit:
+    """Rows (G, K) after `steps` of mirror descent on the newcomer's loss; it never rises.
+
+    loss: of the mixture by rows (G, K).  slope: its d, (G, K), up to a constant in each row.  Who has no weight gets
+    none, so that those who may not be attended to stay out.
+    """
+    most, low, slopes = math.inf, loss(rows), 0
+    d: Tensor | None = None
+    for _ in range(steps):
+        if d is None:
+            d, slopes = slope(rows), slopes + 1
+        beta = min(most, STRIDE / max(spread(d, rows > 0), 1e-300))
+        tried = torch.softmax(rows.log() - beta * d, 1)
+        now = loss(tried)
+        if now < low:
+            rows, low, d = tried, now, None
+        else:
+            most = beta / 2
+    return Fit(rows, slopes)
+
+
+def spread(d: Tensor, able: Tensor) -> float:
+    """The largest max_j d_j - min_j d_j of any row, over those that are able: (G, K), (G, K) bool."""
+    high, low = d.masked_fill(~able, -torch.inf).amax(1), d.masked_fill(~able, torch.inf).amin(1)
+    return float((high - low).max())

@@ -31,14 +31,17 @@ train          surrogate, valgrad: each round they take a step down the clients'
                them. A server with labelled data of its own: `fltk.attention.learn.proxy`, from Python only.
 
 A newcomer trains from theta^0 like everybody in their first round, is compared with the others' tokens of first
-uploads (birth tokens, kept as sketches of r floats a part) and gets sum_j A_j u_j without an entry of its own.
+uploads (birth tokens, kept as sketches of r floats a part) and gets sum_j A_j u_j = sum_k (A A)_k theta_k without an
+entry of its own. Then the weights of the theta_k, and they alone, take `join_fit` steps down its training loss
+(`fltk.attention.newcomer.fitted`): it sends the gradient, the server sends the next mixture, nobody's model is
+trained. The end is kept where the newcomer's validation loss fell.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import ClassVar
 
 import torch
@@ -48,7 +51,7 @@ from fltk.attention import Attention, Options, weigh
 from fltk.attention.bank import births, columns, width
 from fltk.attention.learn import Learner, draw_judges
 from fltk.attention.newcomer import Others, mean_row, shares
-from fltk.attention.prototypes import WIDTH, class_means, prototype_similarity
+from fltk.attention.prototypes import WIDTH, prototype_similarity
 from fltk.attention.scorer import initial
 from fltk.attention.tokens import center_of, cosines, gram, unit
 from fltk.data.federation import ClientData
@@ -58,6 +61,7 @@ from fltk.methods.base import Context, Cost, Down, Joined, State, Task, Upload, 
 from fltk.methods.heads import head_shape, trained_offset, with_offset
 from fltk.methods.learned import Cohort, learned_shares, members, products, taught, teachers, told
 from fltk.methods.parts import blend
+from fltk.methods.placed import Placed, fit, prototypes
 from fltk.models.layout import Layout
 from fltk.train.trainer import Trainer
 
@@ -148,6 +152,7 @@ class Attn(Banked):
         "how newcomers are placed: token of a first training from theta^0, update from the mean, or lowest loss",
         choices=("birth", "update", "loss"),
     )
+    join_fit: int = hyper(10, "steps of a newcomer's row down its own loss (0: none)", low=0)
 
     def __post_init__(self) -> None:
         for name, value, why, others in CLASHES:
@@ -315,6 +320,17 @@ class Attn(Banked):
         else:
             got = self._by_token(state, client, trainer, task, others, arrival)
             got = replace(got, rows=torch.where(got.rows.any(1, keepdim=True), got.rows, mean))
+        if not fedavg:
+            got = fit(
+                got,
+                lambda rows: self._blended(rows, got.trained, state, task),
+                state.client["bank"],
+                list(self.parts(task).values()),
+                self.shared,
+                client,
+                trainer,
+                self.join_fit,
+            )
         model, own = self._blended(got.rows, got.trained, state, task), {**got.own, "rows": got.rows}
         if self.head == "both":
             own["offset"] = trained_offset(model, torch.zeros(task.layout.width("head")), client, trainer)
@@ -377,20 +393,3 @@ class Attn(Banked):
         losses = [trainer.score(self._blended(row, task.w0, state, task), client.train).loss for row in rows]
         best = min(range(len(losses)), key=losses.__getitem__)
         return Placed(rows[best], task.w0, down=4 * task.layout.width(self.shared) * len(rows), up=0)
-
-
-@dataclass(frozen=True)
-class Placed:
-    """Where a newcomer belongs: weights (G, N) of the bank's models, and what finding them out took."""
-
-    rows: Tensor
-    trained: Tensor  # (P,) the model whose private columns the newcomer goes on with
-    down: int
-    up: int
-    own: dict[str, Tensor] = field(default_factory=dict)
-    note: str = ""  # where it resembles nobody
-
-
-def prototypes(start: Tensor, client: ClientData, trainer: Trainer) -> Tensor:
-    """(C, F): the mean of every class's features under theta^0."""
-    return class_means(trainer.features(start, client.train), client.train.y, head_shape(trainer.layout)[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,9 +12,11 @@ from torch import Tensor
 from toys import SIZES, aggregated, federation, final, job, made_up, models, play, uploads
 
 from fltk.attention import Options
+from fltk.attention.bank import columns
 from fltk.attention.newcomer import Others, mean_row, newcomer_row
 from fltk.attention.prototypes import class_means, prototype_similarity
 from fltk.attention.tokens import cosines, gram, unit
+from fltk.data.federation import Split
 from fltk.engine.base import Bench, Job
 from fltk.methods.base import Joined, State
 from fltk.methods.heads import with_offset
@@ -26,7 +29,8 @@ Params = Mapping[str, Any]
 
 
 def trained(params: Params, **settings: Any) -> tuple[Job, State]:
-    made = job("attn", params, **{"rounds": 3, **settings})
+    """After three rounds; newcomers keep the rows that they are placed with unless `join_fit` is given."""
+    made = job("attn", {"join_fit": 0, **params}, **{"rounds": 3, **settings})
     return made, play(made)[-1].state
 
 
@@ -150,8 +154,50 @@ def test_one_row_per_layer_and_their_mean_by_width() -> None:
     torch.testing.assert_close(got.row, expected)
 
 
+FITS = [{}, {"scope": "layer"}, {"head": "local"}, {"token": "proto"}, {"join_token": "update"}]
+
+
+@pytest.mark.parametrize("params", FITS, ids=str)
+def test_a_fitted_row_lowers_the_newcomers_losses_and_still_mixes_the_others(params: Params) -> None:
+    client, (made, state) = replace(NEW, val=NEW.train), trained({**params, "join_fit": 12})
+    bench, method = Bench(made), made.method
+    got = method.join(state, client, bench.trainer.at(0, N), TASK)
+    placed = join(*trained(params))
+    assert bench.trainer.score(got.model, NEW.train).loss < bench.trainer.score(placed.model, NEW.train).loss
+    rows = got.own["rows"]
+    assert bool((rows >= 0).all())
+    torch.testing.assert_close(rows.sum(1), torch.ones(len(rows), dtype=torch.float64))
+    inside = LAYOUT.take(got.model, method.shared)
+    for row, cut in zip(rows, method.parts(TASK).values(), strict=True):  # type: ignore[attr-defined]
+        expected = blended(row, columns(state.client["bank"], cut))
+        torch.testing.assert_close(columns(inside, cut), expected, rtol=0, atol=1e-6)
+    assert torch.equal(got.arrival, placed.arrival)
+    width = 4 * LAYOUT.width(method.shared)
+    assert got.down - placed.down == 12 * width
+    assert 0 < got.up - placed.up <= 12 * width
+
+
+def test_a_fit_counts_as_epochs_for_those_it_is_compared_with() -> None:
+    made, state = trained({"join_fit": 5})
+    bench = Bench(made)
+    made.method.join(state, NEW, bench.trainer.at(0, N), TASK)
+    assert bench.trainer.taken == 6 * bench.trainer.steps(len(NEW.train), 1)
+
+
+def test_a_fit_that_does_not_help_on_validation_data_is_not_kept() -> None:
+    """Here with validation labels that contradict the training labels, and without any validation data."""
+    made, state = trained({"join_fit": 12})
+    placed, method = join(*trained({})), made.method
+    wrong = replace(NEW, val=Split(NEW.train.x, (NEW.train.y + 1) % 4))
+    empty = replace(NEW, val=Split(NEW.val.x[:0], NEW.val.y[:0]))
+    for client in (wrong, empty):
+        got = method.join(state, client, Bench(made).trainer.at(0, N), TASK)
+        assert torch.equal(got.model, placed.model)
+        assert torch.equal(got.own["rows"], placed.own["rows"])
+
+
 def test_an_infinite_width_hands_out_fedavgs_model_bit_for_bit() -> None:
-    made, state = trained({"tau": "inf"})
+    made, state = trained({"tau": "inf", "join_fit": 12})
     got = join(made, state)
     average = final("fedavg", rounds=3)[0]
     assert torch.equal(got.model, average)

@@ -1,0 +1,70 @@
+"""Where a newcomer belongs among clients that are attended to, and how its own loss corrects that.
+
+The equations are those of `fltk.attention.newcomer` and `fltk.attention.prototypes`, fltk's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from fltk.attention.learn import loss_matrix
+from fltk.attention.newcomer import fitted
+from fltk.attention.prototypes import class_means
+from fltk.data.federation import ClientData, Split
+from fltk.methods.heads import head_shape
+from fltk.models.layout import Ranges
+from fltk.train.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Weights (G, N) of the bank's models in what a newcomer gets, part by part, and what finding them out took."""
+
+    rows: Tensor
+    trained: Tensor  # (P,) the model whose private columns the newcomer goes on with
+    down: int
+    up: int
+    own: dict[str, Tensor] = field(default_factory=dict)
+    note: str = ""  # where it resembles nobody
+
+
+def prototypes(start: Tensor, client: ClientData, trainer: Trainer) -> Tensor:
+    """(C, F): the mean of every class's features under theta^0."""
+    return class_means(trainer.features(start, client.train), client.train.y, head_shape(trainer.layout)[0])
+
+
+def fit(
+    got: Placed,
+    model: Callable[[Tensor], Tensor],
+    bank: Tensor,
+    cuts: Sequence[Ranges],
+    shared: str,
+    client: ClientData,
+    trainer: Trainer,
+    steps: int,
+) -> Placed:
+    """With rows that lower the newcomer's training loss; as it was where its validation loss does not fall too.
+
+    model: from rows (G, N) to the whole model (P,) that the newcomer would get.  bank: (N, P) the `shared` columns of
+    the others, `cuts` the columns of each part among them.  A newcomer without validation data keeps its rows.
+    """
+    if not steps or not len(client.val):
+        return got
+
+    def loss(rows: Tensor, data: Split = client.train) -> float:
+        return trainer.score(model(rows), data).loss
+
+    def slope(rows: Tensor) -> Tensor:
+        g = trainer.layout.take(trainer.gradient(model(rows), client.train), shared)
+        return torch.cat([loss_matrix(g[None], bank, cut) for cut in cuts])
+
+    found = fitted(got.rows, loss, slope, steps)
+    trainer.taken += trainer.steps(len(client.train), 1) * steps  # whom it is compared with gets as many epochs
+    fell = loss(found.rows, client.val) < loss(got.rows, client.val)
+    size = 4 * trainer.layout.width(shared)
+    rows = found.rows if fell else got.rows
+    return replace(got, rows=rows, down=got.down + steps * size, up=got.up + found.slopes * size)
