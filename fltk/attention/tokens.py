@@ -12,7 +12,9 @@ copied whole.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,6 +27,7 @@ Projection = Literal["none", "countsketch", "gaussian"]
 TINY = 1e-12
 CACHE = 3 << 20  # bytes
 LEAST_COLUMNS, MOST_COLUMNS = 256, 1 << 15
+MOST_THREADS = 8
 
 
 def center_of(rows: Tensor, kind: str, start: Tensor | None) -> Tensor:
@@ -38,18 +41,29 @@ def center_of(rows: Tensor, kind: str, start: Tensor | None) -> Tensor:
     return rows.median(0).values if kind == "median" else torch.zeros_like(rows[0])
 
 
-def cached(rows: Tensor) -> Iterator[slice]:
-    """Cuts the columns of (K, P) where K of them in float64 still fit into a core's cache."""
+def cuts(rows: Tensor) -> list[slice]:
+    """Cuts of the columns of (K, P) so small that K of them in float64 fit into a core's cache."""
     chunk = min(MOST_COLUMNS, max(LEAST_COLUMNS, CACHE // (8 * len(rows))))
-    return (slice(a, a + chunk) for a in range(0, rows.shape[1], chunk))
+    return [slice(a, a + chunk) for a in range(0, rows.shape[1], chunk)]
 
 
 def gram(rows: Tensor, origin: Tensor) -> Tensor:
-    """Inner products of displacements: (K, P), (P,) -> (K, K) float64."""
+    """Inner products of displacements: (K, P), (P,) -> (K, K) float64.
+
+    Cuts of the columns are multiplied on all cores and added from left to right, so that the sum does not depend on
+    the number of cores.
+    """
+
+    def products(cut: slice) -> Tensor:
+        d = rows[:, cut].double() - origin[cut].double()
+        return d @ d.t()
+
     total = torch.zeros(len(rows), len(rows), dtype=torch.float64)
-    for columns in cached(rows):
-        d = rows[:, columns].double() - origin[columns].double()
-        total.addmm_(d, d.t())
+    todo, cores = cuts(rows), min(os.cpu_count() or 1, MOST_THREADS)
+    with ThreadPoolExecutor(cores) as pool:  # torch leaves Python's lock while it multiplies
+        for k in range(0, len(todo), cores):
+            for part in pool.map(products, todo[k : k + cores]):
+                total += part
     return total
 
 

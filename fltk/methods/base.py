@@ -17,7 +17,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fltk.attention.tokens import cached
+from fltk.attention.tokens import cuts
 from fltk.data.federation import ClientData
 from fltk.defences.base import ONE
 from fltk.defences.base import weighted_sum as weighted_sum
@@ -397,6 +397,6 @@ def mix(a: Tensor, rows: Tensor, head: ClassHead | None = None) -> Tensor:
         chosen = torch.nonzero(a[0]).flatten().tolist()
         return average([rows[j] for j in chosen], a[0][chosen], chosen, head).expand(len(a), -1)
     out = torch.empty_like(rows)
-    for columns in cached(rows):
-        out[:, columns] = a @ rows[:, columns].double()
+    for cut in cuts(rows):
+        out[:, cut] = a @ rows[:, cut].double()
     return out if head is None else head.mix(out, a, rows)
