@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fltk.attacks.base import Sent, claimed
+from fltk.attacks.base import Attack, Sent, claimed
 from fltk.attacks.campaign import Campaign, Stage
 from fltk.defences.base import MIXED, assumed
 from fltk.defences.guard import PREFIX, Guard, Watch
@@ -79,6 +79,11 @@ def check(job: Job, task: Task) -> tuple[str, ...]:
     notes: tuple[str, ...] = ()
     if campaign is not None:
         bad = min(n, len(campaign.malicious))
+        if bad and campaign.start >= job.train.rounds:
+            raise UsageError(
+                f"--attack-start {campaign.start + 1}: the run has {job.train.rounds} rounds, and nobody would ever "
+                "attack; lower it or raise --rounds"
+            )
         notes = campaign.attack.check(job.federation.shape, job.federation.n_classes, n, bad)
     guard, found = guard_of(job, task), job.protection
     if guard is None or found is None:
@@ -130,7 +135,8 @@ def face(
     told, left = finite(uploads), {k: v for k, v in state.server.items() if k.startswith(MEMORY) or k == HONEST}
     if campaign is not None and attacked and told:
         told, left, more, notes = poisoned(job, campaign, task, state, down, told, round)
-        scalars |= more | {"attackers": float(sum(campaign.hits(round, u.client) for u in uploads))}
+        scalars |= more | knowledge(campaign.attack)
+        scalars["attackers"] = float(sum(campaign.hits(round, u.client) for u in uploads))
         told = finite(told)
     elif campaign is not None:
         left = repentant(campaign, left, [u.client for u in told])
@@ -142,6 +148,12 @@ def face(
         return Faced(told, Context(round, task), left, scalars, {}, notes)
     # a rule's state is settled when the method has averaged: the watch is read then, by `settled`
     return Faced(told, Context(round, task, watch), left, scalars, {}, notes)
+
+
+def knowledge(attack: Attack) -> dict[str, float]:
+    """What attackers know and whether they send one vector, 0 or 1: stored, so that a run says what it stands for."""
+    known = {f"attack_knows_{what}": float(what in attack.sees) for what in ("benign", "defence")}
+    return known | {"attack_colludes": float(attack.colludes)}
 
 
 def finite(uploads: Sequence[Upload]) -> list[Upload]:

@@ -51,6 +51,10 @@ class ALIE(Attack):
             return ()
         return (f"alie: z is 0 for {malicious} of {participants} clients, so that they send the mean; see z",)
 
+    @property
+    def sees(self) -> frozenset[str]:
+        return self.knows if self.stats == "benign" else frozenset()
+
     def forge(self, group: Group, scene: Scene, memory: Memory) -> Tensor:
         seen = group.seen(self.stats)
         mu = mean_of(seen)

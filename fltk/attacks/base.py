@@ -175,6 +175,11 @@ class Attack:
         """The class that a backdoor aims at."""
         return None
 
+    @property
+    def sees(self) -> frozenset[str]:
+        """What of `knows` it uses with these options."""
+        return self.knows
+
 
 def sent_update(own: Sent, update: Tensor) -> Tensor:
     """r_k + g on the parameter columns, the attacker's own buffers behind them: (d,) -> (P,)."""

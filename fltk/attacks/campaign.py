@@ -136,11 +136,17 @@ def equal(a: Tensor, b: Tensor) -> bool:
 
 
 def choose(share: float, ids: Sequence[int], n: int, streams: Streams) -> tuple[int, ...]:
-    """The malicious clients: those named, or a share of all N, drawn once; ascending."""
+    """The malicious clients: those named, or a share of all N, drawn once; ascending. UsageError if nobody is left."""
     for k in ids:
         if not 0 <= k < n:
             raise UsageError(f"--attackers: there is no client {k}; the clients are 0 to {n - 1}")
-    if ids:
-        return tuple(sorted(set(ids)))
-    m = math.floor(share * n + 0.5)
+    named = tuple(sorted(set(ids)))
+    m = len(named) or math.floor(share * n + 0.5)
+    if m >= n:
+        option = "--attackers" if ids else f"--malicious {share:g}"
+        raise UsageError(
+            f"{option}: all {n} clients would be malicious, and nobody would be attacked; leave one benign"
+        )
+    if named:
+        return named
     return tuple(sorted(torch.randperm(n, generator=streams.generator("attackers"))[:m].tolist()))

@@ -35,6 +35,10 @@ class FangTrim(Attack):
 
     knowledge: str = hyper("full", "known are the benign updates, or only the own ones", choices=("full", "partial"))
 
+    @property
+    def sees(self) -> frozenset[str]:
+        return self.knows if self.knowledge == "full" else frozenset()
+
     def forge(self, group: Group, scene: Scene, memory: Memory) -> Tensor:
         """(2, d): the ends between which every attacker draws its numbers."""
         seen = group.seen("benign" if self.knowledge == "full" else "own")

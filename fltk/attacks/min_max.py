@@ -37,6 +37,10 @@ class MinMax(Attack):
     stats: str = hyper("benign", "whose updates are known: benign clients' or the own ones", choices=("benign", "own"))
     search: str = hyper("exact", "gamma in closed form, or as the released notebooks search it", choices=SEARCHES)
 
+    @property
+    def sees(self) -> frozenset[str]:
+        return self.knows if self.stats == "benign" else frozenset()
+
     def forge(self, group: Group, scene: Scene, memory: Memory) -> Tensor:
         line = Line.of(group.seen(self.stats), self.direction)
         if self.search == "notebook":

@@ -37,6 +37,10 @@ class MinSum(Attack):
         "max", "the sum that must not be passed: the paper's or the released code's", choices=("max", "min")
     )
 
+    @property
+    def sees(self) -> frozenset[str]:
+        return self.knows if self.stats == "benign" else frozenset()
+
     def forge(self, group: Group, scene: Scene, memory: Memory) -> Tensor:
         line = Line.of(group.seen(self.stats), self.direction)
         if self.search == "notebook":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -109,9 +110,10 @@ SPARSE = (
 def attack(ctx: click.Context, /, format: str, **params: Any) -> None:
     """Train a run's configuration again, with malicious clients in it.
 
-    The settings are those of the latest training run, or of --run, but for those that are given here; without a run
-    in the registry, those of `fltk train`. The same run without attackers and defence is its clean twin, trained first
-    where the registry lacks it. What the registry has is not played again, and what was stopped goes on.
+    The settings are those of the latest run, or of --run, but for those that are given here; of an attacked run, those
+    of its clean twin, and without a run in the registry, those of `fltk train`. The same run without attackers and
+    defence is its clean twin, trained first where the registry lacks it. What the registry has is not played again, and
+    what was stopped goes on.
 
     In the table: `clean` is the twin's accuracy on the benign clients, `drop` what the attack (and the defence) cost
     them, `backdoor` how often their own models fall for a trigger, `their share` the weight that benign clients give to
@@ -198,14 +200,18 @@ def _base(settings: Settings, ref: str, *, explicit: bool) -> RunRow | None:
     """The run whose configuration is attacked; None where no run was named and there is none."""
     from fltk.registry import Store
     from fltk.registry.location import locate
+    from fltk.registry.rows import TRAINED
 
     path = locate(settings.db).path
     if path is not None and not path.exists() and not explicit:
         return None
     with Store(settings.db, readonly=True) as store:
-        if not explicit and not any(row.kind == "train" for row in store.runs()):
+        if not explicit and not any(row.kind in TRAINED for row in store.runs()):
             return None
-        return store.find_run(ref, "train")
+        found = store.find_run(ref, "train")
+        with suppress(UsageError):  # a twin that was removed: then the attacked run's own settings
+            return found if found.parent is None else store.find_run(found.parent)
+        return found
 
 
 def _with(ctx: click.Context, config: Any, params: Mapping[str, Any]) -> Any:

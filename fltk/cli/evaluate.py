@@ -114,7 +114,8 @@ def evaluate(
     (the one server model, where there is one), and the deployment candidates: `mixed` (before local steps), `ft1`,
     `ft5`, `head10` (after them), with the label prior (`-prior`) or drawn back to the model before the steps (`-w0.5`)
     where that is asked for. Everything is stored before it is printed. Runs of local and fedavg-ft on the same
-    partition stand beside it when the registry has them evaluated with the same deployment.
+    partition stand beside it when the registry has them evaluated with the same deployment. Rows of an attacked run are
+    of its benign clients, and stand alone.
     """
     from fltk.evaluation.deploy import Deployment
     from fltk.evaluation.stored import evaluate_run
@@ -157,6 +158,10 @@ def _notes(run: RunRow, done: Evaluation) -> dict[str, Any]:
     """Below the table: what was deployed, and the three rounds one may quote, each by its name."""
     chosen = ", ".join(f"{c} ({n} clients)" for c, n in done.chosen.items())
     notes = {f"run{run.id} deployed": f"{done.deploy.mode}: {chosen}, after round {done.round}"}
+    if done.malicious:
+        n = len(done.clients["personal_test_acc"])
+        left = f"{n - len(done.malicious)} of {n}; malicious, and in no row: {', '.join(map(str, done.malicious))}"
+        notes[f"run{run.id} benign clients"] = left
     for name, found in done.rounds.items():
         text = f"round {found['round']}, personal accuracy {found['acc_mean']:.4f}"
         notes[f"run{run.id} {name.replace('_', ' ')}"] = text
@@ -164,11 +169,14 @@ def _notes(run: RunRow, done: Evaluation) -> dict[str, Any]:
 
 
 def _reference_rows(store: Store, run: RunRow, done: Evaluation, shown: set[str]) -> list[dict[str, Any]]:
-    """The last stored evaluation, with the same deployment, of local and fedavg-ft on the same partition."""
+    """The last stored evaluation, with the same deployment, of local and fedavg-ft on the same partition.
+
+    Beside an attacked run there are none: their rows are of all clients, those of the run of the benign ones.
+    """
     from fltk.evaluation.evaluate import references
 
-    rows = []
-    for other in references(store, run):
+    rows: list[dict[str, Any]] = []
+    for other in () if done.malicious else references(store, run):
         stored = [e.summary for e in store.evaluations(other.id) if done.deploy.made(e.summary)]
         if stored and f"run{other.id}" not in shown:
             rows += _labelled(other, [r for r in stored[-1]["rows"] if r["model"] in ("deployed", "personal")])

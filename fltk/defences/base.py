@@ -50,13 +50,28 @@ def weighted_sum(rows: Iterable[Tensor], weights: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Gram:
-    """Inner products of K updates, computed once and shared by all that need them."""
+    """Inner products of K updates, computed when first asked for and shared by all that need them.
 
-    updates: Tensor  # (K, d)
+    rows: the updates (K, d), or with an `origin` (d,) the rows whose leading d columns are measured from it.  known:
+    gives the products where something larger has them already.
+    """
+
+    rows: Sequence[Tensor] | Tensor
+    origin: Tensor | None = None
+    known: Callable[[], Tensor] | None = None
+
+    @cached_property
+    def updates(self) -> Tensor:
+        """g_k, (K, d)."""
+        if self.origin is None:
+            return self.rows if isinstance(self.rows, Tensor) else torch.stack(list(self.rows))
+        return torch.stack([row[: len(self.origin)] for row in self.rows]).sub_(self.origin)
 
     @cached_property
     def products(self) -> Tensor:
         """<g_i, g_j>, (K, K) float64."""
+        if self.known is not None:
+            return self.known()
         return gram(self.updates, torch.zeros_like(self.updates[0]))
 
     @cached_property
@@ -83,13 +98,13 @@ class Gram:
 class Facts:
     """What a rule may know of the K rows that it receives, in ascending order of client id.
 
-    generator: the defence's own stream of this round; draw from it in a fixed order.  f: assumed number of malicious
+    generator: the stream of this one call in this round; draw from it in a fixed order.  f: assumed number of malicious
     clients among the K, never more than `Defence.most(K)`.  weights: (K,) float64, sum 1: the method's weights p_k in
     `screen`.  references, rows: r_k (K, P) and w_k, K of (P,), in `screen` only, where the updates come from.  origin:
     (P,) the target's current model, in `combine` only: what a rule that is not translation equivariant measures from.
-    gram: of the updates given to `screen`, or of the parameter columns of rows - origin in `combine`.  root: (K, d) the
-    updates that the server's own training on its root set makes of each reference (equal rows for equal references),
-    where the defence asks for it (`needs_root`).
+    gram: of the updates given to `screen`, or of the parameter columns of rows - gram.origin in `combine`, where
+    targets with origins of their own share one.  root: (K, d) the updates that the server's own training on its root
+    set makes of each reference (equal rows for equal references), where the defence asks for it (`needs_root`).
     """
 
     ids: tuple[int, ...]

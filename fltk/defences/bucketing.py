@@ -54,8 +54,8 @@ class Bucketing(Defence):
         buckets = torch.split(torch.randperm(len(rows), generator=facts.generator), self.size)
         means = [mean_of(rows, sorted(bucket.tolist())) for bucket in buckets]
         p = torch.full((len(means),), 1 / len(means), dtype=torch.float64)
-        moved = torch.stack([row[: facts.parameters] for row in means]) - facts.origin[: facts.parameters]
-        told = replace(facts, ids=tuple(range(len(means))), weights=p, gram=Gram(moved))
+        moved = Gram(means, facts.origin[: facts.parameters])
+        told = replace(facts, ids=tuple(range(len(means))), weights=p, gram=moved)
         found = self.inner.combine(means, p, told, state)
         used = torch.zeros_like(weights)
         for bucket, share in zip(buckets, found.used, strict=True):

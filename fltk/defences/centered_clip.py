@@ -59,7 +59,9 @@ class CenteredClip(Defence):
         assert facts.origin is not None
         origin, d = facts.origin, facts.parameters
         v = state["v"] if state else torch.zeros(d)
-        products = about(facts.gram.products, leanings(rows, origin, v), v)
+        base = origin[:d] if facts.gram.origin is None else facts.gram.origin
+        centre = v + (origin[:d].double() - base)
+        products = about(facts.gram.products, leanings(rows, base, centre), centre)
         away = products.diagonal().clamp_min(0).sqrt()
         tau = self.tau_rel * float(away.quantile(0.5)) if self.tau is None else self.tau
         c = clip_steps(products, weights, tau, self.iterations)
@@ -84,13 +86,13 @@ def clip_steps(products: Tensor, weights: Tensor, tau: float, iterations: int) -
 
 
 def about(products: Tensor, leaning: Tensor, v: Tensor) -> Tensor:
-    """<g_i - v, g_j - v> from <g_i, g_j> (K, K), <g_k, v> (K,) and v (d,): (K, K)."""
+    """<g_i - v, g_j - v> from <g_i, g_j> (K, K), <g_k, v> (K,) and v (d,), all from one point: (K, K)."""
     return products - leaning[:, None] - leaning + v.double().square().sum()
 
 
-def leanings(rows: Rows, origin: Tensor, v: Tensor) -> Tensor:
-    """<w_k - origin, v>: K rows (P,), (P,), (d,) -> (K,) float64."""
+def leanings(rows: Rows, base: Tensor, v: Tensor) -> Tensor:
+    """<w_k - base, v>: K rows (P,), (d,), (d,) -> (K,) float64."""
     total = torch.zeros(len(rows), dtype=torch.float64)
     for a, b in blocks(len(v) if bool(v.any()) else 0):
-        total.addmv_(block(rows, a, b).double() - origin[a:b], v[a:b].double())
+        total.addmv_(block(rows, a, b).double() - base[a:b], v[a:b].double())
     return total

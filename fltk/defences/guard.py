@@ -71,13 +71,13 @@ class Guard:
             raise UsageError(f"--head-mix classes does not go with --defence {name}, which replaces the average")
         self.defence.check(self.kind, self.participation, self.n_clients)
 
-    def facts(self, ids: Sequence[int], weights: Tensor, f: int, round: int, gram: Gram) -> Facts:
-        """What every rule is told."""
+    def facts(self, ids: Sequence[int], weights: Tensor, f: int, round: int, gram: Gram, place: str) -> Facts:
+        """What every rule is told. `place` names the call among those of the round: each draws from its own stream."""
         return Facts(
             ids=tuple(ids),
             weights=weights,
             f=f,
-            generator=self.streams.generator("defence", round),
+            generator=self.streams.generator(f"defence/{place}", round),
             parameters=self.parameters,
             round=round,
             gram=gram,
@@ -157,7 +157,7 @@ class Watch:
             own = updates[group] if some else updates
             p = weights[group] / weights[group].sum()
             facts = replace(
-                guard.facts(members, p, f, self.round, Gram(own)),
+                guard.facts(members, p, f, self.round, Gram(own), f"screen{members[0]}"),
                 references=refs[group] if some else refs,
                 rows=[rows[k] for k in group],
                 root=root[group] if some and root is not None else root,
@@ -191,8 +191,7 @@ class Watch:
 
     def usable(self, bank: Tensor) -> Tensor | None:
         """Last rows (N, P) as others may use them, from those that were sent; None where nothing was clipped."""
-        kept = self.state.get("rows")
-        return None if kept is None else torch.where(kept.isnan(), bank, kept)
+        return rows_left(self.left, bank) if "rows" in self.state else None
 
     def weigh(self, weights: Tensor, ids: Sequence[int]) -> Tensor:
         """Weights (K,) times trust, normalised; as they are under full trust, and zero where nobody is trusted."""
@@ -242,17 +241,22 @@ class Watch:
         target: str,
         mean: Mean,
         parameters: int,
+        shared: Gram | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """The rule or the mean of rows with a positive weight; weights are final."""
+        """The rule or the mean of rows with a positive weight; weights are final.
+
+        shared: the Gram matrix of these rows, from any point, where several targets have it in common.
+        """
         chosen = torch.nonzero(p).flatten().tolist()
         if not chosen:
             return origin, p
         f = self._f(len(chosen)) if self.guard.combines else None
         if f is None:
             return mean(rows, p, ids), p
+        if shared is None or len(chosen) < len(rows):
+            shared = Gram([rows[k] for k in chosen], origin[:parameters])
         rows, members = [rows[k] for k in chosen], [ids[k] for k in chosen]
-        updates = torch.stack([row[:parameters] for row in rows]).sub_(origin[:parameters])
-        facts = self.guard.facts(members, p[chosen], f, self.round, Gram(updates))
+        facts = self.guard.facts(members, p[chosen], f, self.round, shared, target)
         facts = replace(facts, origin=origin, parameters=parameters)
         found = self.guard.defence.combine(rows, p[chosen], facts, self._of(target))
         self._keep(target, found)
@@ -286,6 +290,18 @@ class Watch:
         self.state |= {f"{place}:{name}": tensor for name, tensor in found.state.items()}
         self.notes += [text for text in found.notes if text not in self.notes]
         self.numbers |= found.numbers
+
+
+def trust_left(server: Mapping[str, Tensor], n: int) -> Tensor:
+    """Trust (n,) float64 in clients whose last rows are still mixed, as the last round left it; 1 without a screen."""
+    found = server.get(f"{PREFIX}trust")
+    return torch.ones(n, dtype=torch.float64) if found is None else found
+
+
+def rows_left(server: Mapping[str, Tensor], bank: Tensor) -> Tensor:
+    """Last rows (N, P) as others may use them, from those that were sent: what the last round clipped, clipped."""
+    kept = server.get(f"{PREFIX}rows")
+    return bank if kept is None else torch.where(kept.isnan(), bank, kept)
 
 
 def stacked(rows: Sequence[Tensor]) -> Tensor:

@@ -23,7 +23,10 @@ Vectors = dict[str, np.ndarray[Any, Any]]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Rows of a table (one per model and moment) and the per-client vectors behind them."""
+    """Rows of a table (one per model and moment) and the per-client vectors behind them.
+
+    Rows, and how often each candidate was chosen, are of benign clients only; vectors are of everybody.
+    """
 
     round: int
     deploy: Deployment
@@ -31,10 +34,12 @@ class Evaluation:
     clients: Vectors
     chosen: dict[str, int]  # candidate -> number of clients that deploy it
     rounds: dict[str, Any] = field(default_factory=dict)  # last, selected and best round
+    malicious: tuple[int, ...] = ()
 
     def summary(self) -> dict[str, Any]:
         """What the registry stores beside the vectors."""
-        return {**self.deploy.asked(), "chosen": self.chosen, "rows": self.rows, "rounds": self.rounds}
+        found = {**self.deploy.asked(), "chosen": self.chosen, "rows": self.rows, "rounds": self.rounds}
+        return found | ({"malicious": list(self.malicious)} if self.malicious else {})
 
 
 def evaluate(job: Job, task: Task, engine: Engine, round: int, state: State, deploy: Deployment) -> Evaluation:
@@ -53,12 +58,15 @@ def evaluate(job: Job, task: Task, engine: Engine, round: int, state: State, dep
     clients: Vectors = {**vectors, **found}
     for part in ("val_acc", "test_acc"):
         clients[f"deployed_{part}"] = np.array([found[f"{c}_{part}"][k] for k, c in enumerate(chosen)])
+    bad = () if job.campaign is None else job.campaign.malicious
+    good = [c for k, c in enumerate(chosen) if k not in bad]
     rows = [
-        _row(name, clients, counts)
+        _row(name, clients, counts, bad)
         for name in ("deployed", "personal", "global", *names)
         if f"{name}_test_acc" in clients
     ]
-    return Evaluation(round, deploy, rows, clients, {name: chosen.count(name) for name in names if name in chosen})
+    votes = {name: good.count(name) for name in names if name in good}
+    return Evaluation(round, deploy, rows, clients, votes, malicious=bad)
 
 
 def _tried(candidates: Sequence[Candidate], job: Job, task: Task, engine: Engine, round: int, state: State) -> Vectors:
@@ -76,21 +84,27 @@ def _tried(candidates: Sequence[Candidate], job: Job, task: Task, engine: Engine
     return found
 
 
-def _row(name: str, clients: Vectors, counts: np.ndarray[Any, Any]) -> dict[str, Any]:
-    validation = clients[f"{name}_val_acc"]
+def _row(name: str, clients: Vectors, counts: np.ndarray[Any, Any], malicious: Sequence[int] = ()) -> dict[str, Any]:
+    validation = metrics.without(clients[f"{name}_val_acc"], malicious)
     known = bool(np.isfinite(validation).any())
     return {
         "model": name,
-        **metrics.summary(clients[f"{name}_test_acc"], counts),
+        **metrics.summary(metrics.without(clients[f"{name}_test_acc"], malicious), counts),
         "val_mean": float(np.nanmean(validation.astype(np.float64))) if known else math.nan,
     }
 
 
-def round_choices(store: Store, run: RunRow) -> dict[str, Any]:
-    """Test accuracy at the last round, at the round chosen on validation data, and at the best round in hindsight."""
+def round_choices(store: Store, run: RunRow, malicious: Sequence[int] = ()) -> dict[str, Any]:
+    """Test accuracy at the last round, at the round chosen on validation data, and at the best round in hindsight.
+
+    Where there are malicious clients, of the benign ones.
+    """
     scalars = store.scalars(run.id)
     if "personal_test_acc" not in scalars:
         return {}
+    if malicious:
+        keys = {"personal_test_acc", "personal_val_acc"} & {*store.client_keys(run.id)}
+        scalars = {key: _benign(store, run, key, malicious) for key in keys}
     rounds, test = scalars["personal_test_acc"]
     found: dict[str, Any] = {"last": _at(rounds, test, len(rounds) - 1)}
     if "personal_val_acc" in scalars:
@@ -104,6 +118,12 @@ def round_choices(store: Store, run: RunRow) -> dict[str, Any]:
 
 def _at(rounds: Sequence[int] | np.ndarray[Any, Any], values: np.ndarray[Any, Any], k: int) -> dict[str, float]:
     return {"round": int(rounds[k]), "acc_mean": float(values[k])}
+
+
+def _benign(store: Store, run: RunRow, key: str, malicious: Sequence[int]) -> tuple[Any, np.ndarray[Any, Any]]:
+    """Rounds, and the mean of a per-client measure over benign clients in each."""
+    rounds, values = store.client_values(run.id, key)
+    return rounds, np.array([metrics.acc_mean(row) for row in metrics.without(values, malicious)])
 
 
 def references(store: Store, run: RunRow) -> list[RunRow]:
@@ -137,12 +157,12 @@ def against_local(store: Store, run: RunRow, done: Evaluation) -> list[dict[str,
     local = next((r for r in references(store, run) if r.method == "local"), None)
     if local is None or run.method == "local":
         return done.rows
-    baseline = store.client_values(local.id, "personal_test_acc")[1][-1]
+    known = metrics.without(store.client_values(local.id, "personal_test_acc")[1][-1], done.malicious)
     return [
         {
             **row,
-            "gain_vs_local": metrics.gain_vs_local(done.clients[f"{row['model']}_test_acc"], baseline),
-            "harmed": metrics.harmed(done.clients[f"{row['model']}_test_acc"], baseline),
+            "gain_vs_local": metrics.gain_vs_local(done.clients[f"{row['model']}_test_acc"], known),
+            "harmed": metrics.harmed(done.clients[f"{row['model']}_test_acc"], known),
         }
         for row in done.rows
     ]

@@ -8,6 +8,7 @@ measure is undefined ("null"): nothing to average, or a constant side of a corre
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,15 @@ _COLLAPSE_ENTROPY = 0.99
 
 
 # Per-client accuracy
+
+
+def without(values: Array, malicious: Sequence[int]) -> Array:
+    """Values (..., N) with NaN, which no measure counts, in the places of malicious clients."""
+    if not malicious:
+        return values
+    out = values.astype(np.float64)
+    out[..., list(malicious)] = math.nan
+    return out
 
 
 def acc_mean(acc: Array) -> float:

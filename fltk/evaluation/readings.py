@@ -157,7 +157,11 @@ def client_values(store: Store, runs: Iterable[int], metric: Metric) -> dict[int
         return {}
     if metric.evaluated:
         rows = store.last_evaluations(runs, [metric.vector])
-        found = {number: row.clients[metric.vector] for number, row in rows.items() if metric.vector in row.clients}
+        found = {
+            number: metrics.without(row.clients[metric.vector], row.summary.get("malicious", ()))
+            for number, row in rows.items()
+            if metric.vector in row.clients
+        }
     else:
         found = dict(store.last_vectors(runs, metric.vector))
     return {number: np.asarray(values, np.float64) for number, values in found.items()}
@@ -216,7 +220,7 @@ def _evaluation_notes(runs: Sequence[RunRow], evaluations: Mapping[int, Evaluati
         notes.append(f"evaluated before the last round: {shown}{_more(early, 5)}")
     asked: dict[str, int] = {}
     for found in evaluations.values():
-        told = _ASKED | {k: v for k, v in found.summary.items() if k not in ("rows", "rounds", "chosen")}
+        told = _ASKED | {k: v for k, v in found.summary.items() if k not in ("rows", "rounds", "chosen", "malicious")}
         text = ", ".join(f"{key} {value}" for key, value in sorted(told.items()))
         asked[text] = asked.get(text, 0) + 1
     if len(asked) > 1:

@@ -15,6 +15,7 @@ from fltk.registry import RunRow, Store
 
 ACC = "personal_test_acc"
 GLOBAL = "global_test_acc"
+FLAGS = ("attack_knows_benign", "attack_knows_defence", "attack_colludes")
 ROUNDS = ("mal_weight", "mal_weight_ratio", "rejected_tpr", "rejected_fpr", "rejected_precision", "dropped")
 Array = np.ndarray[Any, Any]
 
@@ -31,7 +32,8 @@ def summary(run: RunRow, store: Store) -> dict[str, Any]:
     acc, worst10: personal test accuracy over benign clients and over the worst tenth of them.  clean, clean_worst10:
     the same of the same clients in the run without attackers and defence (None while that is not finished).  drop =
     clean - acc.  global_acc, global_drop: of the one global model, where there is one.  asr: success of a backdoor on
-    benign clients' personal models.  attackers_acc: of malicious clients on clean data.  Of the measures of every
+    benign clients' personal models.  attackers_acc: of malicious clients on clean data.  `FLAGS`: what attackers knew,
+    and whether they sent one vector (None where it was not stored).  Of the measures of every
     round (`ROUNDS`) the mean over the attacked rounds, without those in which a measure has no value.
     """
     config = RunConfig.from_dict(run.config)
@@ -58,6 +60,7 @@ def summary(run: RunRow, store: Store) -> dict[str, Any]:
     row["drop_worst10"] = _difference(row["clean_worst10"], row["worst10"])
     row["global_acc"] = _of_global(store, run, bad)
     row["global_drop"] = _difference(row["clean_global"], row["global_acc"])
+    row |= {key: None if key not in run.last else bool(run.last[key]) for key in FLAGS}
     return row | {key: _mean_over(store, run, key, config) for key in ROUNDS}
 
 

@@ -21,7 +21,7 @@ def evaluate_run(store: Store, run: RunRow, place: Place, deploy: Deployment, ro
         done = evaluate(job, job.task(), engine, number, state, deploy)
     finally:
         engine.close()
-    done = replace(done, rounds=round_choices(store, run))
+    done = replace(done, rounds=round_choices(store, run, done.malicious))
     done = replace(done, rows=against_local(store, run, done))
     store.save_evaluation(run.id, number, done.summary(), done.clients)
     return done

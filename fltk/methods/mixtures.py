@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fltk.data.federation import ClientData
 from fltk.defences.base import MIXED
+from fltk.defences.guard import rows_left, trust_left
 from fltk.methods.base import (
     Context,
     Down,
@@ -98,21 +99,24 @@ class Mixture(Method):
     def join(self, state: State, client: ClientData, trainer: Trainer, task: Task) -> Joined:
         """A newcomer trains one round from theta^0, uploads w_*, and receives u_* by its own row of xi.
 
-        On arrival: the mean of the models that there are, weighted as FedAvg weighs clients.
+        On arrival: the mean of the models that there are, weighted as FedAvg weighs clients. Whom a defence did not
+        trust is trusted as little by newcomers.
         """
         known = torch.nonzero(state.last >= 0).flatten()
-        rows = state.client["w"][known]
+        trust = trust_left(state.server, task.n_clients)[known]
+        rows = rows_left(state.server, state.client["w"])[known]
         ids = [*known.tolist(), task.n_clients]
         head = None if task.class_head is None else task.class_head.with_client(client.train.y)
         w = trainer.sgd(task.w0, client.train)
         everyone = torch.cat([rows, w[None]])
-        xi = self.attention(everyone, task)[-1]
+        xi = believed(self.attention(everyone, task)[-1], torch.cat([trust, trust.new_ones(1)]))
         u = average(list(everyone), xi, ids, head)
         others = torch.zeros(task.n_clients, dtype=torch.float64)
         others[known] = xi[:-1]
         mass = float(others.sum())
+        p = believed(task.weights(ids[:-1]), trust)
         return Joined(
-            arrival=average(list(rows), task.weights(ids[:-1]), ids[:-1], task.class_head) if len(rows) else task.w0,
+            arrival=average(list(rows), p, ids[:-1], task.class_head) if bool(p.any()) else task.w0,
             model=u,
             own={"w": u, "mixed": u},
             row=others / mass if mass > 0 else None,
@@ -121,3 +125,11 @@ class Mixture(Method):
             up=4 * task.layout.size,
             note="" if mass > 0 else "no client is near: its own model",
         )
+
+
+def believed(weights: Tensor, trust: Tensor) -> Tensor:
+    """Weights (K,) times trust (K,), normalised: the weights themselves under full trust, zeros where none is left."""
+    if bool((trust == 1).all()):
+        return weights
+    mass = weights * trust
+    return mass / mass.sum().clamp_min(1e-300)

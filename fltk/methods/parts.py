@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fltk.attention.bank import columns
+from fltk.defences.base import Gram
 from fltk.defences.guard import Watch
 from fltk.methods.base import Context, average, mix, weighted_sum
 from fltk.methods.class_head import ClassHead
@@ -78,6 +79,9 @@ def _by_rule(
     for g, (a, cut) in enumerate(zip(maps, cuts, strict=True)):
         mine, theirs, start = columns(bank, cut), columns(others, cut), columns(current, cut)
         parameters = sum(max(0, min(stop, watch.guard.parameters) - begin) for begin, stop in cut)
+        whole = Gram(
+            theirs, theirs[middle(theirs), :parameters]
+        )  # asked for by few rules, and then once for all targets
         done: dict[tuple[bytes, ...], tuple[int, Tensor, Tensor]] = {}
         for i in torch.nonzero(a.any(1)).flatten().tolist():
             ids = torch.nonzero(a[i]).flatten().tolist()
@@ -89,7 +93,8 @@ def _by_rule(
                 watch.copy(f"part{g}-client{twin}", target)
             else:
                 rows = [mine[j] if j == i else theirs[j] for j in ids]
-                row, weights = watch.apply(rows, a[i, ids], ids, start[i], target, _mean, parameters)
+                some = None if own else share(whole, ids)
+                row, weights = watch.apply(rows, a[i, ids], ids, start[i], target, _mean, parameters, some)
                 done[key] = i, row, weights
             used[g, i, ids] = weights
             at = 0
@@ -101,3 +106,16 @@ def _by_rule(
 
 def _mean(rows: Sequence[Tensor], weights: Tensor, ids: Sequence[int]) -> Tensor:
     return weighted_sum(rows, weights)
+
+
+def middle(rows: Tensor) -> int:
+    """Which of the rows (N, P) has the middle length: no farther out than honest ones while these are the most.
+
+    Products that are measured from it keep their digits, however long the rows of a few attackers are.
+    """
+    return int(rows.norm(dim=1).argsort(stable=True)[len(rows) // 2])
+
+
+def share(whole: Gram, ids: Sequence[int]) -> Gram:
+    """The Gram matrix of some of the rows of another one."""
+    return Gram([whole.rows[k] for k in ids], whole.origin, lambda: whole.products[ids][:, ids])

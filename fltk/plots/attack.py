@@ -39,7 +39,8 @@ def attack_figure(runs: Sequence[AttackedRun], *, width: float | None = None) ->
 
     Runs of one cell (seeds) are averaged. A line is the mean over a column's runs, with a band of one standard
     deviation where there is one attack; of several it is the mean of their means. Attacks and columns are drawn in the
-    order of the runs. width in inches. FltkError without runs.
+    order of the runs. Where the width (in inches) leaves no room beside the matrix, the lines stand below it, and it
+    is drawn methods x attacks. FltkError without runs.
     """
     if not runs:
         raise FltkError("no attacked run to draw: fltk attack makes one")
@@ -49,15 +50,17 @@ def attack_figure(runs: Sequence[AttackedRun], *, width: float | None = None) ->
     lines = lines if len(attacks) == 1 else [_mean(lines, column) for column in columns if _of(lines, column)]
     with paper():
         wide = width or (DOUBLE if lines else max(COLUMN, 0.55 * len(columns) + 1.2))
-        upright = bool(lines) and wide < DOUBLE
-        height = 0.75 + 0.3 * len(attacks) + 0.06 * max(map(len, columns))
-        figure = new_figure(wide, height + 2.3 if upright else max(height, 2.3 if lines else 0))
-        ratios = [height, 2.3] if upright else [0.45 * len(columns) + 1.2, 3.0]
+        upright = width is not None and width < DOUBLE
+        down, across = (columns, attacks) if upright else (attacks, columns)
+        height = 0.75 + (0.2 if upright else 0.3) * len(down) + 0.06 * max(map(len, across))
+        below = 2.0 + 0.14 * math.ceil(len(lines) / 2) if upright and lines else 0.0
+        figure = new_figure(wide, height + below if upright else max(height, 2.3 if lines else 0))
+        ratios = [height, below] if upright else [0.45 * len(columns) + 1.2, 3.0]
         axes = _axes(figure, upright, ratios) if lines else [figure.add_subplot()]
-        _matrix(axes[0], table, attacks, columns)
+        _matrix(axes[0], table.T if upright else table, down, across, 6 if upright else 7)
         rows = _rows(table, counts, attacks, columns)
         if lines:
-            rows += _weights(axes[1], lines, several=len(attacks) > 1)
+            rows += _weights(axes[1], lines, several=len(attacks) > 1, under=upright)
     return figure, rows
 
 
@@ -94,7 +97,7 @@ def _mean(lines: Sequence[Curve], column: str) -> Curve:
     return Curve(column, rounds, np.nanmean(values, axis=0))
 
 
-def _matrix(ax: Axes, table: Array, attacks: list[str], columns: list[str]) -> None:
+def _matrix(ax: Axes, table: Array, down: list[str], across: list[str], size: float) -> None:
     """Cells with their numbers; dark is much lost, and what was gained is as bright as nothing lost."""
     top = float(np.nanmax(np.abs(table))) if np.isfinite(table).any() else 1.0
     top = min(MOST, max(top, 0.05))
@@ -103,30 +106,44 @@ def _matrix(ax: Axes, table: Array, attacks: list[str], columns: list[str]) -> N
     ax.imshow(shown, cmap=colours, vmin=0, vmax=1.25 * top)
     ax.set_aspect("auto")
     for (row, column), drop in np.ndenumerate(table):
-        text = "\u2013" if math.isnan(drop) else f"{100 * drop:.1f}".replace("-", "\u2212")
+        text = "\u2013" if math.isnan(drop) else f"{round(100 * drop, 1) + 0.0:.1f}".replace("-", "\u2212")
         ax.text(
-            column, row, text, ha="center", va="center", color="white" if drop > 0.75 * top else "black", fontsize=7
+            column,
+            row,
+            text,
+            ha="center",
+            va="center",
+            color="white" if drop > 0.75 * top else "black",
+            fontsize=size,
         )
-    ax.set_xticks(range(len(columns)), columns, rotation=35, ha="right", rotation_mode="anchor")
-    ax.set_yticks(range(len(attacks)), attacks)
+    ax.set_xticks(range(len(across)), across, rotation=35, ha="right", rotation_mode="anchor")
+    ax.set_yticks(range(len(down)), down)
     ax.tick_params(length=0)
     for spine in ax.spines.values():
         spine.set_visible(False)
     ax.set_title("accuracy lost by benign clients (points)")
 
 
-def _weights(ax: Axes, lines: Sequence[Curve], *, several: bool) -> list[Row]:
+def _weights(ax: Axes, lines: Sequence[Curve], *, several: bool, under: bool) -> list[Row]:
     """The lines of the second panel, and a rule at 1, the share of an average client."""
     ax.axhline(1.0, color="black", linewidth=0.6, linestyle=(0, (4, 2)), zorder=1)
     handles, labels, rows = draw_curves(ax, lines)
-    ax.set_title("weight given to attackers" + (", mean of the attacks" if several else ""))
-    ax.set_ylabel("share of a fair share")
+    ax.set_title("weight given to attackers")
+    ax.set_ylabel("share of a fair share" + (",\nmean of the attacks" if several else ""))
     ax.set_xlabel("communication round")
     ax.xaxis.set_major_locator(MaxNLocator(8, integer=True, steps=[1, 2, 5, 10]))
     ax.set_ylim(0, 1.06 * max(1.0, ax.get_ylim()[1]))
     ax.grid(axis="y")
     ax.margins(x=0.02)
-    ax.legend(handles, labels, loc="upper left", bbox_to_anchor=(1.0, 1.02), fontsize=6.5, handlelength=2.0)
+    ax.legend(
+        handles,
+        labels,
+        loc="upper center" if under else "upper left",
+        bbox_to_anchor=(0.4, -0.3) if under else (1.0, 1.02),
+        ncols=2 if under else 1,
+        fontsize=6.5,
+        handlelength=2.0,
+    )
     return [{"panel": "weight", **row} for row in rows]
 
 

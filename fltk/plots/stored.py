@@ -82,7 +82,8 @@ def attacked_run(store: Store, run: RunRow, label: str) -> AttackedRun:
     else:
         rounds, share = np.zeros(0, np.int64), np.zeros(0)
     drop = math.nan if found["drop"] is None else found["drop"]
-    return AttackedRun(found["attack"] or "no attack", label, drop, rounds, share)
+    attack = found["attack"] if found["malicious"] else None
+    return AttackedRun(attack or "no attack", label, drop, rounds, share)
 
 
 def _parts(run: RunRow, stored: StoredMap, layer: str) -> list[str]:

@@ -144,8 +144,10 @@ def _check_params(
     for key in params:
         if key not in known:
             few = ", ".join(name for name in names if name != NONE)
+            if not few:
+                raise UsageError(f"{option} {key}: there is no {what} to set it of; name one, or leave it out")
             if not known:
-                raise UsageError(f"{option}: {few or f'no {what}'} has no parameters, so {key!r} cannot be set")
+                raise UsageError(f"{option}: {few} has no parameters, so {key!r} cannot be set")
             raise unknown(f"parameter of {few}", key, known, option)
 
 

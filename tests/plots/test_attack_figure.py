@@ -57,6 +57,23 @@ def test_it_is_drawn_at_every_width_and_with_and_without_weights(
         assert (tmp_path / "a.png").stat().st_size > 5000
 
 
+def test_a_narrow_figure_has_methods_below_each_other_and_numbers_that_do_not_meet() -> None:
+    runs = [run(f"attack{a}", f"method{m}", 0.299, 1.0, 0.5) for a in range(7) for m in range(9)]
+    for width, down in ((3.35, "method"), (7.0, "attack"), (None, "attack")):
+        figure, rows = attack_figure(runs, width=width)
+        matrix = figure.axes[0]
+        assert {label.get_text()[:6] for label in matrix.get_yticklabels()} == {down}
+        assert len([r for r in rows if r["panel"] == "drop"]) == 63
+        figure.canvas.draw()
+        boxes = [text.get_window_extent() for text in matrix.texts]
+        assert not any(one.overlaps(other) for k, one in enumerate(boxes) for other in boxes[:k])
+
+
+def test_a_small_gain_is_no_negative_zero() -> None:
+    figure, _ = attack_figure([run("ipm", "attn", -0.0002), run("alie", "attn", -0.002)])
+    assert [text.get_text() for text in figure.axes[0].texts] == ["0.0", "\u22120.2"]
+
+
 def test_nothing_to_draw_is_told() -> None:
     with pytest.raises(FltkError, match="fltk attack makes one"):
         attack_figure([])
