@@ -55,13 +55,14 @@ from fltk.attention.prototypes import WIDTH, prototype_similarity
 from fltk.attention.scorer import initial
 from fltk.attention.tokens import center_of, cosines, gram, unit
 from fltk.data.federation import ClientData
+from fltk.defences.guard import rows_left
 from fltk.errors import UsageError
 from fltk.methods.banked import UPDATES, Banked
 from fltk.methods.base import Context, Cost, Down, Joined, State, Task, Upload, hyper
 from fltk.methods.heads import head_shape, trained_offset, with_offset
 from fltk.methods.learned import Cohort, learned_shares, members, products, taught, teachers, told
 from fltk.methods.parts import blend
-from fltk.methods.placed import Placed, fit, prototypes
+from fltk.methods.placed import Placed, believed, fit, prototypes
 from fltk.models.layout import Layout
 from fltk.train.trainer import Trainer
 
@@ -305,7 +306,7 @@ class Attn(Banked):
         """A first training from theta^0 as for everybody, one row of attention, and what that row makes of the bank."""
         maps, round = self.maps(state), int(state.last.max())
         samples = torch.ones(task.n_clients) if task.uniform else task.n
-        others = Others(samples, self.fresh(state, round), state.server.get("trust"))
+        others = believed(Others(samples, self.fresh(state, round), state.server.get("trust")), state.server)
         fedavg = self.is_fedavg(round) and bool(maps.any())
         mean = maps[:, 0] if fedavg else mean_row(others, self.gamma).expand(len(maps), -1)
         if "mixed" in state.client:  # under a defence that clips, rows of a map may sum to less than 1
@@ -324,7 +325,7 @@ class Attn(Banked):
             got = fit(
                 got,
                 lambda rows: self._blended(rows, got.trained, state, task),
-                state.client["bank"],
+                rows_left(state.server, state.client["bank"]),
                 list(self.parts(task).values()),
                 self.shared,
                 client,
@@ -342,7 +343,7 @@ class Attn(Banked):
     def _blended(self, rows: Tensor, private: Tensor, state: State, task: Task) -> Tensor:
         """A whole model (P,): the bank by the weights (G, N) of every part, and the private columns of `private`."""
         layout, cuts = task.layout, list(self.parts(task).values())
-        inside = blend(rows, state.client["bank"], cuts, task.class_head)
+        inside = blend(rows, rows_left(state.server, state.client["bank"]), cuts, task.class_head)
         return layout.join(self.shared, inside, layout.take(private, layout.rest(self.shared)))
 
     def _by_token(

@@ -5,16 +5,18 @@ The equations are those of `fltk.attention.newcomer` and `fltk.attention.prototy
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from fltk.attention.learn import loss_matrix
-from fltk.attention.newcomer import fitted
+from fltk.attention.newcomer import Others, fitted
 from fltk.attention.prototypes import class_means
+from fltk.attention.tokens import TINY
 from fltk.data.federation import ClientData, Split
+from fltk.defences.guard import trust_left
 from fltk.methods.heads import head_shape
 from fltk.models.layout import Ranges
 from fltk.train.trainer import Trainer
@@ -30,6 +32,15 @@ class Placed:
     up: int
     own: dict[str, Tensor] = field(default_factory=dict)
     note: str = ""  # where it resembles nobody
+
+
+def believed(others: Others, server: Mapping[str, Tensor]) -> Others:
+    """The others as the run's defence left them: who is not trusted is not attended to, who is a little, a little."""
+    trust = trust_left(server, len(others.samples))
+    if bool((trust == 1).all()):
+        return others
+    log = trust.clamp_min(TINY).log()
+    return replace(others, keys=others.keys & (trust > 0), trust=log if others.trust is None else others.trust + log)
 
 
 def prototypes(start: Tensor, client: ClientData, trainer: Trainer) -> Tensor:

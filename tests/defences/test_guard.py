@@ -16,11 +16,12 @@ from fltk.defences.base import MIXED, Combined, Facts, Gram, weighted_sum
 from fltk.defences.bucketing import Bucketing
 from fltk.defences.centered_clip import CenteredClip
 from fltk.defences.guard import Guard
-from fltk.engine.base import Bench
+from fltk.engine.base import Bench, Job
 from fltk.methods import parts
 from fltk.methods.base import Context
 from fltk.methods.parts import defended as mixed
 from fltk.train.streams import Streams
+from fltk.train.trainer import Trainer
 
 GROUPS = federation(sizes=[12] * 8, groups=(0, 0, 0, 0, 1, 1, 1, 1))
 
@@ -202,6 +203,30 @@ def test_newcomers_trust_nobody_whom_the_defence_did_not(method: str) -> None:
     free = {k: v for k, v in state.server.items() if not k.startswith("defence.")}
     bare = made.method.join(replace(state, server=free), client, Bench(made).trainer.at(0, 8), task)
     assert float((bare.arrival - got.arrival).abs().max()) > 1
+
+
+def test_attention_of_newcomers_follows_the_defences_trust_and_clipped_rows() -> None:
+    made = job("attn", {"join_fit": 0}, data=GROUPS, rounds=2)
+    state, task = play(made)[-1].state, made.task()
+    trust = torch.tensor([1.0, 0.5, 0.0, 1, 1, 1, 1, 1], dtype=torch.float64)
+    rows = torch.full_like(state.client["bank"], torch.nan)
+    rows[3] = state.client["bank"][3] + 1
+    server = {**state.server, "defence.trust": trust, "defence.rows": rows}
+    got = made.method.join(replace(state, server=server), replace(GROUPS.clients[0], id=8), at_end(made), task)
+    p = task.n.double() * trust
+    left = torch.where(rows.isnan(), state.client["bank"], rows).double()
+    torch.testing.assert_close(got.arrival.double(), (p / p.sum()) @ left, rtol=0, atol=1e-6)
+    assert got.row is not None
+    torch.testing.assert_close(got.model.double(), got.row @ left, rtol=0, atol=1e-5)
+    alone = {**state.server, "defence.trust": torch.eye(8, dtype=torch.float64)[5]}
+    only = made.method.join(replace(state, server=alone), replace(GROUPS.clients[0], id=8), at_end(made), task)
+    assert only.row is not None
+    torch.testing.assert_close(only.row, state.server["map"][5])
+
+
+def at_end(made: Job) -> Trainer:
+    """The trainer of a newcomer."""
+    return Bench(made).trainer.at(0, 8)
 
 
 def test_newcomers_get_clipped_rows_as_everybody_does() -> None:
