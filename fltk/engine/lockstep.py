@@ -46,15 +46,22 @@ def _lockstep(bench: Bench, work: Work, tasks: Sequence[Any]) -> list[Any]:
         except Exception as error:
             results[k] = error
 
-    def go_on(k: int, *found: Any) -> Any:
+    def go_on(k: int, found: Any) -> Any:
         """Runs a lane, at the bench's place for it, until its next order or its end."""
         bench.trainer = trainers[k]
-        return lanes[k].switch(*found)
+        return lanes[k].throw(found) if isinstance(found, Exception) else lanes[k].switch(found)
 
     lanes = [greenlet(run, hub) for _ in tasks]
     orders: list[Order] = [go_on(k, k) for k in range(len(lanes))]
     while held := [k for k, lane in enumerate(lanes) if not lane.dead]:
-        done: list[Trained] = bench.machine.play([orders[k] for k in held])
-        for k, trained in zip(held, done, strict=True):
-            orders[k] = go_on(k, trained)
+        for k, found in zip(held, _played(bench, [orders[k] for k in held]), strict=True):
+            orders[k] = go_on(k, found)
     return results
+
+
+def _played(bench: Bench, orders: Sequence[Order]) -> Sequence[Trained | Exception]:
+    """What comes of the orders; an error is everybody's who is in work."""
+    try:
+        return bench.machine.play(orders)
+    except Exception as error:
+        return [error] * len(orders)

@@ -35,6 +35,7 @@ PATIENCE = 0.5  # seconds that a worker gets to end by itself
 IN_FLIGHT = 2  # groups on their way to a worker: one at work, and one so that it need not wait
 GROUPS = 8  # a worker's share of a map comes in about so many groups
 ROWS, LEAST, MOST = 24, 1 << 20, 1 << 26  # models that a room holds, and its bytes at least and at most
+PIPE = 1 << 14  # bytes that surely fit into a pipe which nobody reads yet
 DEATHS = 3  # workers that may end in a row, without an answer between
 
 
@@ -63,6 +64,7 @@ class Pool:
         self._left = after
         self._bench = Bench(job)
         self._workers: list[_Worker] = []
+        self._in_flight = IN_FLIGHT
         self._deaths = 0
         self._begun = False  # whether a worker is or was ready; what ends workers must not end the driver
         if not after:
@@ -111,7 +113,7 @@ class Pool:
         """Numbers of tasks and their results, an exception as a value, in the order in which they come."""
         self._drain()
         while groups or any(worker.flight for worker in self._workers):
-            for flying in range(IN_FLIGHT):  # nobody gets a second group before all have one
+            for flying in range(self._in_flight):  # nobody gets a second group before all have one
                 for worker in self._workers:
                     if worker.ready and groups and len(worker.flight) == flying:
                         self._send(worker, work, tasks, groups)
@@ -147,10 +149,15 @@ class Pool:
 
     def _send(self, worker: _Worker, work: Work, tasks: Sequence[Any], groups: deque[list[int]]) -> None:
         group, turn = groups.popleft(), worker.sent % IN_FLIGHT
+        message = bytes([turn]) + pack((work, [tasks[k] for k in group]), worker.tasks[turn])
+        if len(message) > PIPE and worker.flight:  # both would wait for the other to read
+            self._in_flight = 1
+            groups.appendleft(group)
+            return
         worker.flight.append((turn, group))
         worker.sent += 1
         with contextlib.suppress(OSError):  # a worker that has ended is noticed when it is heard
-            worker.pipe.send_bytes(bytes([turn]) + pack((work, [tasks[k] for k in group]), worker.tasks[turn]))
+            worker.pipe.send_bytes(message)
 
     def _hear(self, worker: _Worker, groups: deque[list[int]]) -> list[tuple[int, Any]]:
         """A worker's answer; one that has ended is replaced, and its groups are dealt again."""

@@ -240,6 +240,26 @@ def test_large_answers_do_not_block(pool_and_job: tuple[Pool, Job]) -> None:
         assert torch.equal(mine, got)
 
 
+def test_tasks_and_answers_that_find_no_room_do_not_wait_for_each_other(pool_and_job: tuple[Pool, Job]) -> None:
+    pool, _ = pool_and_job
+    tasks = [torch.full((300_000,), float(k)) for k in range(40)]
+    for mine, got in zip(tasks, pool.map(echo, tasks, [1] * 40), strict=True):
+        assert torch.equal(mine, got)
+    assert pool.map(echo, list(range(40)), [1] * 40) == list(range(40))
+
+
+def test_an_error_in_a_shared_step_is_everybodys(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = job("fedavg")
+    serial = Serial(made)
+
+    def broken(self: Any, orders: Any) -> Any:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr("fltk.train.machine.Machine.play", broken)
+    with pytest.raises(MemoryError, match="no room"):
+        list(runner.rounds(made, serial))
+
+
 def test_errors_cross_the_process_and_leave_it_usable(pool_and_job: tuple[Pool, Job]) -> None:
     pool, _ = pool_and_job
     with pytest.raises(Diverged, match="client 3, round 7: told in one line"):
