@@ -21,6 +21,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from typing import ClassVar
 
 import torch
@@ -40,12 +41,12 @@ def weighted_sum(rows: Iterable[Tensor], weights: Tensor) -> Tensor:
 
     The float64 accumulator makes the mean of equal rows equal to the row, bit for bit, whatever the weights.
     """
-    total = torch.zeros((), dtype=torch.float64)
-    for row, weight in zip(rows, weights.tolist(), strict=True):
-        if not total.dim():
-            total = torch.zeros(row.shape, dtype=torch.float64)
+    given = iter(rows)
+    first = next(given)
+    total = torch.zeros(first.shape, dtype=torch.float64)
+    for row, weight in zip(chain((first,), given), weights.tolist(), strict=True):
         total.add_(row, alpha=weight)
-    return total.float()
+    return total.to(first.dtype)
 
 
 @dataclass(frozen=True)

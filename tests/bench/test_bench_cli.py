@@ -55,7 +55,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def report(folder: Path) -> dict[str, Any]:
     """A small measurement, stored as run1."""
     out, err = as_process(
-        folder, "bench", "--quick", "--workload", "w3,w1-mlp-eval", "--workload", "registry", "--rounds", "2", "--json"
+        folder,
+        "bench",
+        "--quick",
+        "--workload",
+        "w3,w1-mlp-eval",
+        "--workload",
+        "registry",
+        "--rounds",
+        "2",
+        "--json",
+        "--engine",
+        "serial",
     )
     assert [line.partition(":")[0] for line in err.splitlines()] == ["w3", "w1-mlp-eval", "registry"]
     return dict(json.loads(out))
@@ -67,7 +78,7 @@ def test_json_holds_rows_machine_and_notes(report: dict[str, Any]) -> None:
     assert list(rows) == ["w3", "w1-mlp-eval", "registry-write", "registry-read"]
     assert {"cpu", "cores", "torch", "threads", "device", "gemm_flops"} <= set(report["machine"])
     assert report["machine"]["threads"] == 1
-    assert any("digits" in note for note in report["notes"]) and any("first round" in note for note in report["notes"])
+    assert any("digits" in note for note in report["notes"]) and any("two seconds" in note for note in report["notes"])
     for row in rows.values():
         assert len(row["seconds"]) == 2 and row["seconds_min"] == min(row["seconds"]) > 0
         assert row["seconds_min"] <= row["seconds_median"] <= max(row["seconds"])

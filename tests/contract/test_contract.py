@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
@@ -40,6 +40,11 @@ class Backwards:
 
     def map(self, work: Work, tasks: Sequence[Any], sizes: Sequence[int]) -> list[Any]:
         return [work(self._bench, task) for task in reversed(tasks)][::-1]
+
+    def stream(self, work: Work, tasks: Sequence[Any]) -> Iterator[Any]:
+        return iter(self.map(work, tasks, []))
+
+    ready = True
 
     def close(self) -> None:
         """Nothing to end."""
