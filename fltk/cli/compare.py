@@ -9,7 +9,7 @@ import click
 from click.core import ParameterSource
 
 from fltk.cli.command import Option, command
-from fltk.cli.context import Settings
+from fltk.cli.context import Settings, uncollected
 from fltk.cli.filters import filter_options, select_runs
 from fltk.cli.output import Column, output_options, render
 from fltk.errors import UsageError
@@ -71,6 +71,7 @@ DIFFERENCES = [
 )
 @output_options
 @click.pass_context
+@uncollected()
 def compare(
     ctx: click.Context,
     /,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fltk.cli.command import Group, Option, epilog
-from fltk.cli.context import Settings
+from fltk.cli.context import Settings, uncollected
 from fltk.cli.output import Column, emit, output_options
 from fltk.cli.runs_edit import EDITS
 from fltk.errors import UsageError
@@ -123,6 +123,7 @@ def runs() -> None:
 )
 @output_options
 @click.pass_obj
+@uncollected()
 def listing(settings: Settings, /, run: str | None, format: str, by_seed: bool, **filters: Any) -> None:
     """List and filter the runs, or show one.
 

@@ -97,6 +97,7 @@ class Job:
             layout=layout,
             w0=zoo.initial(model, layout, streams.generator("init")),
             n=torch.tensor([len(c.train) for c in clients]),
+            n_val=torch.tensor([len(c.val) for c in clients]),
             label_counts=counts,
             groups=None if groups is None else torch.as_tensor(groups)[: len(clients)].long(),
             uniform=self.train.agg_weights == "uniform",

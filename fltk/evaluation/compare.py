@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -48,12 +49,12 @@ class Cell:
     scores: tuple[Score, ...]
     planned: int
 
-    @property
+    @cached_property
     def values(self) -> Floats:
         """(seeds,)."""
         return np.array([score.value for score in self.scores], np.float64)
 
-    @property
+    @cached_property
     def mean(self) -> float:
         """NaN for a missing cell."""
         return float(self.values.mean()) if self.scores else math.nan

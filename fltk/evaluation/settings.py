@@ -7,8 +7,10 @@ every method has one, chosen for it, the methods stand side by side and a note s
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from fltk.config import canonical_json
@@ -34,6 +36,10 @@ BUDGET = tuple(
 # Rounds between evaluations change no number that is compared; the last round is always evaluated.
 _APART = ("method", "train.eval_every")
 _SHOWN = 8  # run numbers written out in a note
+
+# Seeds in a stored configuration. A quote inside a text would follow a backslash, so that only names match.
+_SEED = re.compile(r'seed":(?<=[_"]seed":)(-?\d+)')
+_OWN_SEED = re.compile(r'"params":\{[^}]*seed":')  # a method's parameter that is called like one
 
 Facts = dict[str, Any]
 
@@ -68,7 +74,7 @@ class _Config:
     params: Facts
     setting: str = ""  # its label, once known
 
-    @property
+    @cached_property
     def variant(self) -> str:
         """Method and parameters as a key."""
         return canonical_json([self.method, self.params])
@@ -108,9 +114,15 @@ def listed(runs: Sequence[RunRow]) -> str:
 
 
 def _key(run: RunRow) -> tuple[str, tuple[int, ...]]:
-    """What runs of one configuration share, and the seeds in which they differ. Cheap: there may be many runs."""
-    seeds: list[int] = []
-    return repr((run.kind, _without_seeds(run.config, seeds))), tuple(seeds)
+    """What runs of one configuration share, and the seeds in which they differ.
+
+    Read off the stored text: of ten thousand runs a thousand may differ in more than seeds, and only these are parsed.
+    """
+    if _OWN_SEED.search(run.config_json):
+        seeds: list[int] = []
+        return repr((run.kind, _without_seeds(run.config, seeds))), tuple(seeds)
+    pieces = _SEED.split(run.config_json)  # text, seed, text, seed, ..., text
+    return run.kind + "".join(pieces[::2]), tuple(map(int, pieces[1::2]))
 
 
 def _without_seeds(table: Mapping[str, Any], seeds: list[int]) -> Facts:
@@ -140,18 +152,21 @@ def _taken_apart(run: RunRow) -> _Config:
 
 def _settings(items: Sequence[_Config]) -> list[_Config]:
     """The configurations, in their order, with the label of their setting."""
+    items = [replace(item, setting=canonical_json(item.base)) for item in items]
     swept = set()
-    for base, group in _grouped(items, lambda item: canonical_json(item.base)).items():
+    for setting, group in _grouped(items, lambda item: item.setting).items():
         budgets = _values(group, lambda item: item.variant, lambda item: item.budget)
-        swept |= {base} if any(len(own) > 1 for own in budgets.values()) else set()
-    found = [
-        replace(item, base=item.base | item.budget) if canonical_json(item.base) in swept else item for item in items
-    ]
-    found = [replace(item, setting=canonical_json(item.base)) for item in found]
+        swept |= {setting} if any(len(own) > 1 for own in budgets.values()) else set()
+    found = [_with_budget(item) if item.setting in swept else item for item in items]
     labels: dict[str, str] = {}
     for identity, alike in _grouped(found, lambda item: _identity(item.base)).items():
         labels |= _labels(identity, {item.setting: item.base for item in alike})
     return [replace(item, setting=labels[item.setting]) for item in found]
+
+
+def _with_budget(item: _Config) -> _Config:
+    base = item.base | item.budget
+    return replace(item, base=base, setting=canonical_json(base))
 
 
 def _identity(base: Facts) -> str:

@@ -20,14 +20,14 @@ TEST = f"Wilcoxon signed-rank test, two-sided, exact up to {stats.EXACT_PAIRS} p
 
 def cell_rows(comparison: Comparison, ties: Ties) -> list[Row]:
     """One row for each method and setting, missing ones included."""
-    return [
-        _cell_row(comparison, comparison.cells[method, setting], ties.get(setting, ()))
-        for setting in comparison.settings
-        for method in comparison.methods
-    ]
+    rows = []
+    for setting in comparison.settings:
+        best, tied = comparison.best(setting), ties.get(setting, ())
+        rows += [_cell_row(comparison, comparison.cells[m, setting], best, tied) for m in comparison.methods]
+    return rows
 
 
-def _cell_row(comparison: Comparison, cell: Cell, ties: Sequence[str]) -> Row:
+def _cell_row(comparison: Comparison, cell: Cell, best: Sequence[str], ties: Sequence[str]) -> Row:
     interval = stats.bootstrap_interval(cell.values)
     return {
         "metric": comparison.metric.name,
@@ -38,7 +38,7 @@ def _cell_row(comparison: Comparison, cell: Cell, ties: Sequence[str]) -> Row:
         "std": _known(cell.std),
         "low": _known(interval.low),
         "high": _known(interval.high),
-        "best": cell.method in comparison.best(cell.setting),
+        "best": cell.method in best,
         "tied": cell.method in ties,
         "runs": [f"run{score.entry.run.id}" for score in cell.scores],
     }

@@ -34,6 +34,8 @@ def to_json(data: Any, indent: int | None = None) -> str:
 
 def field(value: Any) -> Any:
     """A value in a CSV file: nothing is rounded, NaN and infinities by name, unknown empty, lists as JSON."""
+    if type(value) in (str, int, float):  # most values, and there may be very many
+        return value
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, bool):

@@ -167,6 +167,9 @@ class Attn(Banked):
         return self.qk == "learned" or self.train != "off"
 
     def check(self, task: Task) -> None:
+        if self.train == "valgrad" and not task.n_val.all():
+            client = int((task.n_val == 0).nonzero()[0])
+            raise UsageError(f"--set train=valgrad: client {client} has no validation data; raise --val-share")
         if self.train != "off" and task.class_head is not None:
             raise UsageError(
                 f"--head-mix classes does not go with --set train={self.train}: its averages are not linear in the map"
@@ -288,11 +291,8 @@ class Attn(Banked):
         upload, sent = super().local_update(down, client, trainer), {}
         if "start" in down.server:
             sent["proto"] = prototypes(down.server["start"], client, trainer)
-        if self.train == "valgrad":
-            if not len(client.val):
-                raise UsageError(f"--set train=valgrad: client {client.id} has no validation data; raise --val-share")
-            if not down.first:  # the common start is no mix
-                sent["slope"] = trainer.layout.take(trainer.gradient(down.w, client.val), self.shared)
+        if self.train == "valgrad" and not down.first:  # the common start is no mix
+            sent["slope"] = trainer.layout.take(trainer.gradient(down.w, client.val), self.shared)
         return replace(upload, sent=sent)
 
     def cost(self, layout: Layout) -> Cost:

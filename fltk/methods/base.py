@@ -35,6 +35,7 @@ class Task:
     layout: Layout
     w0: Tensor  # (P,) the common initial model
     n: Tensor  # (N,) int64, training samples
+    n_val: Tensor  # (N,) int64, validation samples
     label_counts: Tensor  # (N, C) int64, training samples per class
     groups: Tensor | None  # (N,) int64, the true groups where the partition has them
     uniform: bool  # clients weigh equally instead of by samples

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -43,7 +45,8 @@ class RunRow:
     """One run. `started` and `finished` are seconds since 1970; `last` has each scalar's most recent value.
 
     `status` is running, done, interrupted, failed, or stale: recorded as running by a process that is gone.
-    `rounds_done` is the highest round number recorded (0 when none).
+    `rounds_done` is the highest round number recorded (0 when none). `config_json` is the configuration as stored:
+    sorted keys, no spaces.
     """
 
     id: int
@@ -55,7 +58,7 @@ class RunRow:
     message: str | None
     method: str
     dataset: str
-    config: dict[str, Any]
+    config_json: str
     config_hash: str
     origin: dict[str, str]
     partition_id: int | None
@@ -70,6 +73,12 @@ class RunRow:
     last: dict[str, float] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
     removed: float | None = None  # when it was hidden, seconds since 1970
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The configuration, parsed when it is first asked for: of ten thousand runs few are looked at so closely."""
+        found: dict[str, Any] = json.loads(self.config_json)
+        return found
 
     @property
     def label(self) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import difflib
 import operator
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, reduce
 from typing import Any
 
 from fltk.config import canonical_json
@@ -20,6 +20,7 @@ _ORDER: dict[str, Callable[[float, float], bool]] = {
     ">": operator.gt,
     ">=": operator.ge,
 }
+Names = tuple[Any, ...]  # keys; a table is (key, Names)
 _WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
 
@@ -33,11 +34,10 @@ class Condition:
 
     def holds(self, config: Mapping[str, Any]) -> bool:
         """Whether a run's configuration has the setting and fulfils the condition."""
-        settings = flatten(config)
-        path = _path(self.key, tuple(settings))
+        path = resolve(self.key, config)
         if path is None:
             return False
-        found = settings[path]
+        found = reduce(operator.getitem, path, config)
         if self.sign in _ORDER:
             number = _number(found)
             return number is not None and _ORDER[self.sign](number, float(self.value))
@@ -59,29 +59,42 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested settings under dotted paths: {"train": {"lr": 1}} -> {"train.lr": 1}."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, dict):
             flat.update(flatten(value, f"{prefix}{key}."))
         else:
             flat[f"{prefix}{key}"] = value
     return flat
 
 
-def resolve(key: str, config: Mapping[str, Any]) -> str | None:
-    """The dotted path that `key` means, or None.
+def resolve(key: str, config: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """The keys, table by table, that lead to what `key` means, or None.
 
     A bare name means what the option of that name means: partition and training come before a method's own
     parameter of the same name, which is reached as params.NAME.
     """
-    return _path(key, tuple(flatten(config)))
+    return _path(key, _names(config))
+
+
+def _names(config: Mapping[str, Any]) -> Names:
+    """The keys of a configuration, without its values."""
+    return tuple([(key, _names(value)) if isinstance(value, dict) else key for key, value in config.items()])
+
+
+def _paths(names: Names) -> Iterator[tuple[str, ...]]:
+    for name in names:
+        if isinstance(name, str):
+            yield (name,)
+        else:
+            yield from ((name[0], *rest) for rest in _paths(name[1]))
 
 
 @lru_cache(maxsize=1024)  # ten thousand configurations have a handful of shapes
-def _path(key: str, names: tuple[str, ...]) -> str | None:
-    paths = {path.replace("-", "_"): path for path in names}
+def _path(key: str, names: Names) -> tuple[str, ...] | None:
+    paths = {".".join(path).replace("-", "_"): path for path in _paths(names)}
     if key in paths:
         return paths[key]
     ends = [path for plain, path in paths.items() if plain.endswith("." + key)]
-    return min(ends, key=lambda path: (path.startswith("params."), path), default=None)
+    return min(ends, key=lambda path: (path[0] == "params", ".".join(path)), default=None)
 
 
 def unknown_in(conditions: Iterable[Condition], configs: Iterable[Mapping[str, Any]]) -> list[Condition]:

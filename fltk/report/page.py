@@ -18,6 +18,7 @@ from fltk.report import (
     newcomers,
     overview,
     partition,
+    robustness,
 )
 from fltk.report.content import Content, Section, gather
 from fltk.report.markup import Safe, element, joined, paragraph
@@ -26,6 +27,7 @@ PARTS = (
     comparison,
     curves,
     clients,
+    robustness,
     newcomers,
     maps,
     partition,

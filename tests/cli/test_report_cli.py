@@ -194,6 +194,13 @@ def test_the_commands_of_attacks(tmp_path: Path) -> None:
     done(db, "attack", "--run", "run1", "--kind", "random-model", "--attackers", "0,2", "--set", "trust=off")
     page = read(written(db, "run1", "run2", "run3"))
     assert "attack of run1" in page.text
+    heads, *rows = ([cell.text for cell in row] for row in tables(page)["Runs under attack"])
+    assert [(row[2], row[5]) for row in rows] == [("sign-flip", "1 of 4"), ("random-model", "2 of 4")]
+    for row in rows:
+        told = {head: float(text.replace("−", "-")) for head, text in zip(heads[6:11], row[6:11], strict=True)}
+        assert told["Clean twin (%)"] - told["Accuracy (%)"] == pytest.approx(told["Drop (points)"], abs=0.02)
+        assert told["Weight of attackers"] >= 0 and row[11] == "–"
+    assert "Runs under attack" not in tables(read(written(db, "run1")))
     again, anew = (block.text.splitlines() for block in page.all("pre"))
     assert again == [f"fltk reproduce run{number}" for number in (1, 2, 3)]
     for line in anew:

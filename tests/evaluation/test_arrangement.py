@@ -124,6 +124,16 @@ def test_a_partition_seed_of_its_own_is_another_replicate(store: Store) -> None:
     assert found.settings == ("digits dirichlet 0.1",) and len({e.seeds for e in found.entries}) == 2
 
 
+def test_a_methods_own_parameter_called_like_a_seed_is_no_replicate(store: Store) -> None:
+    run = store.find_run(add_run(store, "local", 0))
+    for own in (1, 2):
+        other = {**run.config, "params": {**run.config["params"], "hash_seed": own, "text": '"seed":3'}}
+        store.begin_run(other, "c" * 64, data_fingerprint="d" * 64, environment={}, git={}, seed=0)
+    found = arrange(store.runs())
+    assert len({e.seeds for e in found.entries}) == 1 and len(found.settings) == 1
+    assert found.methods == ("local", *(f'local hash_seed={own} text="seed":3' for own in (1, 2)))
+
+
 def test_the_order_of_runs_takes_no_part(store: Store) -> None:
     for seed in (0, 1):
         add_run(store, "fedavg", seed, alpha=0.5)

@@ -10,6 +10,7 @@ import pytest
 from scipy import stats as scipy_stats
 
 from fltk.evaluation.statistics import (
+    _quantile,
     bootstrap_interval,
     cliques,
     friedman,
@@ -47,6 +48,14 @@ def test_the_interval_is_scipys_bca(n: int) -> None:
     width = theirs.high - theirs.low
     assert found.low == pytest.approx(theirs.low, abs=0.02 * width)
     assert found.high == pytest.approx(theirs.high, abs=0.02 * width)
+
+
+@pytest.mark.parametrize("n", [2, 3, 50, 999])
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.024, 0.3, 0.5, 0.8, 0.97, 1.0])
+def test_a_quantile_is_numpys_to_the_last_bit_whatever_tails_it_is_sought_in(n: int, share: float) -> None:
+    for data in (values(n), values(n).round(1)):
+        for low, high in ((-1.25, 1.25), (-9.0, 9.0), (0.0, 0.0)):
+            assert _quantile(data, share, low, high) == np.quantile(data, share)
 
 
 def test_the_interval_in_parts_covers_like_the_interval_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

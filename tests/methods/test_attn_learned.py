@@ -438,8 +438,8 @@ def test_weights_per_class_cannot_be_learned_through() -> None:
 
 def test_validation_gradients_need_validation_data() -> None:
     made = job("attn", {"train": "valgrad"})
-    bench = Bench(made)
-    client = replace(bench.client(0), val=replace(NEW.val, x=NEW.val.x[:0], y=NEW.val.y[:0]))
-    down = made.method.downlink(made.method.init(TASK), [0], TASK)[0]
-    with pytest.raises(UsageError, match="client 0 has no validation data; raise --val-share"):
-        made.method.local_update(down, client, bench.trainer.at(0, 0))
+    made.method.check(TASK)
+    lacking = replace(TASK, n_val=TASK.n_val * (torch.arange(len(TASK.n_val)) != 1))
+    with pytest.raises(UsageError, match="client 1 has no validation data; raise --val-share"):
+        made.method.check(lacking)
+    job("attn").method.check(lacking)

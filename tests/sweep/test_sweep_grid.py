@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from fltk import experiment
-from fltk.config import PartitionConfig, RunConfig, TrainConfig
+from fltk.config import PartitionConfig, RunConfig, TrainConfig, canonical_json
 from fltk.errors import UsageError
 from fltk.experiment import Place
 from fltk.registry import RunRow, Store
@@ -222,8 +222,9 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
 def finished(cell: Cell, number: int, val: float, test: float, status: str = "done") -> CellState:
     """A cell with a run of these accuracies."""
     row = RunRow(
-        number, str(number), None, "train", None, status, None, cell.config.method, "digits", cell.config.to_dict(),
-        cell.digest, {}, None, "", 1, {}, cell.config.seed, "", 0.0, 0.0, 30, {VALIDATION: val, TEST: test},
+        number, str(number), None, "train", None, status, None, cell.config.method, "digits",
+        canonical_json(cell.config.to_dict()), cell.digest, {}, None, "", 1, {}, cell.config.seed, "", 0.0, 0.0, 30,
+        {VALIDATION: val, TEST: test},
     )  # fmt: skip
     return CellState(cell, row)
 
