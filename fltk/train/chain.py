@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fltk.models.layout import Entry, Layout, Ranges
-from fltk.train.order import Order, Rule
+from fltk.train.order import Order, Rule, finish
 
 aten: Any = torch.ops.aten
 
@@ -185,8 +185,16 @@ class Chain:
             x, y = inputs(order.x[permutation]), order.y[permutation]
             for cut in cuts:
                 total += self._step(x[cut], y[cut], sinks, lowest)
-                _finish(order, ranges, self._flat, velocity)
+                self._finish(order, ranges, velocity)
         return float(total)
+
+    def _finish(self, order: Order, ranges: Ranges, velocity: Tensor | None) -> None:
+        """What the sinks left out."""
+        if velocity is None and order.drift is None:
+            return
+        for cut in (slice(*cut) for cut in ranges):
+            more = (None if part is None else part[cut] for part in (velocity, order.target, order.drift))
+            finish(order.rule, self._flat[cut], *more)
 
     def _sinks(self, order: Order, ranges: Ranges, into: Tensor) -> list[Sink | None]:
         """Where every link's gradient goes; None for what has no weights or is frozen."""
@@ -209,24 +217,3 @@ class Chain:
         for k in range(len(self._links) - 1, lowest - 1, -1):
             g = self._links[k].backward(g, sinks[k], k > lowest)
         return loss
-
-
-def _finish(order: Order, ranges: Ranges, flat: Tensor, velocity: Tensor | None) -> None:
-    """What the sinks left out: the drift, and with momentum the other terms and the move itself."""
-    rule = order.rule
-    if velocity is None and order.drift is None:
-        return
-    for cut in (slice(*cut) for cut in ranges):
-        w = flat[cut]
-        if velocity is None and order.drift is not None:
-            w.add_(order.drift[cut], alpha=-rule.lr)
-        if velocity is None:
-            continue
-        v = velocity[cut]
-        if rule.weight_decay:
-            v.add_(w, alpha=rule.weight_decay)
-        if order.target is not None:
-            v.add_(w - order.target[cut], alpha=rule.lam)
-        if order.drift is not None:
-            v.add_(order.drift[cut])
-        w.add_(v, alpha=-rule.lr)

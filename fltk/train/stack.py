@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from fltk.models.layout import Entry, Layout
-from fltk.train.order import Order, Rule, Trained
+from fltk.train.order import Order, Rule, Trained, finish
 
 CACHE = 1 << 21  # bytes of models in a stack: more of them leave the cache, and a step costs more again
 SMALLEST = 2
@@ -300,24 +300,13 @@ class _Step:
             self._parts.rows[:, cut].lerp_(self._parts.target[:, cut], self._rule.reach)
 
     def _finish(self) -> None:
-        """What the products left out: the drift, and with momentum the other terms and the move itself."""
-        rule, parts = self._rule, self._parts
+        """What the products left out."""
+        parts = self._parts
         if parts.velocity is None and parts.drift is None:
             return
         for cut in (layer.place for layer in self._layers if layer.trained):
-            rows = parts.rows[:, cut]
-            if parts.velocity is None and parts.drift is not None:
-                rows.add_(parts.drift[:, cut], alpha=-rule.lr)
-            if parts.velocity is None:
-                continue
-            velocity = parts.velocity[:, cut]
-            if rule.weight_decay:
-                velocity.add_(rows, alpha=rule.weight_decay)
-            if parts.target is not None:
-                velocity.add_(rows - parts.target[:, cut], alpha=rule.lam)
-            if parts.drift is not None:
-                velocity.add_(parts.drift[:, cut])
-            rows.add_(velocity, alpha=-rule.lr)
+            more = (None if part is None else part[:, cut] for part in (parts.velocity, parts.target, parts.drift))
+            finish(self._rule, parts.rows[:, cut], *more)
 
 
 def _multiply(out: Tensor, a: Tensor, b: Tensor, beta: float = 1.0, alpha: float = 1.0) -> None:
