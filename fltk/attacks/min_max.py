@@ -18,34 +18,21 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
-from fltk.attacks.base import Attack, Group, Memory, Scene, hyper
-from fltk.attacks.perturb import DIRECTIONS, SEARCHES, WITHIN, Line, notebook_search
+from fltk.attacks.perturb import Along, Line
 
 
 @dataclass(frozen=True)
-class MinMax(Attack):
+class MinMax(Along):
     """The longest step that no distance gives away."""
 
     title: ClassVar[str] = "as far from the benign mean as the largest benign distance hides"
-    knows: ClassVar[frozenset[str]] = frozenset({"benign"})
-    colludes: ClassVar[bool] = True
-    on_upload: ClassVar[bool] = True
 
-    direction: str = hyper("std", "direction of the step: deviation, unit mean or its sign", choices=DIRECTIONS)
-    stats: str = hyper("benign", "whose updates are known: benign clients' or the own ones", choices=("benign", "own"))
-    search: str = hyper("exact", "gamma in closed form, or as the released notebooks search it", choices=SEARCHES)
+    def hides(self, line: Line, gamma: float) -> bool:
+        return bool(line.distances(gamma).max() <= line.d2.max())
 
-    @property
-    def sees(self) -> frozenset[str]:
-        return self.knows if self.stats == "benign" else frozenset()
-
-    def forge(self, group: Group, scene: Scene, memory: Memory) -> Tensor:
-        line = Line.of(group.seen(self.stats), self.direction)
-        if self.search == "notebook":
-            return line.at(notebook_search(lambda gamma: bool(line.distances(gamma).max() <= line.d2.max())))
-        return line.at(WITHIN * gamma_min_max(line))
+    def longest(self, line: Line) -> float:
+        return gamma_min_max(line)
 
 
 def gamma_min_max(line: Line) -> float:

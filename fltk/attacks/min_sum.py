@@ -15,39 +15,26 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor
-
-from fltk.attacks.base import Attack, Group, Memory, Scene, hyper
-from fltk.attacks.perturb import DIRECTIONS, SEARCHES, WITHIN, Line, notebook_search
+from fltk.attacks.base import hyper
+from fltk.attacks.perturb import Along, Line
 
 
 @dataclass(frozen=True)
-class MinSum(Attack):
+class MinSum(Along):
     """The longest step that no sum of distances gives away."""
 
     title: ClassVar[str] = "as far from the benign mean as the largest sum of benign distances hides"
-    knows: ClassVar[frozenset[str]] = frozenset({"benign"})
-    colludes: ClassVar[bool] = True
-    on_upload: ClassVar[bool] = True
 
-    direction: str = hyper("std", "direction of the step: deviation, unit mean or its sign", choices=DIRECTIONS)
-    stats: str = hyper("benign", "whose updates are known: benign clients' or the own ones", choices=("benign", "own"))
-    search: str = hyper("exact", "gamma in closed form, or as the released notebooks search it", choices=SEARCHES)
     bound: str = hyper(
         "max", "the sum that must not be passed: the paper's or the released code's", choices=("max", "min")
     )
 
-    @property
-    def sees(self) -> frozenset[str]:
-        return self.knows if self.stats == "benign" else frozenset()
+    def hides(self, line: Line, gamma: float) -> bool:
+        sums = line.d2.sum(1)
+        return bool(line.distances(gamma).sum() <= (sums.max() if self.bound == "max" else sums.min()))
 
-    def forge(self, group: Group, scene: Scene, memory: Memory) -> Tensor:
-        line = Line.of(group.seen(self.stats), self.direction)
-        if self.search == "notebook":
-            sums = line.d2.sum(1)
-            limit = sums.max() if self.bound == "max" else sums.min()
-            return line.at(notebook_search(lambda gamma: bool(line.distances(gamma).sum() <= limit)))
-        return line.at(WITHIN * gamma_min_sum(line, self.bound))
+    def longest(self, line: Line) -> float:
+        return gamma_min_sum(line, self.bound)
 
 
 def gamma_min_sum(line: Line, bound: str) -> float:

@@ -10,13 +10,15 @@ With c_i = |mu - g_i|^2 and b_i = <mu - g_i, p>:   |g - g_i|^2 = c_i + 2 gamma b
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from fltk.attacks.base import deviation_of, mean_of
+from fltk.attacks.base import Attack, Group, Memory, Scene, deviation_of, hyper, mean_of
 from fltk.defences.base import Gram
 
 DIRECTIONS = ("std", "unit", "sign")
@@ -69,3 +71,34 @@ def notebook_search(holds: Callable[[float], bool], start: float = 10.0, until: 
             gamma -= step
         step /= 2
     return best
+
+
+@dataclass(frozen=True)
+class Along(Attack):
+    """An attack that goes from the mean of the known updates as far along a direction as a condition allows."""
+
+    knows: ClassVar[frozenset[str]] = frozenset({"benign"})
+    colludes: ClassVar[bool] = True
+    on_upload: ClassVar[bool] = True
+
+    direction: str = hyper("std", "direction of the step: deviation, unit mean or its sign", choices=DIRECTIONS)
+    stats: str = hyper("benign", "whose updates are known: benign clients' or the own ones", choices=("benign", "own"))
+    search: str = hyper("exact", "gamma in closed form, or as the released notebooks search it", choices=SEARCHES)
+
+    @property
+    def sees(self) -> frozenset[str]:
+        return self.knows if self.stats == "benign" else frozenset()
+
+    def forge(self, group: Group, scene: Scene, memory: Memory) -> Tensor:
+        line = Line.of(group.seen(self.stats), self.direction)
+        if self.search == "notebook":
+            return line.at(notebook_search(lambda gamma: self.hides(line, gamma)))
+        return line.at(WITHIN * self.longest(line))
+
+    @abstractmethod
+    def hides(self, line: Line, gamma: float) -> bool:
+        """Whether the condition holds at gamma."""
+
+    @abstractmethod
+    def longest(self, line: Line) -> float:
+        """The largest gamma at which it holds."""
