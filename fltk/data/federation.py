@@ -30,7 +30,7 @@ class Split:
     y: Tensor  # (n,) int64
 
     def __len__(self) -> int:
-        return len(self.y)
+        return self.y.shape[0]  # several times faster than len(y), and asked for often
 
 
 @dataclass(frozen=True)

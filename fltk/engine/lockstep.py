@@ -1,20 +1,21 @@
 """Client work in lockstep: written for one client, trained in stacks.
 
 Each piece of work runs in a lane of its own, a greenlet: an ordinary call that can be held in the middle. When a lane
-comes to a local SGD it asks for it and is held; when all lanes are held or done, the orders are played together and
-the lanes go on. Methods know nothing of this, and since a stack gives every client the bits that it would get alone,
-neither do results.
+comes to a local SGD or to an evaluation it asks for it and is held; when all lanes are held or done, what they ask for
+is done together and the lanes go on. Methods know nothing of this, and since every client gets the bits that it would
+get alone, neither do results.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 from greenlet import greenlet
 
-from fltk.engine.base import Bench, Work
-from fltk.train.order import Order, Trained
+from fltk.engine.base import Bench, Reduce, Work
+from fltk.train.machine import Answer, Request
 
 
 def work_through(bench: Bench, work: Work, tasks: Sequence[Any]) -> Iterator[Any]:
@@ -25,6 +26,15 @@ def work_through(bench: Bench, work: Work, tasks: Sequence[Any]) -> Iterator[Any
     together = bench.machine.together
     for start in range(0, len(tasks), together):
         yield from _lockstep(bench, work, tasks[start : start + together])
+
+
+def fold_through(bench: Bench, work: Work, reduce: Reduce, parts: Sequence[Sequence[Any]]) -> Iterator[Any]:
+    """What `reduce` makes of the results of every part; of a part in which a task fails its exception."""
+    results = work_through(bench, work, [task for part in parts for task in part])
+    for part in parts:
+        some = list(islice(results, len(part)))
+        failed = [result for result in some if isinstance(result, Exception)]
+        yield failed[0] if failed else reduce(some)
 
 
 def succeeded(result: Any) -> Any:
@@ -47,21 +57,21 @@ def _lockstep(bench: Bench, work: Work, tasks: Sequence[Any]) -> list[Any]:
             results[k] = error
 
     def go_on(k: int, found: Any) -> Any:
-        """Runs a lane, at the bench's place for it, until its next order or its end."""
+        """Runs a lane, at the bench's place for it, until its next request or its end."""
         bench.trainer = trainers[k]
         return lanes[k].throw(found) if isinstance(found, Exception) else lanes[k].switch(found)
 
     lanes = [greenlet(run, hub) for _ in tasks]
-    orders: list[Order] = [go_on(k, k) for k in range(len(lanes))]
+    requests: list[Request] = [go_on(k, k) for k in range(len(lanes))]
     while held := [k for k, lane in enumerate(lanes) if not lane.dead]:
-        for k, found in zip(held, _played(bench, [orders[k] for k in held]), strict=True):
-            orders[k] = go_on(k, found)
+        for k, found in zip(held, _answered(bench, [requests[k] for k in held]), strict=True):
+            requests[k] = go_on(k, found)
     return results
 
 
-def _played(bench: Bench, orders: Sequence[Order]) -> Sequence[Trained | Exception]:
-    """What comes of the orders; an error is everybody's who is in work."""
+def _answered(bench: Bench, requests: Sequence[Request]) -> Sequence[Answer | Exception]:
+    """What comes of the requests; an error is everybody's who is in work."""
     try:
-        return bench.machine.play(orders)
+        return bench.machine.answer(requests)
     except Exception as error:
-        return [error] * len(orders)
+        return [error] * len(requests)

@@ -22,8 +22,8 @@ from torch import Tensor
 from fltk.engine.base import Bench
 from fltk.errors import unknown
 from fltk.names import DEPLOY_PRIORS, DEPLOY_WEIGHTS, DEPLOYMENTS
-from fltk.train.machine import Score
 from fltk.train.prior import in_bias
+from fltk.train.scoring import Score
 
 WORK = {"ft1": (1.0, "all"), "ft5": (5.0, "all"), "head10": (10.0, "head")}  # epochs, and the part that is tuned
 KINDS = ("mixed", *WORK)

@@ -26,7 +26,7 @@ from fltk.engine.base import Bench, Engine
 from fltk.errors import UsageError
 from fltk.evaluation import metrics
 from fltk.methods.base import Joined, State
-from fltk.train.machine import Score
+from fltk.train.scoring import Score
 from fltk.train.streams import Streams
 from fltk.train.trainer import Trainer
 

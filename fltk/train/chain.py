@@ -120,6 +120,16 @@ class MaxPool:
         y, self._index = aten.max_pool2d_with_indices(x, self._kernel, self._kernel)
         return y  # type: ignore[no-any-return]
 
+    def predict(self, x: Tensor) -> Tensor:
+        """The same without the places of the maxima, several times faster in windows of 2 x 2."""
+        known = self._kernel == [2, 2] and x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
+        if not known or x.shape[2] % 2 or x.shape[3] % 2:
+            return self.forward(x)
+        n, c, height, width = x.shape
+        rows = x.permute(0, 2, 3, 1).view(n, height // 2, 2, width // 2, 2 * c)
+        pairs = torch.maximum(rows[:, :, 0], rows[:, :, 1])
+        return torch.maximum(pairs[..., :c], pairs[..., c:]).permute(0, 3, 1, 2)
+
     def backward(self, g: Tensor, sink: Sink | None, below: bool) -> Tensor:
         kernel = self._kernel
         return aten.max_pool2d_with_indices_backward(  # type: ignore[no-any-return]
@@ -187,6 +197,12 @@ class Chain:
                 total += self._step(x[cut], y[cut], sinks, lowest)
                 self._finish(order, ranges, velocity)
         return float(total)
+
+    def predict(self, x: Tensor) -> Tensor:
+        """What the flat weights say of samples as `inputs` prepares them, (n, C)."""
+        for link in self._links:
+            x = link.predict(x) if isinstance(link, MaxPool) else link.forward(x)
+        return x
 
     def _finish(self, order: Order, ranges: Ranges, velocity: Tensor | None) -> None:
         """What the sinks left out."""

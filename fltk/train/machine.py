@@ -10,11 +10,8 @@ that can be played faster go elsewhere: perceptrons and heads to `fltk.train.sta
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor, nn
@@ -23,24 +20,13 @@ from torch.nn import functional as F
 from fltk.data.federation import Split
 from fltk.errors import UsageError
 from fltk.models.layout import Entry, Layout, Ranges
-from fltk.train import stack, vmapped
+from fltk.train import dual, stack, vmapped
 from fltk.train.chain import Chain
 from fltk.train.order import Order, Rule, Trained
+from fltk.train.scoring import BATCH, Exam, Score, Scorer, score, score_perceptrons
 
-EVAL_BATCH = 100  # larger batches leave the cache: a cnn scores half as fast at 500
-
-
-@dataclass(frozen=True)
-class Score:
-    """What a model does on a split: mean cross-entropy, number of correct answers, number of samples."""
-
-    loss: float
-    correct: int
-    n: int
-
-    @property
-    def accuracy(self) -> float:
-        return self.correct / self.n if self.n else math.nan
+Request = Order | Exam
+Answer = Trained | list[Score]
 
 
 def chosen(step: str, layout: Layout, device: str) -> str:
@@ -70,6 +56,7 @@ class Machine:
         self._steps = [m.forward for m in self._model] if isinstance(self._model, nn.Sequential) else [self._model]
         self._parts: dict[str, _Part] = {}
         self._nets: dict[str, stack.Net | None] = {}
+        self._products = dual.Products()
         self._mode = ""
         step = chosen(step, layout, device)
         self._net = stack.perceptron(self._model, layout) if step == "fast" else None
@@ -82,48 +69,47 @@ class Machine:
         """Clients whose orders are best played at once."""
         if self._gradients is not None:
             return vmapped.TOGETHER
-        net = self._net or self._top
-        return 1 if net is None else net.together
+        if self._net is not None:
+            return dual.TOGETHER
+        return 1 if self._top is None else self._top.together
 
     def play(self, orders: Sequence[Order]) -> list[Trained]:
         """What comes of the orders, in their order."""
         done: dict[int, Trained] = {}
-        stacks: dict[tuple[Rule, int], list[int]] = {}
+        kinds: dict[tuple[str, Rule, int], list[int]] = {}
         for k, order in enumerate(orders):
-            if self._stackable(order):
-                stacks.setdefault((order.rule, order.batches.size), []).append(k)
-            else:
-                done[k] = self._alone(order)
-        for members in stacks.values():
-            for start in range(0, len(members), self.together):
-                some = members[start : start + self.together]
-                done |= zip(some, self._stacked([orders[k] for k in some]), strict=True)
+            kinds.setdefault((self._kind(order), order.rule, order.batches.size), []).append(k)
+        for (kind, rule, _), members in kinds.items():
+            size = self._stack_size(kind, rule.only)
+            for start in range(0, len(members), size):
+                some = members[start : start + size]
+                done |= zip(some, self._played(kind, [orders[k] for k in some]), strict=True)
         return [done[k] for k in range(len(orders))]
 
-    def score(self, w: Tensor, splits: Sequence[Split]) -> list[Score]:
-        """Loss and correct answers of `w` on each split, in evaluation mode; small splits take one pass together."""
-        model = self._scorer(w)
-        if 0 < sum(map(len, splits)) <= EVAL_BATCH:
-            parts = [(torch.cat([s.x for s in splits]), torch.cat([s.y for s in splits]))]
-        else:
-            parts = [
-                (s.x[k : k + EVAL_BATCH], s.y[k : k + EVAL_BATCH]) for s in splits for k in range(0, len(s), EVAL_BATCH)
-            ]
-        with torch.no_grad():
-            found = [_judged(model(self._inputs(x)), y.to(self.device)) for x, y in parts]
-        if not found:
-            return [Score(math.nan, 0, 0) for _ in splits]
-        loss, hit = found[0] if len(found) == 1 else (torch.cat(values) for values in zip(*found, strict=True))
-        ends = [0, *accumulate(map(len, splits))]
-        return [_summed(loss[a:b], hit[a:b]) for a, b in pairwise(ends)]
-
-    def _scorer(self, w: Tensor) -> Callable[[Tensor], Tensor]:
-        """The model with the weights `w` in evaluation mode; a perceptron is computed where its weights lie."""
+    def score(self, exams: Sequence[Exam]) -> list[list[Score]]:
+        """Loss and correct answers of each model on each of its splits, in evaluation mode."""
         if self._net is not None:
-            return partial(stack.logits, self._net, w)
+            return score_perceptrons(self._net, exams)
+        return [score(self._scorer(exam.w), exam) for exam in exams]
+
+    def answer(self, requests: Sequence[Request]) -> list[Answer]:
+        """Orders and exams together, in their order."""
+        orders = [request for request in requests if isinstance(request, Order)]
+        exams = [request for request in requests if isinstance(request, Exam)]
+        trained, scores = iter(self.play(orders)), iter(self.score(exams))
+        return [next(trained) if isinstance(request, Order) else next(scores) for request in requests]
+
+    def _scorer(self, w: Tensor) -> Scorer:
+        """The model with the weights `w` in evaluation mode."""
         self._flat.copy_(w)
         self._evaluating()
-        return self._forward
+        run = self._forward if self._chain is None else self._chain.predict
+
+        def say(x: Tensor) -> Tensor:
+            with torch.no_grad():
+                return run(self._inputs(x))
+
+        return say
 
     def features(self, w: Tensor, x: Tensor) -> Tensor:
         """What the last layer of `w` sees of `x` (n, ...), (n, F), in evaluation mode."""
@@ -132,8 +118,8 @@ class Machine:
         caught: list[Tensor] = []
         hook = self._head.register_forward_pre_hook(lambda _, args: caught.append(args[0]))
         with torch.no_grad():
-            for k in range(0, len(x), EVAL_BATCH):
-                self._model(self._inputs(x[k : k + EVAL_BATCH]))
+            for k in range(0, len(x), BATCH):
+                self._model(self._inputs(x[k : k + BATCH]))
         hook.remove()
         return torch.cat(caught)
 
@@ -152,19 +138,33 @@ class Machine:
                 total[e.start : e.stop] += e.flatten(g)
         return (total / max(1, len(data))).cpu()
 
-    def _stackable(self, order: Order) -> bool:
-        ready = self._gradients is not None or self._net_for(order.rule.only) is not None
-        return ready and order.loss is None and order.rule.fuses
+    def _kind(self, order: Order) -> str:
+        """How an order is played: dual, stack or vmap with others, or alone."""
+        if order.loss is not None or not order.rule.fuses:
+            return "alone"
+        net = self._net_for(order.rule.only)
+        if net is None:
+            return "alone" if self._gradients is None else "vmap"
+        return "dual" if order.rule.only != "head" and dual.suits(net, order) else "stack"
 
-    def _stacked(self, orders: Sequence[Order]) -> list[Trained]:
-        """Orders of one rule and one batch size, together."""
+    def _stack_size(self, kind: str, only: str) -> int:
+        """How many orders of a kind that train a part are best played at once."""
+        net = self._net_for(only)
+        sizes = {"alone": 1, "dual": dual.TOGETHER, "vmap": vmapped.TOGETHER, "stack": net.together if net else 1}
+        return sizes[kind]
+
+    def _played(self, kind: str, orders: Sequence[Order]) -> list[Trained]:
+        """Orders of one kind, one rule and one batch size, together."""
         only = orders[0].rule.only
         net = self._net_for(only)
-        if net is not None:
+        if kind == "dual" and net is not None:
+            return dual.train(net, orders, self._products)
+        if kind == "stack" and net is not None:
             return stack.train(net, [self._fed(order) for order in orders])
-        assert self._gradients is not None
-        self._set_modes(self._part(only).layers, only)
-        return vmapped.train(orders, self._gradients, self._ranges(only), self.device)
+        if kind == "vmap" and self._gradients is not None:
+            self._set_modes(self._part(only).layers, only)
+            return vmapped.train(orders, self._gradients, self._ranges(only), self.device)
+        return [self._alone(order) for order in orders]
 
     def _net_for(self, only: str) -> stack.Net | None:
         """The stacked net that trains a part: the head alone over features, or the whole perceptron."""
@@ -234,8 +234,8 @@ class Machine:
         return float(total)
 
     def _slices(self, data: Split) -> Iterator[tuple[Tensor, Tensor]]:
-        for k in range(0, len(data), EVAL_BATCH):
-            yield self._inputs(data.x[k : k + EVAL_BATCH]), data.y[k : k + EVAL_BATCH].to(self.device)
+        for k in range(0, len(data), BATCH):
+            yield self._inputs(data.x[k : k + BATCH]), data.y[k : k + BATCH].to(self.device)
 
     def _inputs(self, x: Tensor) -> Tensor:
         """On the device, and for convolutions with strides that say channels last even for one channel."""
@@ -289,17 +289,6 @@ class Machine:
             for name, module in self._model.named_modules():
                 if name in self.layout.layers and name not in trained:
                     module.eval()
-
-
-def _judged(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Every sample's cross-entropy and whether it is right, (n,) each."""
-    return F.cross_entropy(logits, y, reduction="none"), logits.argmax(1) == y
-
-
-def _summed(loss: Tensor, hit: Tensor) -> Score:
-    """A split's score from its samples'."""
-    n = len(loss)
-    return Score(float(loss.sum()) / n, int(hit.sum()), n) if n else Score(math.nan, 0, 0)
 
 
 @dataclass(frozen=True)

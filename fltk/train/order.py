@@ -78,23 +78,28 @@ class Batches:
             left -= len(cuts)
             yield order, cuts
 
-    def table(self) -> tuple[Tensor, Tensor]:
-        """The same as tables (steps, size): samples, and weights that are 1 in a full batch and size/n in one of n.
+    def table(self) -> Tensor:
+        """The samples of all steps (steps, size); a short batch is filled up with sample 0."""
+        rows = [_filled(permutation[: self.used], self.size) for permutation in self.epochs]
+        return (torch.cat(rows) if len(rows) > 1 else rows[0])[: self.steps]
 
-        A short batch is filled up with sample 0 at weight 0.
-        """
-        index = [_filled(permutation[: self.used], self.size) for permutation in self.epochs]
-        weight, short = torch.ones(index[0].shape), self.used % self.size
+    @property
+    def even(self) -> bool:
+        """Whether every batch is full."""
+        return self.used % self.size == 0
+
+    def weights(self) -> Tensor:
+        """What a sample of `table` weighs in its batch (steps, size): 1 in a full one, size/n or 0 in one of n."""
+        short, length = self.used % self.size, math.ceil(self.used / self.size)
+        weight = torch.ones(length, self.size)
         if short:
             weight[-1, :short], weight[-1, short:] = self.size / short, 0.0
-        if len(index) > 1:
-            index, weight = [torch.cat(index)], weight.repeat(len(index), 1)
-        return index[0][: self.steps], weight[: self.steps]
+        return weight.repeat(len(self.epochs), 1)[: self.steps]
 
 
 def _filled(permutation: Tensor, size: int) -> Tensor:
     """A permutation cut into rows of `size`, the last one filled with sample 0."""
-    missing = -len(permutation) % size
+    missing = -permutation.shape[0] % size
     filled = torch.cat([permutation, permutation.new_zeros(missing)]) if missing else permutation
     return filled.view(-1, size)
 

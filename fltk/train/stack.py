@@ -52,7 +52,7 @@ class Dense:
 
     @property
     def width(self) -> int:
-        return _lines(self.inputs + 1)
+        return lines(self.inputs + 1)
 
     @property
     def place(self) -> slice:
@@ -73,7 +73,11 @@ class Net:
     @property
     def size(self) -> int:
         """Columns of a packed model."""
-        return _lines(self.layers[-1].place.stop)
+        return lines(self.layers[-1].place.stop)
+
+    @property
+    def classes(self) -> int:
+        return self.layers[-1].outputs
 
     @property
     def together(self) -> int:
@@ -89,8 +93,15 @@ class Net:
         ranges = layout.ranges(only)
         return Net(tuple(replace(d, trained=any(a <= d.weight.start < b for a, b in ranges)) for d in self.layers))
 
+    def above(self) -> Net:
+        """This net without its first layer."""
+        start = self.layers[1].start
+        return Net(tuple(replace(layer, start=layer.start - start) for layer in self.layers[1:]))
+
     def pack(self, flats: Sequence[Tensor]) -> Tensor:
         """Flat models (P,), or of the trainable columns, as rows of a stack (S, size)."""
+        if len(flats) > 1 and all(flat is flats[0] for flat in flats):
+            return self.pack(flats[:1]).repeat(len(flats), 1)
         rows = torch.empty(len(flats), self.size)
         for layer in self.layers:
             matrices = layer.matrix(rows)
@@ -108,7 +119,7 @@ class Net:
             flats[:, layer.bias] = matrices[:, :, layer.inputs]
 
 
-def _lines(floats: int) -> int:
+def lines(floats: int) -> int:
     """Filled up to whole cache lines."""
     return -(-floats // LINE) * LINE
 
@@ -138,55 +149,90 @@ def _net(entries: Sequence[Entry]) -> Net | None:
     return Net(tuple(layers)) if 2 * len(layers) == len(entries) else None
 
 
-def logits(net: Net, w: Tensor, x: Tensor) -> Tensor:
-    """What a perceptron says: flat weights (P,) and samples (n, ...) -> (n, C)."""
-    h = x.flatten(1)
-    for layer in net.layers:
-        out = torch.addmm(w[layer.bias], h, w[layer.weight].view(layer.outputs, layer.inputs).t())
-        h = out if layer is net.layers[-1] else out.relu_()
-    return h
-
-
 def train(net: Net, orders: Sequence[Order]) -> list[Trained]:
     """Plays orders of one rule and one batch size; their x are the net's inputs (n, ...)."""
-    by_length = sorted(range(len(orders)), key=lambda k: -orders[k].batches.steps)
+    by_length = longest_first(orders)
     rows, losses = _play(net, [orders[k] for k in by_length])
     flats = torch.empty(len(orders), len(orders[0].w))
     if not net.covers(flats):
         torch.stack([orders[k].w for k in by_length], out=flats)
     net.unpack(rows, flats)
-    done = dict(zip(by_length, map(Trained, flats.unbind(), losses, flats.sum(1).tolist()), strict=True))
-    return [done[k] for k in range(len(orders))]
+    return told(by_length, flats, losses)
+
+
+def longest_first(orders: Sequence[Order]) -> list[int]:
+    """The numbers of the orders by their steps: so they end one by one, the last of a stack first."""
+    return sorted(range(len(orders)), key=lambda k: -orders[k].batches.steps)
+
+
+def told(places: Sequence[int], flats: Tensor, losses: Sequence[float]) -> list[Trained]:
+    """What came of orders, at their places; flats (S, P) and losses are in the order in which they were played."""
+    done = dict(zip(places, map(Trained, flats.unbind(), losses, flats.sum(1).tolist()), strict=True))
+    return [done[k] for k in range(len(places))]
 
 
 def _play(net: Net, orders: Sequence[Order]) -> tuple[Tensor, list[float]]:
     """The trained models (S, size), longest order first, and the losses, summed over the steps."""
-    rule, decks = orders[0].rule, [_Deck.of(order, net.layers[0].width) for order in orders]
-    parts = _Parts.of(net, orders)
-    steps, batch = decks[0].index.shape
-    weight, labels = torch.zeros(len(decks), steps, batch), torch.zeros(len(decks), steps, batch, dtype=torch.int64)
-    lengths = [deck.index.shape[0] for deck in decks]
-    for k, (deck, n) in enumerate(zip(decks, lengths, strict=True)):
-        weight[k, :n], labels[k, :n] = deck.weight, torch.take(deck.y, deck.index)
-    short = (weight != 1).any(2).any(0).tolist()
-    weight, labels = weight[..., None], labels[..., None]
-    likelihood = torch.zeros_like(weight)
-    step: _Step | None = None
-    active = len(decks)
-    for start, x in _inputs(decks):
-        for t, xt in enumerate(x.unbind(1), start):
-            while lengths[active - 1] <= t:  # orders end one by one, the last of the stack first
-                active -= 1
-            if step is None or step.size != active:
-                step = _Step(net, rule, batch, parts.first(active))
-            weights = weight[:active, t] if short[t] else None
-            step(xt[:active], labels[:active, t], weights, likelihood[:active, t])
-    told = likelihood.mul_(weight)
-    return parts.rows, [-float(told[k, :n].sum()) / batch for k, n in enumerate(lengths)]
+    dealt, parts = Dealt.of(orders, net.classes), Parts.of(net, orders)
+    features = [_features(order.x, net.layers[0].width) for order in orders]
+    step: Step | None = None
+    for start, x in _inputs(features, dealt):
+        for xt, seen in zip(x.unbind(1), dealt.steps[start:], strict=False):
+            if step is None or step.size != seen.active:
+                step = Step(net, orders[0].rule, dealt.batch, parts.first(seen.active))
+            step(xt[: seen.active], seen)
+    return parts.rows, dealt.losses()
 
 
 @dataclass(frozen=True)
-class _Parts:
+class Seen:
+    """What the first `active` clients of a stack see in a step besides its inputs, and where its loss is told."""
+
+    active: int
+    labels: Tensor  # (a, 1, B) int64
+    truth: Tensor  # (a, C, B): one for the class of the label, else zero
+    weight: Tensor | None  # (a, 1, B); None: all 1
+    likelihood: Tensor  # (a, 1, B) of the labels, its logarithm
+
+
+@dataclass(frozen=True)
+class Dealt:
+    """The batches of a stack, longest order first."""
+
+    batch: int
+    index: list[Tensor]  # samples of each client's steps (T_k, B) int64
+    steps: list[Seen]
+    weight: Tensor | None  # (S, T, 1, B)
+    likelihood: Tensor  # (S, T, 1, B)
+
+    @staticmethod
+    def of(orders: Sequence[Order], classes: int) -> Dealt:
+        index = [order.batches.table() for order in orders]
+        counts, (steps, batch) = [len(own) for own in index], index[0].shape
+        labels = torch.zeros(len(orders), steps, 1, batch, dtype=torch.int64)
+        for row, order, own in zip(labels, orders, index, strict=True):
+            torch.take(order.y, own, out=row[: len(own), 0])
+        truth = torch.zeros(len(orders), steps, classes, batch).scatter_(2, labels, 1.0)
+        weight = None if all(order.batches.even for order in orders) else torch.zeros(len(orders), steps, 1, batch)
+        if weight is not None:
+            for row, order in zip(weight, orders, strict=True):
+                row[: order.batches.steps, 0] = order.batches.weights()
+        likelihood = torch.zeros(len(orders), steps, 1, batch)
+        parts = (part.unbind(1) for part in (labels, truth, likelihood if weight is None else weight, likelihood))
+        seen: list[Seen] = []
+        for t, (own, true, given, told) in enumerate(zip(*parts, strict=True)):
+            a = sum(count > t for count in counts)
+            seen.append(Seen(a, own[:a], true[:a], None if weight is None else given[:a], told[:a]))
+        return Dealt(batch, index, seen, weight, likelihood)
+
+    def losses(self) -> list[float]:
+        """Of every client the mean losses of its batches, summed."""
+        told = self.likelihood if self.weight is None else self.likelihood * self.weight
+        return [-float(mine[: len(index)].sum()) / self.batch for mine, index in zip(told, self.index, strict=True)]
+
+
+@dataclass(frozen=True)
+class Parts:
     """What a stack trains, and what belongs to each of its models: (S, size) each, None where the rule has none."""
 
     rows: Tensor
@@ -195,104 +241,94 @@ class _Parts:
     drift: Tensor | None
 
     @staticmethod
-    def of(net: Net, orders: Sequence[Order]) -> _Parts:
+    def of(net: Net, orders: Sequence[Order]) -> Parts:
         rows = net.pack([order.w for order in orders])
         targets, drifts = ([getattr(order, name) for order in orders] for name in ("target", "drift"))
-        return _Parts(
+        return Parts(
             rows,
             torch.zeros_like(rows) if orders[0].rule.momentum else None,
             net.pack(targets) if orders[0].target is not None else None,
             net.pack(drifts) if orders[0].drift is not None else None,
         )
 
-    def first(self, count: int) -> _Parts:
+    def first(self, count: int) -> Parts:
         """Those of the first models."""
         more = (None if part is None else part[:count] for part in (self.velocity, self.target, self.drift))
-        return _Parts(self.rows[:count], *more)
+        return Parts(self.rows[:count], *more)
 
 
-@dataclass(frozen=True)
-class _Deck:
-    """One client's batches in the order in which they are dealt; index and weight as in `Batches.table`."""
-
-    x: Tensor  # (n, width): the features, one, and zeros
-    y: Tensor  # (n,)
-    index: Tensor  # (steps, batch) int64
-    weight: Tensor  # (steps, batch)
-
-    @staticmethod
-    def of(order: Order, width: int) -> _Deck:
-        features = order.x.flatten(1)
-        x = torch.cat([features, _one_and_zeros(len(features), width - features.shape[1])], 1)
-        return _Deck(x, order.y, *order.batches.table())
-
-
-def _one_and_zeros(n: int, width: int) -> Tensor:
-    """The input of the bias, and what fills the cache line: (n, width)."""
-    ending = torch.zeros(n, width)
+def _features(x: Tensor, width: int) -> Tensor:
+    """Samples (n, ...) as a layer takes them in: the features, a one for the bias, and zeros; (n, width)."""
+    x = x.flatten(1)
+    ending = torch.zeros(len(x), width - x.shape[1])
     ending[:, 0] = 1
-    return ending
+    return torch.cat([x, ending], 1)
 
 
-def _inputs(decks: Sequence[_Deck]) -> Iterator[tuple[int, Tensor]]:
-    """The samples of all steps, (S, T, B, width) for some of them from a first one on.
+def _inputs(features: Sequence[Tensor], dealt: Dealt) -> Iterator[tuple[int, Tensor]]:
+    """The inputs of all steps, (S, T, B, width) for some of them from a first one on.
 
-    Where a deck has ended there is anything.
+    Where an order has ended there is anything.
     """
-    steps, batch = decks[0].index.shape
-    width = decks[0].x.shape[1]
-    block = max(1, GATHERED // (4 * len(decks) * batch * width))
+    steps, batch, width = len(dealt.steps), dealt.batch, features[0].shape[1]
+    block = max(1, GATHERED // (4 * len(features) * batch * width))
     for start in range(0, steps, block):
-        x = torch.empty(len(decks), min(block, steps - start), batch, width)
-        for row, deck in zip(x.unbind(), decks, strict=True):
-            index = deck.index[start : start + block]
-            torch.index_select(deck.x, 0, index.flatten(), out=row[: len(index)].view(-1, width))
+        x = torch.empty(len(features), min(block, steps - start), batch, width)
+        for row, mine, index in zip(x.unbind(), features, dealt.index, strict=True):
+            wanted = index[start : start + block]
+            torch.index_select(mine, 0, wanted.flatten(), out=row[: len(wanted)].view(-1, width))
         yield start, x
 
 
-class _Step:
-    """One SGD step of the first models of a stack, each on its own batch. Views and memory are made once for many."""
+class Step:
+    """One SGD step of the first models of a stack, each on its own batch. Views and memory are made once for many.
 
-    def __init__(self, net: Net, rule: Rule, batch: int, parts: _Parts) -> None:
+    below: whether something else trains what the net takes in, and wants the gradient there.
+    """
+
+    def __init__(self, net: Net, rule: Rule, batch: int, parts: Parts, below: bool = False) -> None:
         self.size = len(parts.rows)
         self._rule, self._parts = rule, parts
         rows, sink = parts.rows, parts.rows if parts.velocity is None else parts.velocity
         self._layers = net.layers
-        self._lowest = next(k for k, layer in enumerate(net.layers) if layer.trained)
+        self._lowest = -1 if below else next(k for k, layer in enumerate(net.layers) if layer.trained)
         self._weights = [layer.matrix(rows) for layer in net.layers]
         self._turned = [w.transpose(1, 2) for w in self._weights]
         self._into = [layer.matrix(sink) for layer in net.layers]
-        self._hidden = [_ones_behind(self.size, batch, layer) for layer in net.layers[1:]]
-        self._outputs = [h[:, :, : d.inputs] for h, d in zip(self._hidden, net.layers[1:], strict=True)]
-        self._outputs.append(_room(self.size, batch, net.layers[-1].outputs))
-        self._errors = [_room(self.size, batch, h.shape[2]) for h in self._hidden]
-        self._minus = rows.new_full((), -1.0).expand(self.size, batch, 1)
+        self._hidden = [ones_behind(self.size, batch, layer) for layer in net.layers[1:]]
+        self._ahead = [h[:, :, : d.inputs] for h, d in zip(self._hidden, net.layers[1:], strict=True)]
+        self._sums = [rows.new_empty(self.size, batch, layer.outputs) for layer in net.layers[:-1]]
+        self._errors = [rows.new_empty(self.size, batch, layer.width) for layer in net.layers[0 if below else 1 :]]
+        self._logits = rows.new_empty(self.size, net.classes, batch)  # softmax is several times faster along the middle
+        self._g = space(self.size, net.classes, batch)
         self._alpha, self._beta = rule.alpha / batch, rule.beta
 
-    def __call__(self, x: Tensor, labels: Tensor, weight: Tensor | None, likelihood: Tensor) -> None:
-        """On x (a, B, width), labels (a, B, 1) and weights (None: all 1); writes the log-likelihood (a, B, 1)."""
+    def __call__(self, x: Tensor, seen: Seen) -> Tensor:
+        """On x (a, B, width); the gradient in what the lowest trained layer puts out, or in x (a, B, width)."""
         inputs = [x, *self._hidden]
-        for w, h, out in zip(self._turned, inputs, self._outputs, strict=True):
-            _multiply(out, h, w, beta=0.0)
-            if out is not self._outputs[-1]:
-                out.relu_()
-        log_p = torch.log_softmax(self._outputs[-1], 2)
-        torch.gather(log_p, 2, labels, out=likelihood)
-        g = torch.exp(log_p, out=self._outputs[-1]).scatter_add_(2, labels, self._minus)
-        self._back(g if weight is None else g.mul_(weight), inputs)
+        for w, h, sums, ahead in zip(self._turned, inputs, self._sums, self._ahead, strict=False):
+            multiply(sums, h, w, beta=0.0)
+            torch.clamp_min(sums, 0, out=ahead)
+        multiply(self._logits, self._weights[-1], inputs[-1].transpose(1, 2), beta=0.0)
+        log_p = torch.log_softmax(self._logits, 1)
+        torch.gather(log_p, 1, seen.labels, out=seen.likelihood)
+        g = torch.exp(log_p, out=self._g).sub_(seen.truth)
+        g = self._back((g if seen.weight is None else g.mul_(seen.weight)).transpose(1, 2), inputs)
         self._finish()
+        return g
 
-    def _back(self, g: Tensor, inputs: list[Tensor]) -> None:
-        """From the gradient in the logits down to the lowest trained layer."""
-        for k in range(len(self._layers) - 1, self._lowest - 1, -1):
+    def _back(self, g: Tensor, inputs: list[Tensor]) -> Tensor:
+        """From the gradient in the logits down to the lowest trained layer, or through all of them."""
+        errors = self._errors[::-1]
+        for depth, k in enumerate(range(len(self._layers) - 1, max(self._lowest, 0) - 1, -1)):
             if k > self._lowest:  # with the weights before their update
-                _multiply(self._errors[k - 1], g, self._weights[k], beta=0.0)
+                multiply(errors[depth], g, self._weights[k], beta=0.0)
             if self._layers[k].trained:
                 self._pull(self._layers[k].place)
-                _multiply(self._into[k], g.transpose(1, 2), inputs[k], beta=self._beta, alpha=self._alpha)
+                multiply(self._into[k], g.transpose(1, 2), inputs[k], beta=self._beta, alpha=self._alpha)
             if k > self._lowest:
-                below = self._errors[k - 1]
-                g = threshold_backward(below, inputs[k], 0, grad_input=below)[:, :, : self._layers[k].inputs]
+                g = errors[depth] if k == 0 else _through_relu(errors[depth], inputs[k], self._layers[k].inputs)
+        return g
 
     def _pull(self, cut: slice) -> None:
         """Towards the target, before the gradient's part."""
@@ -309,25 +345,36 @@ class _Step:
             finish(self._rule, parts.rows[:, cut], *more)
 
 
-def _multiply(out: Tensor, a: Tensor, b: Tensor, beta: float = 1.0, alpha: float = 1.0) -> None:
-    """out <- beta out + alpha a b, for every model of the stack.
+def _through_relu(g: Tensor, outputs: Tensor, width: int) -> Tensor:
+    """The gradient in a hidden layer's outputs (a, B, >= width) as one in its sums, in place; (a, B, width)."""
+    threshold_backward(g, outputs, 0, grad_input=g)
+    return g[:, :, :width]
 
-    For a stack of one torch takes another path, which rounds otherwise; as a plain matrix it takes that of the others.
+
+def multiply(out: Tensor, a: Tensor, b: Tensor, beta: float = 1.0, alpha: float = 1.0) -> None:
+    """out <- beta out + alpha a b, for every model of the stack; out lies side by side.
+
+    For a stack of one torch takes other paths, which round otherwise. As a plain matrix it takes that of larger stacks;
+    where a factor is a vector nothing does but a stack of two.
     """
-    if len(out) == 1 and a[0].numel() * b.shape[2] >= SMALL:
+    _, rows, columns = out.shape
+    if len(out) > 1 or rows * columns * a.shape[2] < SMALL:
+        out.baddbmm_(a, b, beta=beta, alpha=alpha)
+    elif min(rows, columns, a.shape[2]) > 1:
         out[0].addmm_(a[0], b[0], beta=beta, alpha=alpha)
     else:
-        out.baddbmm_(a, b, beta=beta, alpha=alpha)
+        two = torch.cat([out, out]).baddbmm_(a.expand(2, -1, -1), b.expand(2, -1, -1), beta=beta, alpha=alpha)
+        out.copy_(two[:1])
 
 
-def _room(size: int, *shape: int) -> Tensor:
+def space(size: int, *shape: int) -> Tensor:
     """Memory (size, *shape) in which every model's part begins with a cache line."""
     width = torch.Size(shape).numel()
-    return torch.empty(size, _lines(width + 1))[:, :width].view(size, *shape)
+    return torch.empty(size, lines(width + 1))[:, :width].view(size, *shape)
 
 
-def _ones_behind(size: int, batch: int, layer: Dense) -> Tensor:
+def ones_behind(size: int, batch: int, layer: Dense) -> Tensor:
     """Room for what a layer takes in, (size, batch, width): zeros, and a one where the bias is."""
-    room = _room(size, batch, layer.width).zero_()
+    room = torch.zeros(size, batch, layer.width)
     room[:, :, layer.inputs] = 1
     return room

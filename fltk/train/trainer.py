@@ -12,11 +12,12 @@ from fltk.config import TrainConfig
 from fltk.data.federation import Split
 from fltk.errors import Diverged
 from fltk.models.layout import Layout
-from fltk.train.machine import Machine, Score
+from fltk.train.machine import Answer, Machine, Request
 from fltk.train.order import Batches, Loss, Order, Rule, Trained
+from fltk.train.scoring import Exam, Score
 from fltk.train.streams import Streams
 
-Ask = Callable[[Order], Trained]
+Ask = Callable[[Request], Answer]
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Trainer:
     `sgd` is a pure function of its arguments and the place. Two calls at one place draw the same batches:
     methods with two models per client feed both from the same stream.
 
-    ask: who answers an order; by default the machine itself, one order at a time.
+    ask: who answers orders and exams; by default the machine itself, one at a time.
     """
 
     def __init__(self, machine: Machine, config: TrainConfig, streams: Streams, ask: Ask | None = None):
@@ -51,7 +52,7 @@ class Trainer:
         self.layout: Layout = machine.layout
         self.config = config
         self.streams = streams
-        self._ask: Ask = ask or (lambda order: machine.play([order])[0])
+        self._ask: Ask = ask or (lambda request: machine.answer([request])[0])
         self._other = AS_CONFIGURED
         self.round = 0
         self.client = 0
@@ -124,6 +125,7 @@ class Trainer:
             loss=loss,
         )
         done = self._ask(order)
+        assert isinstance(done, Trained)
         self.losses.append(done.loss / steps)
         if not math.isfinite(done.loss + done.total):
             raise Diverged(
@@ -134,11 +136,13 @@ class Trainer:
 
     def score(self, w: Tensor, data: Split) -> Score:
         """Loss and correct answers of `w` on `data`, in evaluation mode."""
-        return self.machine.score(w, [data])[0]
+        return self.scores(w, data)[0]
 
     def scores(self, w: Tensor, *splits: Split) -> list[Score]:
         """The same on several splits."""
-        return self.machine.score(w, splits)
+        found = self._ask(Exam(w, splits))
+        assert isinstance(found, list)
+        return found
 
     def features(self, w: Tensor, data: Split) -> Tensor:
         """What the last layer of `w` sees of `data`, (n, F), in evaluation mode."""

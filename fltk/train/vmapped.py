@@ -48,7 +48,7 @@ def train(orders: Sequence[Order], gradients: Gradient, ranges: Ranges, device: 
 def _play(orders: Sequence[Order], gradients: Gradient, ranges: Ranges, device: torch.device) -> tuple[Tensor, Tensor]:
     """The trained models (S, P), longest order first, and the losses, summed over the steps."""
     rule, data = orders[0].rule, [(order.x.to(device), order.y.to(device)) for order in orders]
-    tables = [tuple(part.to(device) for part in order.batches.table()) for order in orders]
+    tables = [(o.batches.table().to(device), o.batches.weights().to(device)) for o in orders]
     rows = torch.stack([order.w.to(device) for order in orders])
     velocity = torch.zeros_like(rows) if rule.momentum else None
     target, drift = (_stacked([getattr(order, name) for order in orders], device) for name in ("target", "drift"))

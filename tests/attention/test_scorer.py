@@ -34,7 +34,8 @@ from fltk.config import TrainConfig
 from fltk.data.federation import Split
 from fltk.models import zoo
 from fltk.models.layout import Layout
-from fltk.train.machine import EVAL_BATCH, Machine
+from fltk.train.machine import Machine
+from fltk.train.scoring import BATCH
 from fltk.train.streams import Streams
 from fltk.train.trainer import Trainer
 
@@ -585,7 +586,7 @@ INPUTS = {"mlp": (1, 8, 8), "cnn": (1, 16, 16), "resnet8": (1, 8, 8), "resnet8-b
 @pytest.mark.parametrize("name", INPUTS)
 def test_a_models_gradient_is_autograds(name: str) -> None:
     """On more samples than one batch of the evaluation holds, against one graph over all of them."""
-    n = EVAL_BATCH + 17
+    n = BATCH + 17
     data = Split(random(n, *INPUTS[name]), torch.arange(n) % 5)
     net = zoo.make(name, INPUTS[name], 5, (12,))
     layout = Layout.of(net)

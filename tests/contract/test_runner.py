@@ -15,7 +15,7 @@ from toys import HELD_OUT, SIZES, federation, job, play
 from fltk import runner
 from fltk.errors import Diverged
 from fltk.methods.base import State
-from fltk.train.machine import Score
+from fltk.train.scoring import Score
 from fltk.train.streams import Streams
 
 

@@ -17,8 +17,8 @@ from fltk.data.federation import Split
 from fltk.errors import UsageError
 from fltk.models import zoo
 from fltk.models.layout import Layout
-from fltk.train.machine import Machine, chosen
-from fltk.train.order import Order, Trained
+from fltk.train.machine import Answer, Machine, Request, chosen
+from fltk.train.order import Order
 from fltk.train.streams import Streams
 from fltk.train.trainer import Overrides, Trainer
 
@@ -47,10 +47,10 @@ def data_for(name: str, n: int, seed: int = 0) -> Split:
 
 
 def trainer_at(machine: Machine, client: int = 0, asked: list[Order] | None = None, **train: Any) -> Trainer:
-    def noted(order: Order) -> Trained:
-        if asked is not None:
-            asked.append(order)
-        return machine.play([order])[0]
+    def noted(request: Request) -> Answer:
+        if asked is not None and isinstance(request, Order):
+            asked.append(request)
+        return machine.answer([request])[0]
 
     config = TrainConfig(**{"batch_size": 10, "lr": 0.05, **train})
     return Trainer(machine, config, Streams(3), noted).at(1, client)
@@ -85,10 +85,11 @@ def test_climbing_is_the_same_in_both() -> None:
     rule=st.sampled_from(RULES),
     terms=st.booleans(),
     only=st.sampled_from(["all", "base", "head"]),
+    epochs=st.sampled_from([1, 2, 5]),
 )
 @settings(max_examples=40, deadline=None)
 def test_neighbours_in_a_stack_change_no_bit(
-    sizes: list[int], hidden: tuple[int, ...], rule: dict[str, Any], terms: bool, only: str
+    sizes: list[int], hidden: tuple[int, ...], rule: dict[str, Any], terms: bool, only: str, epochs: int
 ) -> None:
     """Clients of all sizes, in one call and one by one."""
     machine = machine_for("mlp", hidden=hidden)
@@ -101,7 +102,7 @@ def test_neighbours_in_a_stack_change_no_bit(
         w, u = start + 0.01 * random(len(start), seed=k), start + 0.1 * random(len(start), seed=k + 100)
         more: dict[str, Any] = {"pull": (u, 0.3), "drift": 0.1 * u} if terms else {}
         trainer = trainer_at(machine, k, orders, **rule)
-        alone.append((trainer.sgd(w, data_for("mlp", n, k), epochs=2, only=only, **more), trainer))
+        alone.append((trainer.sgd(w, data_for("mlp", n, k), epochs=epochs, only=only, **more), trainer))
     for (w, trainer), order, one in zip(alone, orders, machine.play(orders), strict=True):
         assert torch.equal(one.w, w)
         assert one.loss / order.batches.steps == trainer.losses[-1]
