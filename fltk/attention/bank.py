@@ -10,13 +10,14 @@ from torch import Tensor
 from fltk.attention.tokens import gram, secant, sketches
 from fltk.attention.trust import clip_factors, log_trust
 from fltk.models.layout import Layout, Ranges
+from fltk.parallel import on_cores
 
 SCREEN = 10.0  # an upload this many times farther from theta^0 than the median one is not stored
 
 
 def screen(rows: Sequence[Tensor], start: Tensor) -> Tensor:
     """(K,) bool: rows (P,) not finite, or farther from theta^0 than 10 times the median of the finite ones."""
-    norms = torch.tensor([float((w - start).norm()) for w in rows], dtype=torch.float64)
+    norms = torch.tensor(list(on_cores(lambda w: float((w - start).norm()), rows)), dtype=torch.float64)
     finite = norms[torch.isfinite(norms)]
     limit = SCREEN * float(finite.quantile(0.5)) if len(finite) else 0.0
     return ~(norms <= max(limit, 0.0))
@@ -63,6 +64,11 @@ def columns(rows: Tensor, cut: Ranges) -> Tensor:
     """The columns of `cut`: (..., P) -> (..., width). A view where they are one run."""
     pieces = [rows[..., a:b] for a, b in cut]
     return pieces[0] if len(pieces) == 1 else torch.cat(pieces, -1)
+
+
+def of_clients(rows: Tensor, chosen: Tensor) -> Tensor:
+    """Rows of the clients `chosen` (K,), ascending: (N, ...) -> (K, ...). A view where these are all."""
+    return rows if len(chosen) == len(rows) else rows[chosen]
 
 
 def width(cut: Ranges) -> int:

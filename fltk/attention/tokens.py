@@ -12,9 +12,7 @@ copied whole.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,12 +20,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fltk.parallel import on_cores
+
 Center = Literal["init", "mean", "median", "none"]
 Projection = Literal["none", "countsketch", "gaussian"]
 TINY = 1e-12
 CACHE = 3 << 20  # bytes
 LEAST_COLUMNS, MOST_COLUMNS = 256, 1 << 15
-MOST_THREADS = 8
 
 
 def center_of(rows: Tensor, kind: str, start: Tensor | None) -> Tensor:
@@ -59,11 +58,8 @@ def gram(rows: Tensor, origin: Tensor) -> Tensor:
         return d @ d.t()
 
     total = torch.zeros(len(rows), len(rows), dtype=torch.float64)
-    todo, cores = cuts(rows), min(os.cpu_count() or 1, MOST_THREADS)
-    with ThreadPoolExecutor(cores) as pool:  # torch leaves Python's lock while it multiplies
-        for k in range(0, len(todo), cores):
-            for part in pool.map(products, todo[k : k + cores]):
-                total += part
+    for part in on_cores(products, cuts(rows)):
+        total += part
     return total
 
 

@@ -48,7 +48,7 @@ import torch
 from torch import Tensor
 
 from fltk.attention import Attention, Options, weigh
-from fltk.attention.bank import births, columns, width
+from fltk.attention.bank import births, columns, of_clients, width
 from fltk.attention.learn import Learner, draw_judges
 from fltk.attention.newcomer import Others, mean_row, shares
 from fltk.attention.prototypes import WIDTH, prototype_similarity
@@ -223,7 +223,7 @@ class Attn(Banked):
     def _cohort(self, state: State, known: Tensor, keys: Tensor, part: str, round: int, task: Task) -> Cohort:
         """What the map of one part is made from in a round."""
         client, cut = state.client, self.parts(task)[part]
-        rows = columns(client["bank"], cut)[known]
+        rows = of_clients(columns(client["bank"], cut), known)
         samples, trust = self._standing(state, known, task)
         # within a row similarities must be comparable: the part counts for all pairs or for none
         bent = self.curvature == "secant" and bool(client["secant"][known].any(1).all())
@@ -234,8 +234,8 @@ class Attn(Banked):
             samples=samples,
             keys=keys,
             trust=trust,
-            updates=columns(client["update"], cut)[known] if self.omega else None,
-            secants=columns(client["secant"], cut)[known] if bent else None,
+            updates=of_clients(columns(client["update"], cut), known) if self.omega else None,
+            secants=of_clients(columns(client["secant"], cut), known) if bent else None,
         )
 
     def aggregate(self, state: State, uploads: Sequence[Upload], ctx: Context) -> State:
