@@ -18,10 +18,19 @@ import torch
 from fltk import threats
 from fltk.clustering.agreement import membership
 from fltk.config import TrainConfig
-from fltk.defences.base import weighted_sum
+from fltk.defences.base import added, parts
 from fltk.engine.base import Engine, Job
-from fltk.engine.work import ClientScores, ScoreTask, TrainTask, score_client, train_client
-from fltk.methods.base import Down, Map, Method, State, Task, Upload
+from fltk.engine.work import (
+    ClientScores,
+    ScoreTask,
+    TrainTask,
+    Weighted,
+    add_up,
+    score_client,
+    train_client,
+    train_weighted,
+)
+from fltk.methods.base import Context, Down, Map, Method, State, Task, Upload, written_anew
 from fltk.train.streams import Streams
 
 Values = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
@@ -69,16 +78,16 @@ def rounds(
         started = time.perf_counter()
         ids = sample(task, job.train, job.streams(), t)
         downs = job.method.downlink(state, ids, task)
-        starts, mean = threats.own_starts(job, state, ids, downs), None
+        starts, sums = threats.own_starts(job, state, ids, downs), None
         if _adds_up(job, task):
-            uploads, losses, mean = added_up(engine, task, ids, starts, t)
+            uploads, losses, sums = added_up(engine, task, state, ids, starts, t)
         else:
             uploads, losses = work(engine, task, ids, starts, t)
         trained = time.perf_counter()
         before = _client_numbers(job.method, task, state)
         faced = threats.face(job, engine, task, state, downs, uploads, t)
         if faced.uploads:
-            state = job.method.aggregate(state, faced.uploads, replace(faced.context, mean=mean))
+            state = job.method.aggregate(state, faced.uploads, _with(faced.context, sums))
         faced = threats.settled(faced, job, task.n_clients)
         state = faced.remembered(state)
         aggregated = time.perf_counter()
@@ -125,22 +134,44 @@ def _adds_up(job: Job, task: Task) -> bool:
     return type(job.method).aggregate is Method.aggregate and task.class_head is None and not threatened
 
 
+@dataclass(frozen=True)
+class Sums:
+    """What has become of uploads that were taken in as they came."""
+
+    mean: torch.Tensor  # (P,) of the models
+    kept: dict[str, torch.Tensor]  # what clients keep: of all of them, with the new rows
+
+
 def added_up(
-    engine: Engine, task: Task, ids: Sequence[int], downs: Sequence[Down], round: int
-) -> tuple[list[Upload], list[float], torch.Tensor]:
-    """Like `work`, with the mean of the models, which are dropped as they come: they need not fit in memory."""
+    engine: Engine, task: Task, state: State, ids: Sequence[int], downs: Sequence[Down], round: int
+) -> tuple[list[Upload], list[float], Sums]:
+    """Like `work`, with uploads that are empty: models are added up where they come from, and need not fit in memory.
+
+    What clients keep goes to its place as it comes.
+    """
+    weights = task.weights(ids).tolist()
+    tasks = [Weighted(TrainTask(round, i, down), p) for i, down, p in zip(ids, downs, weights, strict=True)]
     uploads: list[Upload] = []
     losses: list[float] = []
+    kept: dict[str, torch.Tensor] = {}
 
-    def models() -> Iterator[torch.Tensor]:
-        tasks = [TrainTask(round, i, down) for i, down in zip(ids, downs, strict=True)]
-        for upload, loss in engine.stream(train_client, tasks):
-            losses.append(loss)
-            uploads.append(replace(upload, w=torch.empty(0)))
-            yield upload.w
+    def sums() -> Iterator[torch.Tensor]:
+        for part in engine.fold(train_weighted, add_up, [tasks[cut] for cut in parts(len(tasks))]):
+            for upload in part.uploads:
+                for name, row in upload.own.items():
+                    if name not in kept:
+                        kept[name] = written_anew(state.client[name], len(ids))
+                    kept[name][upload.client] = row
+                uploads.append(replace(upload, own={}))
+            losses.extend(part.losses)
+            yield part.total
 
-    mean = weighted_sum(models(), task.weights(ids))
-    return uploads, losses, mean
+    mean = added(sums()).float()
+    return uploads, losses, Sums(mean, kept)
+
+
+def _with(context: Context, sums: Sums | None) -> Context:
+    return context if sums is None else replace(context, mean=sums.mean, kept=sums.kept)
 
 
 def score(method: Method, engine: Engine, task: Task, state: State, round: int) -> list[ClientScores]:

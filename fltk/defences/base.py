@@ -21,7 +21,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import chain
+from itertools import chain, islice, pairwise
 from typing import ClassVar
 
 import torch
@@ -43,10 +43,37 @@ def weighted_sum(rows: Iterable[Tensor], weights: Tensor) -> Tensor:
     """
     given = iter(rows)
     first = next(given)
-    total = torch.zeros(first.shape, dtype=torch.float64)
-    for row, weight in zip(chain((first,), given), weights.tolist(), strict=True):
+    given = chain((first,), given)
+    sums = (partial_sum(list(islice(given, part.stop - part.start)), weights[part]) for part in parts(len(weights)))
+    return added(sums).to(first.dtype)
+
+
+def parts(count: int) -> list[slice]:
+    """The consecutive parts in which `count` rows are added up: each by itself and then their sums.
+
+    Whoever adds models up, at once or in several processes, does it so and comes to the same bits: at least 16 parts,
+    of 16 rows at most, but none of a single row.
+    """
+    number = max(1, min(count // 2, max(16, -(-count // 16))))
+    cuts = [count * k // number for k in range(number + 1)]
+    return [slice(a, b) for a, b in pairwise(cuts) if a < b]
+
+
+def partial_sum(rows: Sequence[Tensor], weights: Tensor) -> Tensor:
+    """The sum of one part (P,), float64."""
+    total = torch.zeros(rows[0].shape, dtype=torch.float64)
+    for row, weight in zip(rows, weights.tolist(), strict=True):
         total.add_(row, alpha=weight)
-    return total.to(first.dtype)
+    return total
+
+
+def added(sums: Iterable[Tensor]) -> Tensor:
+    """The whole sum (P,), float64, from those of its parts, in order."""
+    given = iter(sums)
+    total = next(given).clone()
+    for part in given:
+        total.add_(part)
+    return total
 
 
 @dataclass(frozen=True)

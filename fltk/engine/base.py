@@ -183,6 +183,7 @@ class Bench:
 
 
 Work = Callable[[Bench, Any], Any]
+Reduce = Callable[[Sequence[Any]], Any]
 
 
 class Engine(Protocol):
@@ -195,8 +196,11 @@ class Engine(Protocol):
     def map(self, work: Work, tasks: Sequence[Any], sizes: Sequence[int]) -> list[Any]:
         """`work` is a module-level function; `sizes` are the tasks' relative costs, to deal them evenly."""
 
-    def stream(self, work: Work, tasks: Sequence[Any]) -> Iterator[Any]:
-        """The same one by one, for results that together would fill the memory."""
+    def fold(self, work: Work, reduce: Reduce, parts: Sequence[Sequence[Any]]) -> Iterator[Any]:
+        """What `reduce` makes of the results of every part of the tasks, part by part.
+
+        It runs where the tasks did, so that results which together would fill the memory go no further.
+        """
 
     def close(self) -> None:
         """Ends the workers. Calling it twice is harmless."""
@@ -215,4 +219,4 @@ def settle() -> None:
         libc.mallopt(M_TRIM_THRESHOLD, 1 << 30)
 
 
-__all__ = ["Bench", "Engine", "Job", "Work", "check_device", "default_model", "settle"]
+__all__ = ["Bench", "Engine", "Job", "Reduce", "Work", "check_device", "default_model", "settle"]

@@ -16,8 +16,9 @@ import signal
 import time
 import traceback
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
@@ -26,17 +27,19 @@ from typing import Any
 
 import torch.multiprocessing as mp
 
-from fltk.engine.base import Bench, Job, Work, check_device, settle
-from fltk.engine.lockstep import succeeded, work_through
+from fltk.engine.base import Bench, Job, Reduce, Work, check_device, settle
+from fltk.engine.lockstep import fold_through, succeeded, work_through
 from fltk.engine.transport import SharedFile, pack, rooms, unpack
 from fltk.errors import FltkError
 
 PATIENCE = 0.5  # seconds that a worker gets to end by itself
 IN_FLIGHT = 2  # groups on their way to a worker: one at work, and one so that it need not wait
 GROUPS = 8  # a worker's share of a map comes in about so many groups
-ROWS, LEAST, MOST = 24, 1 << 20, 1 << 26  # models that a room holds, and its bytes at least and at most
+ROWS, LEAST, MOST = 32, 1 << 20, 1 << 26  # models that a room holds, and its bytes at least and at most
 PIPE = 1 << 14  # bytes that surely fit into a pipe which nobody reads yet
 DEATHS = 3  # workers that may end in a row, without an answer between
+
+Play = Callable[[Bench, Sequence[Any]], Iterator[Any]]  # results of items: tasks, or parts of them
 
 
 @dataclass
@@ -76,17 +79,18 @@ class Pool:
 
     def map(self, work: Work, tasks: Sequence[Any], sizes: Sequence[int]) -> list[Any]:
         results: list[Any] = [None] * len(tasks)
-        for k, result in self._results(work, tasks, self._groups(sizes)):
+        for k, result in self._results(partial(_map, work), tasks, self._groups(sizes)):
             results[k] = result
         failures = [r for r in results if isinstance(r, Exception)]
         if failures:
             raise failures[0]
         return results
 
-    def stream(self, work: Work, tasks: Sequence[Any]) -> Iterator[Any]:
+    def fold(self, work: Work, reduce: Reduce, parts: Sequence[Sequence[Any]]) -> Iterator[Any]:
         early: dict[int, Any] = {}
-        turn = 0
-        for k, result in self._results(work, tasks, self._groups([1] * len(tasks))):
+        turn, sizes = 0, [len(part) for part in parts]
+        groups = self._groups(sizes, max(sizes, default=1))
+        for k, result in self._results(partial(_fold, work, reduce), parts, groups):
             early[k] = result
             while turn in early:
                 yield succeeded(early.pop(turn))
@@ -106,22 +110,24 @@ class Pool:
                 worker.process.join()
         self._workers = []
 
-    def _groups(self, sizes: Sequence[int]) -> deque[list[int]]:
-        return deque(deal(sizes, min(self._bench.machine.together, ROWS), self._count))
+    def _groups(self, sizes: Sequence[int], each: int = 1) -> deque[list[int]]:
+        """Numbers of items in groups; an item has `each` tasks."""
+        together = min(self._bench.machine.together, ROWS)
+        return deque(deal(sizes, max(1, together // each), self._count))
 
-    def _results(self, work: Work, tasks: Sequence[Any], groups: deque[list[int]]) -> Iterator[tuple[int, Any]]:
-        """Numbers of tasks and their results, an exception as a value, in the order in which they come."""
+    def _results(self, play: Play, items: Sequence[Any], groups: deque[list[int]]) -> Iterator[tuple[int, Any]]:
+        """Numbers of items and what playing them gives, an exception as a value, in the order in which it comes."""
         self._drain()
         while groups or any(worker.flight for worker in self._workers):
             for flying in range(self._in_flight):  # nobody gets a second group before all have one
                 for worker in self._workers:
                     if worker.ready and groups and len(worker.flight) == flying:
-                        self._send(worker, work, tasks, groups)
+                        self._send(worker, play, items, groups)
             waiting = [w for w in self._workers if w.flight or not w.ready]
             if self._begun:
                 heard = wait([w.pipe for w in waiting])
             else:
-                yield from self._play(work, tasks, groups.popleft())
+                yield from self._play(play, items, groups.popleft())
                 heard = wait([w.pipe for w in waiting], 0)
             for worker in waiting:
                 if worker.pipe in heard:
@@ -133,10 +139,10 @@ class Pool:
             while worker.flight and worker in self._workers:
                 self._hear(worker, deque())
 
-    def _play(self, work: Work, tasks: Sequence[Any], group: list[int]) -> list[tuple[int, Any]]:
-        """A group's tasks in this process."""
+    def _play(self, play: Play, items: Sequence[Any], group: list[int]) -> list[tuple[int, Any]]:
+        """A group in this process."""
         started = time.perf_counter()
-        results = list(work_through(self._bench, work, [tasks[k] for k in group]))
+        results = list(play(self._bench, [items[k] for k in group]))
         self._left -= time.perf_counter() - started
         if self._left <= 0 and not self._workers:
             self._hire()
@@ -147,9 +153,9 @@ class Pool:
         resource_tracker.ensure_running()  # it would let Ctrl-C through again if it started below
         self._workers += [_start(self._job) for _ in range(self._count - len(self._workers))]
 
-    def _send(self, worker: _Worker, work: Work, tasks: Sequence[Any], groups: deque[list[int]]) -> None:
+    def _send(self, worker: _Worker, play: Play, items: Sequence[Any], groups: deque[list[int]]) -> None:
         group, turn = groups.popleft(), worker.sent % IN_FLIGHT
-        message = bytes([turn]) + pack((work, [tasks[k] for k in group]), worker.tasks[turn])
+        message = bytes([turn]) + pack((play, [items[k] for k in group]), worker.tasks[turn])
         if len(message) > PIPE and worker.flight:  # both would wait for the other to read
             self._in_flight = 1
             groups.appendleft(group)
@@ -187,9 +193,9 @@ class Pool:
 
 
 def deal(sizes: Sequence[int], together: int, workers: int) -> list[list[int]]:
-    """Task numbers in groups, the largest tasks first; as many groups for every worker.
+    """Item numbers in groups, the largest items first; as many groups for every worker.
 
-    together: tasks that are best worked at in one go; a group has a multiple of it at most.
+    together: items that are best worked at in one go; a group has a multiple of it at most.
     """
     order = sorted(range(len(sizes)), key=lambda k: -sizes[k])
     most = together * max(1, min(ROWS // together, len(order) // (together * workers * GROUPS)))
@@ -235,8 +241,16 @@ def _serve(pipe: Connection, job: Job, tasks: SharedFile | None, results: Shared
         while True:
             message = pipe.recv_bytes()
             turn = message[0]
-            work, group = unpack(message[1:], reads[turn], copy=False)
-            pipe.send_bytes(pack([_told(result) for result in work_through(bench, work, group)], writes[turn]))
+            play, items = unpack(message[1:], reads[turn], copy=False)
+            pipe.send_bytes(pack([_told(result) for result in play(bench, items)], writes[turn]))
+
+
+def _map(work: Work, bench: Bench, tasks: Sequence[Any]) -> Iterator[Any]:
+    return work_through(bench, work, tasks)
+
+
+def _fold(work: Work, reduce: Reduce, bench: Bench, parts: Sequence[Sequence[Any]]) -> Iterator[Any]:
+    return fold_through(bench, work, reduce, parts)
 
 
 def _told(result: Any) -> Any:

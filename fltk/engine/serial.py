@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from fltk.engine.base import Bench, Job, Work, settle
-from fltk.engine.lockstep import succeeded, work_through
+from fltk.engine.base import Bench, Job, Reduce, Work, settle
+from fltk.engine.lockstep import fold_through, succeeded, work_through
 
 
 class Serial:
@@ -21,10 +21,10 @@ class Serial:
         return True
 
     def map(self, work: Work, tasks: Sequence[Any], sizes: Sequence[int]) -> list[Any]:
-        return list(self.stream(work, tasks))
+        return list(map(succeeded, work_through(self._bench, work, tasks)))
 
-    def stream(self, work: Work, tasks: Sequence[Any]) -> Iterator[Any]:
-        return map(succeeded, work_through(self._bench, work, tasks))
+    def fold(self, work: Work, reduce: Reduce, parts: Sequence[Sequence[Any]]) -> Iterator[Any]:
+        return map(succeeded, fold_through(self._bench, work, reduce, parts))
 
     def close(self) -> None:
         """Nothing to end."""

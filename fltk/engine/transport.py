@@ -19,6 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fltk.errors import FltkError
+
 SMALL = 2048  # bytes: less travels inside the pickle
 ALIGNED = 64
 NOWHERE = memoryview(bytearray())  # no room: everything travels in the pickle
@@ -64,7 +66,10 @@ def rooms(file: SharedFile | None, count: int) -> list[memoryview]:
 
 
 class _Pickler(pickle.Pickler):
-    """Tensors into a room while it has space, else as numpy arrays; a tensor that occurs twice is written once."""
+    """Tensors into a room while it has space, else as numpy arrays; a tensor that occurs twice is written once.
+
+    `reducer_override` is asked for what pickle has no way of its own for, `persistent_id` for every number and string.
+    """
 
     def __init__(self, file: Any, room: memoryview) -> None:
         super().__init__(file, protocol=5)
@@ -73,19 +78,17 @@ class _Pickler(pickle.Pickler):
         self._places: dict[tuple[Any, ...], tuple[int, torch.dtype, tuple[int, ...]] | None] = {}
         self._arrays: dict[tuple[Any, ...], np.ndarray[Any, Any]] = {}
 
-    def persistent_id(self, obj: Any) -> Any:
-        if not isinstance(obj, Tensor) or obj.nbytes < SMALL:
-            return None
-        key = _identity(obj)
-        if key not in self._places:
-            self._places[key] = self._place(obj)
-        return self._places[key]
-
     def reducer_override(self, obj: Any) -> Any:
         if not isinstance(obj, Tensor):
             return NotImplemented
-        array = self._arrays.setdefault(_identity(obj), obj.detach().contiguous().numpy())
-        return torch.from_numpy, (array,)
+        key = _identity(obj)
+        if obj.nbytes >= SMALL:
+            if key not in self._places:
+                self._places[key] = self._place(obj)
+            place = self._places[key]
+            if place is not None:
+                return _placed, place
+        return torch.from_numpy, (self._arrays.setdefault(key, obj.detach().contiguous().numpy()),)
 
     def _place(self, tensor: Tensor) -> tuple[int, torch.dtype, tuple[int, ...]] | None:
         start = -(-self._end // ALIGNED) * ALIGNED
@@ -104,13 +107,21 @@ class _Unpickler(pickle.Unpickler):
         self._copy = copy
         self._known: dict[Any, Tensor] = {}
 
-    def persistent_load(self, place: Any) -> Tensor:
+    def find_class(self, module: str, name: str) -> Any:
+        return self._found if (module, name) == (__name__, _placed.__name__) else super().find_class(module, name)
+
+    def _found(self, *place: Any) -> Tensor:
         found = _at(self._room, *place)
         if not self._copy:
             return found
         if place not in self._known:
             self._known[place] = found.clone()
         return self._known[place]
+
+
+def _placed(start: int, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
+    """Stands in a pickle for the tensor at a place in the reader's room."""
+    raise FltkError(f"a tensor at byte {start} of a room was read without the room")
 
 
 def pack(message: Any, room: memoryview = NOWHERE) -> bytes:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from fltk.defences.base import partial_sum
 from fltk.engine.base import Bench
 from fltk.errors import Diverged
 from fltk.methods.base import Down, Upload
-from fltk.train.machine import Score
+from fltk.train.scoring import Score
 
 SERVER = -1  # the client number of work that is the server's own
 
@@ -65,7 +67,7 @@ def train_client(bench: Bench, task: TrainTask) -> tuple[Upload, float]:
     client, trainer = bench.training(task.client, task.round)
     layout, shared = trainer.layout, bench.method.shared
     try:
-        upload = bench.method.local_update(task.down, client, trainer)
+        upload = bench.method.local_update(task.down.whole(layout, shared), client, trainer)
     except Diverged:
         if not bench.attacked:
             raise
@@ -76,7 +78,36 @@ def train_client(bench: Bench, task: TrainTask) -> tuple[Upload, float]:
     own, private = upload.own, layout.take(upload.w, layout.rest(shared))
     if private.numel():
         own = {**own, "private": private.clone()}
-    return replace(upload, w=layout.take(upload.w, shared).clone(), own=own, client=task.client), loss
+    return replace(upload, w=layout.take(upload.w, shared), own=own, client=task.client), loss
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """A client's training, and what its model weighs in the sum of all."""
+
+    task: TrainTask
+    weight: float
+
+
+@dataclass(frozen=True)
+class Part:
+    """Clients whose models have been added up where they were trained; their uploads have no models any more."""
+
+    total: Tensor  # (P,) float64
+    uploads: list[Upload]
+    losses: list[float]
+
+
+def train_weighted(bench: Bench, given: Weighted) -> tuple[Upload, float, float]:
+    """The upload, the mean training loss, and the weight."""
+    return (*train_client(bench, given.task), given.weight)
+
+
+def add_up(trained: Sequence[tuple[Upload, float, float]]) -> Part:
+    """The weighted sum of some clients' models, in their order."""
+    uploads, losses, weights = zip(*trained, strict=True)
+    total = partial_sum([upload.w for upload in uploads], torch.tensor(weights, dtype=torch.float64))
+    return Part(total, [replace(upload, w=upload.w[:0].clone()) for upload in uploads], list(losses))
 
 
 def score_client(bench: Bench, task: ScoreTask) -> ClientScores:

@@ -21,7 +21,7 @@ from fltk.attention import Attention
 from fltk.attention.bank import followed, judged, layer_columns, screen
 from fltk.data.federation import ClientData
 from fltk.defences.base import MIXED
-from fltk.methods.base import Context, Down, Joined, Map, Method, State, Task, Upload, hyper, spread
+from fltk.methods.base import Context, Down, Joined, Map, Method, State, Task, Upload, hyper, spread, written_anew
 from fltk.methods.heads import trained_offset, with_offset
 from fltk.methods.parts import defended, mix_parts
 from fltk.models.layout import Ranges
@@ -106,7 +106,7 @@ class Banked(Method):
     def downlink(self, state: State, ids: Sequence[int], task: Task) -> list[Down]:
         own = {k: state.client[k] for k in ("private", "offset") if k in state.client}
         return [
-            Down(self.start(u, state, i, task), own={k: v[i] for k, v in own.items()}, first=bool(state.last[i] < 0))
+            Down(u, own={k: v[i] for k, v in own.items()}, first=bool(state.last[i] < 0))
             for i, u in zip(ids, self.starts(state, ids, task), strict=True)
         ]
 
@@ -149,7 +149,8 @@ class Banked(Method):
 
     def _entered(self, state: State, good: Sequence[Upload], task: Task) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The bank with a round's uploads in it, and the trust in their senders where it is asked for."""
-        client = {k: (v.clone() if k in WRITTEN else v) for k, v in state.client.items()}
+        client = {k: (v.clone() if k in WRITTEN and k != "bank" else v) for k, v in state.client.items()}
+        client["bank"] = written_anew(state.client["bank"], len(good))
         server: dict[str, Tensor] = {}
         ids, rows, stored = [u.client for u in good], [u.w for u in good], state.server["stored"]
         if good and ("update" in client or self.trust == "on" or self.clip is not None):

@@ -25,6 +25,7 @@ from fltk.defences.guard import Watch
 from fltk.hyper import hyper as hyper
 from fltk.methods.class_head import ClassHead
 from fltk.models.layout import Layout
+from fltk.parallel import on_cores
 from fltk.train.trainer import Trainer
 
 
@@ -83,12 +84,26 @@ class State:
 
 @dataclass(frozen=True)
 class Down:
-    """What one client trains from: `w` (P,), further tensors from the server, and what the client kept."""
+    """What one client trains from: `w` (P,), further tensors from the server, and what the client kept.
+
+    Where clients keep columns of the model to themselves (`own["private"]`), `w` may come without them; when
+    `local_update` is called they are in it.
+    """
 
     w: Tensor
     server: Mapping[str, Tensor] = field(default_factory=dict)
     own: Mapping[str, Tensor] = field(default_factory=dict)
     first: bool = False  # this client has never taken part before
+
+    def whole(self, layout: Layout, shared: str) -> Down:
+        """The same with all columns in `w`, of which only the part `shared` came."""
+        if self.w.shape[0] == layout.size:
+            return self
+        return replace(self, w=layout.join(shared, self.w, self.own["private"]))
+
+    def sent(self, layout: Layout, shared: str) -> Tensor:
+        """The columns of the part `shared`."""
+        return layout.take(self.w, shared) if self.w.shape[0] == layout.size else self.w
 
 
 @dataclass(frozen=True)
@@ -117,13 +132,14 @@ class Context:
 
     watch: the defence of this round, which judged the uploads before the method saw them; None without one.
     mean: the uploads' weighted mean, for a method that wants nothing else of them and a round in which they were added
-    up as they came; their own models are gone then.
+    up as they came; their own models are gone then.  kept: what clients keep, with this round's rows in it already.
     """
 
     round: int
     task: Task
     watch: Watch | None = None
     mean: Tensor | None = None
+    kept: Mapping[str, Tensor] = field(default_factory=dict)
 
     def weights(self, ids: Sequence[int]) -> Tensor:
         """Weights p of the clients `ids` in one average, (K,) float64: FedAvg's, or equal ones for a rule of such."""
@@ -243,7 +259,7 @@ class Method:
         """What each client of `ids` trains from."""
         return [
             Down(
-                w=self.start(state.server["w"], state, i, task),
+                w=state.server["w"],
                 own={k: rows[i] for k, rows in state.client.items()},
                 first=bool(state.last[i] < 0),
             )
@@ -258,7 +274,7 @@ class Method:
 
     def references(self, state: State, downs: Sequence[Down], uploads: Sequence[Upload], task: Task) -> list[Tensor]:
         """The shared columns from which each upload's local training started, as the server knows it."""
-        return [task.layout.take(down.w, self.shared) for down in downs]
+        return [down.sent(task.layout, self.shared) for down in downs]
 
     def local_update(self, down: Down, client: ClientData, trainer: Trainer) -> Upload:
         """One client's round: pure in what came down, the client's data and its own random streams."""
@@ -274,9 +290,10 @@ class Method:
         """The next state: `server` tensors replaced, and what the participants keep put into their rows."""
         client = dict(state.client)
         for name in {k for u in uploads for k in u.own}:
-            client[name] = client[name].clone()
+            client[name] = written_anew(client[name], len(uploads))
             for u in uploads:
                 client[name][u.client] = u.own[name]
+        client |= ctx.kept
         last = state.last.clone()
         last[[u.client for u in uploads]] = ctx.round
         return replace(state, server={**state.server, **server}, client=client, last=last)
@@ -353,6 +370,11 @@ class Method:
         return Cost(size, size)
 
 
+def written_anew(rows: Tensor, count: int) -> Tensor:
+    """A copy of the clients' rows (N, ...), of which `count` are about to be written: if all, only of their shape."""
+    return torch.empty_like(rows) if count == len(rows) else rows.clone()
+
+
 def enlarged(old: Tensor, new: Tensor | None, n: int, total: int) -> Tensor:
     """`old` as the leading block of `new`; of zeros without one, where dimensions of size n become `total`."""
     if new is None:
@@ -388,16 +410,20 @@ def pulled_map(strength: Tensor, target: Tensor) -> Tensor:
 
 
 def mix(a: Tensor, rows: Tensor, head: ClassHead | None = None) -> Tensor:
-    """a @ rows in float64 by column chunks: (N, N), (N, P) -> (N, P) float32; `head` is the task's `class_head`.
+    """a @ rows in float64 by cuts of the columns, on all cores: (N, N), (N, P) -> (N, P) float32.
 
-    Always give the whole map: a product of fewer rows may round differently. A map whose rows are all equal
-    has one target, which is averaged once and like any other: a map that has become FedAvg's gives FedAvg's
-    bits. A one-hot row returns that client's row bit for bit (1.0 x + 0.0 is exact).
+    `head` is the task's `class_head`. Always give the whole map: a product of fewer rows may round differently. A map
+    whose rows are all equal has one target, which is averaged once and like any other: a map that has become FedAvg's
+    gives FedAvg's bits. A one-hot row returns that client's row bit for bit (1.0 x + 0.0 is exact).
     """
     if bool((a == a[0]).all()):
         chosen = torch.nonzero(a[0]).flatten().tolist()
         return average([rows[j] for j in chosen], a[0][chosen], chosen, head).expand(len(a), -1)
     out = torch.empty_like(rows)
-    for cut in cuts(rows):
+
+    def mixed(cut: slice) -> None:
         out[:, cut] = a @ rows[:, cut].double()
+
+    for _ in on_cores(mixed, cuts(rows)):
+        pass
     return out if head is None else head.mix(out, a, rows)

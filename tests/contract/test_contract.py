@@ -18,7 +18,7 @@ from toys import dealt, fingerprint, models, play, rows, uploads
 from fltk import engine, methods, runner
 from fltk.data import load
 from fltk.data.federation import Federation
-from fltk.engine.base import Bench, Job, Work
+from fltk.engine.base import Bench, Job, Reduce, Work
 from fltk.engine.serial import Serial
 from fltk.engine.work import TrainTask, train_client
 from fltk.errors import UsageError
@@ -41,8 +41,8 @@ class Backwards:
     def map(self, work: Work, tasks: Sequence[Any], sizes: Sequence[int]) -> list[Any]:
         return [work(self._bench, task) for task in reversed(tasks)][::-1]
 
-    def stream(self, work: Work, tasks: Sequence[Any]) -> Iterator[Any]:
-        return iter(self.map(work, tasks, []))
+    def fold(self, work: Work, reduce: Reduce, parts: Sequence[Sequence[Any]]) -> Iterator[Any]:
+        return iter([reduce(self.map(work, part, [])) for part in reversed(parts)][::-1])
 
     ready = True
 
@@ -112,7 +112,7 @@ def test_client_work_leaves_its_input_alone(name: str, make_job: MakeJob) -> Non
         data = {f"{part}.{k}": getattr(getattr(client, part), k) for part in ("train", "val", "test") for k in "xy"}
         return fingerprint({"w": down.w, **down.server, **{f"own.{k}": v for k, v in down.own.items()}, **data})
 
-    down = job.method.downlink(state, [1], task)[0]
+    down = job.method.downlink(state, [1], task)[0].whole(task.layout, job.method.shared)
     before = mark(down)
     job.method.local_update(down, client, bench.trainer.at(2, 1))
     assert before == mark(down)
@@ -198,7 +198,8 @@ def test_an_exact_map_times_the_uploads_is_what_everybody_starts_from(name: str,
         expected = starts_of(made, rows(job, sent))
         torch.testing.assert_close(models(job, state), expected, rtol=0, atol=1e-6)
         if name != "ifca":  # its clients choose their start among several models themselves
-            starts = torch.stack([d.w for d in job.method.downlink(state, everyone, task)])
+            downs = job.method.downlink(state, everyone, task)
+            starts = torch.stack([d.whole(task.layout, job.method.shared).w for d in downs])
             torch.testing.assert_close(starts, expected, rtol=0, atol=1e-6)
 
 

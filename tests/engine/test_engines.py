@@ -6,6 +6,7 @@ import os
 import pickle
 import signal
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -169,6 +170,10 @@ def echo(bench: Bench, task: Any) -> Any:
     return task
 
 
+def total(results: Sequence[torch.Tensor]) -> torch.Tensor:
+    return torch.stack(list(results)).sum(0)
+
+
 def fail(bench: Bench, task: Any) -> Any:
     """Errors of both kinds, by task."""
     if task == "user":
@@ -210,18 +215,18 @@ def test_results_come_in_the_order_of_the_tasks(pool_and_job: tuple[Pool, Job]) 
     assert set(pool.map(threads, tasks, [1] * 20)) == {1}
 
 
-def test_a_stream_is_in_order_and_may_be_left(pool_and_job: tuple[Pool, Job]) -> None:
+def test_parts_are_folded_in_order_and_may_be_left(pool_and_job: tuple[Pool, Job]) -> None:
     pool, made = pool_and_job
-    tasks = [torch.full((3000,), float(k)) for k in range(60)]
-    for mine, got in zip(tasks, pool.stream(echo, tasks), strict=True):
-        assert torch.equal(mine, got)
-    some = pool.stream(echo, tasks)
-    assert torch.equal(next(some), tasks[0])
+    parts = [[torch.full((3000,), float(10 * k + j)) for j in range(1 + k % 4)] for k in range(40)]
+    for mine, got in zip(parts, pool.fold(echo, total, parts), strict=True):
+        assert torch.equal(total(mine), got)
+    some = pool.fold(echo, total, parts)
+    assert torch.equal(next(some), total(parts[0]))
     with pytest.raises(Diverged, match="client 3"):
-        list(pool.stream(fail, ["a", "user", "b"] * 9))
+        list(pool.fold(fail, total, [["a", "user", "b"]] * 9))
     assert pool.map(echo, list(range(40)), [1] * 40) == list(range(40))
     with pytest.raises(Diverged, match="client 3"):
-        list(Serial(made).stream(fail, ["a", "user", "b"]))
+        list(Serial(made).fold(fail, total, [["a", "user", "b"]]))
 
 
 @pytest.mark.parametrize("method", ["fedavg", "fedper", "fedprox"])

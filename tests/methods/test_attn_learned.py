@@ -194,9 +194,10 @@ def test_a_lesson_is_the_gradient_through_the_mixed_models(params: Params) -> No
     bench, shared = Bench(made), method.shared
     slopes = []
     for i, (down, u) in enumerate(zip(method.downlink(before, range(N), TASK), sent, strict=True)):
-        mine = LAYOUT.take(down.w, shared).double() - u.w.double()
+        mine = down.sent(LAYOUT, shared).double() - u.w.double()
         if params["train"] == "valgrad":
-            mine = LAYOUT.take(bench.trainer.gradient(down.w, bench.client(i).val), shared).double()
+            slope = bench.trainer.gradient(down.whole(LAYOUT, shared).w, bench.client(i).val)
+            mine = LAYOUT.take(slope, shared).double()
             assert torch.equal(u.sent["slope"].double(), mine)
         slopes.append(mine)
     teaching = torch.nonzero(~before.server["judges"]).flatten().tolist()
