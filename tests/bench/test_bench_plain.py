@@ -82,6 +82,6 @@ def test_the_embedded_digits_stand_in_for_mnist_by_shape_and_number() -> None:
 
 def test_turns_are_interleaved_and_the_first_round_is_left_out() -> None:
     order: list[str] = []
-    found = in_turns([lambda: order.append("a"), lambda: order.append("b")], 3)
-    assert order == ["a", "b"] * 4
-    assert [len(seconds) for seconds in found] == [3, 3]
+    found = in_turns([lambda: order.append("a"), lambda: order.append("b")], 4)
+    assert "".join(order) == "ab" + "aaabbb" + "ab"
+    assert [len(seconds) for seconds in found] == [4, 4]
