@@ -13,7 +13,7 @@ export FLTK_DB="$OUT/performance.db"
 bench() { # shellcheck disable=SC2086
     $FLTK bench --format json --workload "$1" --rounds "$2" >"$OUT/$3.json"
 }
-bench all 5 all
+bench all 9 all
 bench memory 2 memory
 bench clients 2 clients
 bench parameters 3 parameters

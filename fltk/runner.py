@@ -151,12 +151,14 @@ def added_up(
     """
     weights = task.weights(ids).tolist()
     tasks = [Weighted(TrainTask(round, i, down), p) for i, down, p in zip(ids, downs, weights, strict=True)]
+    cuts = parts(len(tasks))
+    sizes = [int(task.n[list(ids[cut])].sum()) for cut in cuts]
     uploads: list[Upload] = []
     losses: list[float] = []
     kept: dict[str, torch.Tensor] = {}
 
     def sums() -> Iterator[torch.Tensor]:
-        for part in engine.fold(train_weighted, add_up, [tasks[cut] for cut in parts(len(tasks))]):
+        for part in engine.fold(train_weighted, add_up, [tasks[cut] for cut in cuts], sizes):
             for upload in part.uploads:
                 for name, row in upload.own.items():
                     if name not in kept:

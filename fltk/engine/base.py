@@ -196,8 +196,8 @@ class Engine(Protocol):
     def map(self, work: Work, tasks: Sequence[Any], sizes: Sequence[int]) -> list[Any]:
         """`work` is a module-level function; `sizes` are the tasks' relative costs, to deal them evenly."""
 
-    def fold(self, work: Work, reduce: Reduce, parts: Sequence[Sequence[Any]]) -> Iterator[Any]:
-        """What `reduce` makes of the results of every part of the tasks, part by part.
+    def fold(self, work: Work, reduce: Reduce, parts: Sequence[Sequence[Any]], sizes: Sequence[int]) -> Iterator[Any]:
+        """What `reduce` makes of the results of every part of the tasks, part by part; `sizes` are the parts' costs.
 
         It runs where the tasks did, so that results which together would fill the memory go no further.
         """

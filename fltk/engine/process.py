@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -79,17 +79,17 @@ class Pool:
 
     def map(self, work: Work, tasks: Sequence[Any], sizes: Sequence[int]) -> list[Any]:
         results: list[Any] = [None] * len(tasks)
-        for k, result in self._results(partial(_map, work), tasks, self._groups(sizes)):
+        for k, result in self._results(partial(_map, work), tasks, deque(deal(sizes, *self._together(1)))):
             results[k] = result
         failures = [r for r in results if isinstance(r, Exception)]
         if failures:
             raise failures[0]
         return results
 
-    def fold(self, work: Work, reduce: Reduce, parts: Sequence[Sequence[Any]]) -> Iterator[Any]:
+    def fold(self, work: Work, reduce: Reduce, parts: Sequence[Sequence[Any]], sizes: Sequence[int]) -> Iterator[Any]:
         early: dict[int, Any] = {}
-        turn, sizes = 0, [len(part) for part in parts]
-        groups = self._groups(sizes, max(sizes, default=1))
+        turn = 0
+        groups = deque(deal_in_order(sizes, *self._together(max(map(len, parts), default=1))))
         for k, result in self._results(partial(_fold, work, reduce), parts, groups):
             early[k] = result
             while turn in early:
@@ -110,10 +110,9 @@ class Pool:
                 worker.process.join()
         self._workers = []
 
-    def _groups(self, sizes: Sequence[int], each: int = 1) -> deque[list[int]]:
-        """Numbers of items in groups; an item has `each` tasks."""
-        together = min(self._bench.machine.together, ROWS)
-        return deque(deal(sizes, max(1, together // each), self._count))
+    def _together(self, each: int) -> tuple[int, int, int]:
+        """For items of `each` tasks, how many are best worked at in one go; the workers; the most items of a group."""
+        return max(1, min(self._bench.machine.together, ROWS) // each), self._count, max(1, ROWS // each)
 
     def _results(self, play: Play, items: Sequence[Any], groups: deque[list[int]]) -> Iterator[tuple[int, Any]]:
         """Numbers of items and what playing them gives, an exception as a value, in the order in which it comes."""
@@ -192,16 +191,30 @@ class Pool:
         self._hire()
 
 
-def deal(sizes: Sequence[int], together: int, workers: int) -> list[list[int]]:
+def deal(sizes: Sequence[int], together: int, workers: int, limit: int = ROWS) -> list[list[int]]:
     """Item numbers in groups, the largest items first; as many groups for every worker.
 
-    together: items that are best worked at in one go; a group has a multiple of it at most.
+    together: items that are best worked at in one go; a group has a multiple of it at most, and no more than `limit`.
     """
     order = sorted(range(len(sizes)), key=lambda k: -sizes[k])
-    most = together * max(1, min(ROWS // together, len(order) // (together * workers * GROUPS)))
-    count = workers * -(-len(order) // (workers * most))
+    count = _group_count(len(order), together, workers, limit)
     cuts = [len(order) * k // count for k in range(count + 1)] if count else []
     return [order[a:b] for a, b in pairwise(cuts) if a < b]
+
+
+def deal_in_order(sizes: Sequence[int], together: int, workers: int, limit: int = ROWS) -> list[list[int]]:
+    """The same in the order of the items, so that few results come before their turn; groups of about equal size."""
+    count = _group_count(len(sizes), together, workers, limit)
+    ends = list(accumulate(sizes))
+    groups: list[list[int]] = [[] for _ in range(count)]
+    for k, (size, end) in enumerate(zip(sizes, ends, strict=True)):
+        groups[min(count - 1, int(count * (end - size / 2) / max(1, ends[-1])))].append(k)
+    return [group for group in groups if group]
+
+
+def _group_count(items: int, together: int, workers: int, limit: int) -> int:
+    most = together * max(1, min(limit // together, items // (together * workers * GROUPS)))
+    return workers * -(-items // (workers * most))
 
 
 def _start(job: Job) -> _Worker:

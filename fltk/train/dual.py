@@ -109,8 +109,8 @@ def _play(net: Net, orders: Sequence[Order], products: Products) -> tuple[Tensor
     dealt, upper = Dealt.of(orders, net.classes), net.above()
     parts = Parts.of(upper, orders)
     firsts = _firsts(net.layers[0], orders, dealt, products)
-    for begin in range(0, len(dealt.steps), firsts[0].course.block):
-        active = firsts[: dealt.steps[begin].active]
+    for begin in range(0, len(dealt.active), firsts[0].course.block):
+        active = firsts[: dealt.active[begin]]
         block = _Block.of(active, begin)
         _steps(block, upper, parts, dealt, firsts[0].course)
         for first, gradients in zip(active, block.gradients, strict=True):
@@ -126,7 +126,7 @@ def _steps(block: _Block, upper: Net, parts: Parts, dealt: Dealt, course: Course
     """Plays the steps of a block: fills in its gradients, and trains the upper layers."""
     batch, width = block.outputs.shape[2:]
     step: Step | None = None
-    for t, seen in enumerate(dealt.steps[block.begin : block.begin + course.block]):
+    for t, seen in enumerate(dealt.during(block.begin, course.block)):
         active, start = seen.active, t * batch
         if step is None or step.size != active:
             step = Step(upper, course.rule, batch, parts.first(active), below=True)
@@ -257,7 +257,7 @@ class _First:
 def _firsts(layer: Dense, orders: Sequence[Order], dealt: Dealt, products: Products) -> list[_First]:
     """The first layers of a stack before their first step."""
     block = max(1, BLOCK // dealt.batch)
-    course = _course(orders[0].rule, -(-len(dealt.steps) // block), block, dealt.batch)
+    course = _course(orders[0].rule, -(-len(dealt.active) // block), block, dealt.batch)
     known: dict[int, Tensor] = {}
 
     def fixed(flat: Tensor | None, samples: Tensor, x: Tensor, share: Tensor | None) -> _Fixed | None:

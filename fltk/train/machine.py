@@ -76,10 +76,10 @@ class Machine:
     def play(self, orders: Sequence[Order]) -> list[Trained]:
         """What comes of the orders, in their order."""
         done: dict[int, Trained] = {}
-        kinds: dict[tuple[str, Rule, int], list[int]] = {}
+        kinds: dict[tuple[str, Rule, int, bool], list[int]] = {}
         for k, order in enumerate(orders):
-            kinds.setdefault((self._kind(order), order.rule, order.batches.size), []).append(k)
-        for (kind, rule, _), members in kinds.items():
+            kinds.setdefault((self._kind(order), order.rule, order.batches.size, order.drift is None), []).append(k)
+        for (kind, rule, *_), members in kinds.items():
             size = self._stack_size(kind, rule.only)
             for start in range(0, len(members), size):
                 some = members[start : start + size]

@@ -177,7 +177,7 @@ def _play(net: Net, orders: Sequence[Order]) -> tuple[Tensor, list[float]]:
     features = [_features(order.x, net.layers[0].width) for order in orders]
     step: Step | None = None
     for start, x in _inputs(features, dealt):
-        for xt, seen in zip(x.unbind(1), dealt.steps[start:], strict=False):
+        for xt, seen in zip(x.unbind(1), dealt.during(start, x.shape[1]), strict=True):
             if step is None or step.size != seen.active:
                 step = Step(net, orders[0].rule, dealt.batch, parts.first(seen.active))
             step(xt[: seen.active], seen)
@@ -199,31 +199,39 @@ class Seen:
 class Dealt:
     """The batches of a stack, longest order first."""
 
-    batch: int
     index: list[Tensor]  # samples of each client's steps (T_k, B) int64
-    steps: list[Seen]
-    weight: Tensor | None  # (S, T, 1, B)
+    active: list[int]  # how many clients have a step
+    labels: Tensor  # (S, T, 1, B) int64
+    weight: Tensor | None  # (S, T, 1, B) as in `Batches.weights`, zero behind an order's end
     likelihood: Tensor  # (S, T, 1, B)
+    classes: int
 
     @staticmethod
     def of(orders: Sequence[Order], classes: int) -> Dealt:
         index = [order.batches.table() for order in orders]
-        counts, (steps, batch) = [len(own) for own in index], index[0].shape
+        counts, (steps, batch) = [own.shape[0] for own in index], index[0].shape
         labels = torch.zeros(len(orders), steps, 1, batch, dtype=torch.int64)
         for row, order, own in zip(labels, orders, index, strict=True):
-            torch.take(order.y, own, out=row[: len(own), 0])
-        truth = torch.zeros(len(orders), steps, classes, batch).scatter_(2, labels, 1.0)
+            torch.take(order.y, own, out=row[: own.shape[0], 0])
         weight = None if all(order.batches.even for order in orders) else torch.zeros(len(orders), steps, 1, batch)
         if weight is not None:
             for row, order in zip(weight, orders, strict=True):
                 row[: order.batches.steps, 0] = order.batches.weights()
-        likelihood = torch.zeros(len(orders), steps, 1, batch)
-        parts = (part.unbind(1) for part in (labels, truth, likelihood if weight is None else weight, likelihood))
-        seen: list[Seen] = []
-        for t, (own, true, given, told) in enumerate(zip(*parts, strict=True)):
-            a = sum(count > t for count in counts)
-            seen.append(Seen(a, own[:a], true[:a], None if weight is None else given[:a], told[:a]))
-        return Dealt(batch, index, seen, weight, likelihood)
+        active = [sum(count > t for count in counts) for t in range(steps)]
+        return Dealt(index, active, labels, weight, torch.zeros(len(orders), steps, 1, batch), classes)
+
+    @property
+    def batch(self) -> int:
+        return self.labels.shape[3]
+
+    def during(self, begin: int, steps: int) -> list[Seen]:
+        """What is seen in so many steps from a first one on, as far as there are steps."""
+        cut = slice(begin, begin + steps)
+        labels, told = self.labels[:, cut], self.likelihood[:, cut]
+        truth = torch.zeros(len(labels), labels.shape[1], self.classes, self.batch).scatter_(2, labels, 1.0)
+        weight = told if self.weight is None else self.weight[:, cut]
+        parts = zip(self.active[cut], *(part.unbind(1) for part in (labels, truth, weight, told)), strict=True)
+        return [Seen(a, y[:a], t[:a], None if self.weight is None else w[:a], p[:a]) for a, y, t, w, p in parts]
 
     def losses(self) -> list[float]:
         """Of every client the mean losses of its batches, summed."""
@@ -270,7 +278,7 @@ def _inputs(features: Sequence[Tensor], dealt: Dealt) -> Iterator[tuple[int, Ten
 
     Where an order has ended there is anything.
     """
-    steps, batch, width = len(dealt.steps), dealt.batch, features[0].shape[1]
+    steps, batch, width = len(dealt.active), dealt.batch, features[0].shape[1]
     block = max(1, GATHERED // (4 * len(features) * batch * width))
     for start in range(0, steps, block):
         x = torch.empty(len(features), min(block, steps - start), batch, width)

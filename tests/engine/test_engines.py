@@ -18,7 +18,7 @@ from toys import SIZES, aggregated, federation, job, play, random, uploads
 
 from fltk import engine, runner
 from fltk.engine.base import Bench, Job, default_model
-from fltk.engine.process import GROUPS, Pool, deal
+from fltk.engine.process import GROUPS, Pool, deal, deal_in_order
 from fltk.engine.serial import Serial
 from fltk.engine.transport import SharedFile, pack, rooms, unpack
 from fltk.engine.work import ScoreTask, score_client
@@ -34,6 +34,16 @@ def test_every_task_is_dealt_once_in_groups_for_all_workers(sizes: list[int], to
     assert len(groups) % workers == 0 or len(groups) == len(sizes)
     assert max(map(len, groups), default=0) - min(map(len, groups), default=0) <= 1
     assert len(sizes) > together * workers * GROUPS or max(map(len, groups), default=0) <= together
+
+
+@given(st.lists(st.integers(0, 1000), max_size=60), st.integers(1, 16), st.integers(1, 8))
+def test_items_dealt_in_order_make_groups_of_about_equal_size(sizes: list[int], together: int, workers: int) -> None:
+    groups = deal_in_order(sizes, together, workers)
+    assert [k for group in groups for k in group] == list(range(len(sizes)))
+    count = len(deal(sizes, together, workers))
+    assert len(groups) <= count + workers
+    share = sum(sizes) / max(1, len(groups))
+    assert all(sum(sizes[k] for k in group) <= share + max(sizes) + 1 for group in groups)
 
 
 def test_messages_return_as_they_were() -> None:
@@ -218,15 +228,15 @@ def test_results_come_in_the_order_of_the_tasks(pool_and_job: tuple[Pool, Job]) 
 def test_parts_are_folded_in_order_and_may_be_left(pool_and_job: tuple[Pool, Job]) -> None:
     pool, made = pool_and_job
     parts = [[torch.full((3000,), float(10 * k + j)) for j in range(1 + k % 4)] for k in range(40)]
-    for mine, got in zip(parts, pool.fold(echo, total, parts), strict=True):
+    for mine, got in zip(parts, pool.fold(echo, total, parts, [len(part) for part in parts]), strict=True):
         assert torch.equal(total(mine), got)
-    some = pool.fold(echo, total, parts)
+    some = pool.fold(echo, total, parts, [len(part) for part in parts])
     assert torch.equal(next(some), total(parts[0]))
     with pytest.raises(Diverged, match="client 3"):
-        list(pool.fold(fail, total, [["a", "user", "b"]] * 9))
+        list(pool.fold(fail, total, [["a", "user", "b"]] * 9, [3] * 9))
     assert pool.map(echo, list(range(40)), [1] * 40) == list(range(40))
     with pytest.raises(Diverged, match="client 3"):
-        list(Serial(made).fold(fail, total, [["a", "user", "b"]]))
+        list(Serial(made).fold(fail, total, [["a", "user", "b"]], [3]))
 
 
 @pytest.mark.parametrize("method", ["fedavg", "fedper", "fedprox"])

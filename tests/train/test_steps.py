@@ -108,12 +108,13 @@ def test_neighbours_in_a_stack_change_no_bit(
         assert one.loss / order.batches.steps == trainer.losses[-1]
 
 
-def test_orders_that_differ_in_rule_part_or_loss_are_played_together_and_told_in_order() -> None:
-    machine = machine_for("mlp")
-    w, orders = start_for(machine, "mlp"), list[Order]()
+@pytest.mark.parametrize("hidden", [(12,), (20,)], ids=["stack", "dual"])
+def test_orders_that_differ_are_played_together_and_told_in_order(hidden: tuple[int, ...]) -> None:
+    machine = machine_for("mlp", hidden=hidden)
+    w, orders = start_for(machine, "mlp", hidden), list[Order]()
     alone = []
-    for k, (n, only, lr) in enumerate(product((23, 7), ("all", "head"), (0.05, 0.1))):
-        alone.append(trainer_at(machine, k, orders).sgd(w, data_for("mlp", n, k), only=only, lr=lr))
+    for k, (n, only, lr, drift) in enumerate(product((23, 70), ("all", "head"), (0.05, 0.1), (None, 0.1 * w))):
+        alone.append(trainer_at(machine, k, orders).sgd(w, data_for("mlp", n, k), only=only, lr=lr, drift=drift))
     for one, expected in zip(machine.play(orders), alone, strict=True):
         assert torch.equal(one.w, expected)
 
