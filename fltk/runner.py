@@ -22,6 +22,7 @@ from fltk.defences.base import added, parts
 from fltk.engine.base import Engine, Job
 from fltk.engine.work import (
     ClientScores,
+    Part,
     ScoreTask,
     TrainTask,
     Weighted,
@@ -153,22 +154,33 @@ def added_up(
     tasks = [Weighted(TrainTask(round, i, down), p) for i, down, p in zip(ids, downs, weights, strict=True)]
     cuts = parts(len(tasks))
     sizes = [int(task.n[list(ids[cut])].sum()) for cut in cuts]
-    uploads: list[Upload] = []
-    losses: list[float] = []
+    found: dict[int, tuple[list[Upload], list[float]]] = {}
     kept: dict[str, torch.Tensor] = {}
 
+    def taken(part: Part) -> tuple[list[Upload], list[float]]:
+        """A part's uploads without what clients keep, which goes to its place, and the losses."""
+        for upload in part.uploads:
+            for name, row in upload.own.items():
+                if name not in kept:
+                    kept[name] = written_anew(state.client[name], len(ids))
+                kept[name][upload.client] = row
+        rest = [replace(u, own={}, sent={name: value.clone() for name, value in u.sent.items()}) for u in part.uploads]
+        return rest, part.losses
+
     def sums() -> Iterator[torch.Tensor]:
-        for part in engine.fold(train_weighted, add_up, [tasks[cut] for cut in cuts], sizes):
-            for upload in part.uploads:
-                for name, row in upload.own.items():
-                    if name not in kept:
-                        kept[name] = written_anew(state.client[name], len(ids))
-                    kept[name][upload.client] = row
-                uploads.append(replace(upload, own={}))
-            losses.extend(part.losses)
-            yield part.total
+        """Those of the parts in order, whatever order they come in."""
+        early: dict[int, torch.Tensor] = {}
+        turn = 0
+        for k, part in engine.fold(train_weighted, add_up, [tasks[cut] for cut in cuts], sizes):
+            found[k] = taken(part)
+            early[k] = part.total if k == turn else part.total.clone()
+            while turn in early:
+                yield early.pop(turn)
+                turn += 1
 
     mean = added(sums()).float()
+    uploads = [upload for k in sorted(found) for upload in found[k][0]]
+    losses = [loss for k in sorted(found) for loss in found[k][1]]
     return uploads, losses, Sums(mean, kept)
 
 

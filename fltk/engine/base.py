@@ -196,10 +196,13 @@ class Engine(Protocol):
     def map(self, work: Work, tasks: Sequence[Any], sizes: Sequence[int]) -> list[Any]:
         """`work` is a module-level function; `sizes` are the tasks' relative costs, to deal them evenly."""
 
-    def fold(self, work: Work, reduce: Reduce, parts: Sequence[Sequence[Any]], sizes: Sequence[int]) -> Iterator[Any]:
-        """What `reduce` makes of the results of every part of the tasks, part by part; `sizes` are the parts' costs.
+    def fold(
+        self, work: Work, reduce: Reduce, parts: Sequence[Sequence[Any]], sizes: Sequence[int]
+    ) -> Iterator[tuple[int, Any]]:
+        """What `reduce` makes of the results of every part of the tasks, with the part's number, as it comes.
 
-        It runs where the tasks did, so that results which together would fill the memory go no further.
+        It runs where the tasks did, so that results which together would fill the memory go no further. Its tensors
+        are to be used or copied before the next part is asked for. `sizes` are the parts' costs.
         """
 
     def close(self) -> None:

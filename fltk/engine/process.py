@@ -86,15 +86,12 @@ class Pool:
             raise failures[0]
         return results
 
-    def fold(self, work: Work, reduce: Reduce, parts: Sequence[Sequence[Any]], sizes: Sequence[int]) -> Iterator[Any]:
-        early: dict[int, Any] = {}
-        turn = 0
+    def fold(
+        self, work: Work, reduce: Reduce, parts: Sequence[Sequence[Any]], sizes: Sequence[int]
+    ) -> Iterator[tuple[int, Any]]:
         groups = deque(deal_in_order(sizes, *self._together(max(map(len, parts), default=1))))
-        for k, result in self._results(partial(_fold, work, reduce), parts, groups):
-            early[k] = result
-            while turn in early:
-                yield succeeded(early.pop(turn))
-                turn += 1
+        for k, result in self._results(partial(_fold, work, reduce), parts, groups, copy=False):
+            yield k, succeeded(result)
 
     def close(self) -> None:
         for worker in self._workers:
@@ -112,10 +109,16 @@ class Pool:
 
     def _together(self, each: int) -> tuple[int, int, int]:
         """For items of `each` tasks, how many are best worked at in one go; the workers; the most items of a group."""
-        return max(1, min(self._bench.machine.together, ROWS) // each), self._count, max(1, ROWS // each)
+        rows = max(1, min(ROWS, MOST // (4 * self._job.width)))  # models of one group fit into a room
+        return max(1, min(self._bench.machine.together, rows) // each), self._count, max(1, rows // each)
 
-    def _results(self, play: Play, items: Sequence[Any], groups: deque[list[int]]) -> Iterator[tuple[int, Any]]:
-        """Numbers of items and what playing them gives, an exception as a value, in the order in which it comes."""
+    def _results(
+        self, play: Play, items: Sequence[Any], groups: deque[list[int]], copy: bool = True
+    ) -> Iterator[tuple[int, Any]]:
+        """Numbers of items and what playing them gives, an exception as a value, in the order in which it comes.
+
+        Without `copy` tensors lie where the worker has put them, and are gone when the next item is asked for.
+        """
         self._drain()
         while groups or any(worker.flight for worker in self._workers):
             for flying in range(self._in_flight):  # nobody gets a second group before all have one
@@ -130,7 +133,7 @@ class Pool:
                 heard = wait([w.pipe for w in waiting], 0)
             for worker in waiting:
                 if worker.pipe in heard:
-                    yield from self._hear(worker, groups)
+                    yield from self._hear(worker, groups, copy)
 
     def _drain(self) -> None:
         """Takes the answers to what an earlier call was not interested in any more."""
@@ -164,7 +167,7 @@ class Pool:
         with contextlib.suppress(OSError):  # a worker that has ended is noticed when it is heard
             worker.pipe.send_bytes(message)
 
-    def _hear(self, worker: _Worker, groups: deque[list[int]]) -> list[tuple[int, Any]]:
+    def _hear(self, worker: _Worker, groups: deque[list[int]], copy: bool = True) -> list[tuple[int, Any]]:
         """A worker's answer; one that has ended is replaced, and its groups are dealt again."""
         try:
             message = worker.pipe.recv_bytes()
@@ -176,7 +179,7 @@ class Pool:
             return []
         self._deaths = 0
         turn, group = worker.flight.popleft()
-        return list(zip(group, unpack(message, worker.results[turn]), strict=True))
+        return list(zip(group, unpack(message, worker.results[turn], copy), strict=True))
 
     def _replace(self, worker: _Worker, groups: deque[list[int]]) -> None:
         worker.process.join(PATIENCE)

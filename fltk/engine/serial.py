@@ -23,8 +23,10 @@ class Serial:
     def map(self, work: Work, tasks: Sequence[Any], sizes: Sequence[int]) -> list[Any]:
         return list(map(succeeded, work_through(self._bench, work, tasks)))
 
-    def fold(self, work: Work, reduce: Reduce, parts: Sequence[Sequence[Any]], sizes: Sequence[int]) -> Iterator[Any]:
-        return map(succeeded, fold_through(self._bench, work, reduce, parts))
+    def fold(
+        self, work: Work, reduce: Reduce, parts: Sequence[Sequence[Any]], sizes: Sequence[int]
+    ) -> Iterator[tuple[int, Any]]:
+        return enumerate(map(succeeded, fold_through(self._bench, work, reduce, parts)))
 
     def close(self) -> None:
         """Nothing to end."""

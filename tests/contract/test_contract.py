@@ -41,8 +41,10 @@ class Backwards:
     def map(self, work: Work, tasks: Sequence[Any], sizes: Sequence[int]) -> list[Any]:
         return [work(self._bench, task) for task in reversed(tasks)][::-1]
 
-    def fold(self, work: Work, reduce: Reduce, parts: Sequence[Sequence[Any]], sizes: Sequence[int]) -> Iterator[Any]:
-        return iter([reduce(self.map(work, part, [])) for part in reversed(parts)][::-1])
+    def fold(
+        self, work: Work, reduce: Reduce, parts: Sequence[Sequence[Any]], sizes: Sequence[int]
+    ) -> Iterator[tuple[int, Any]]:
+        return ((k, reduce(self.map(work, part, []))) for k, part in reversed(list(enumerate(parts))))
 
     ready = True
 
