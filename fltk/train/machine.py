@@ -4,8 +4,8 @@ A machine plays orders of local SGD, one or several at once, scores models and t
 rounds nor clients. Its own loop is lean rather than clever: weights are views into one flat buffer, an epoch's samples
 are gathered once and sliced, gradients come from autograd, and the update is a handful of in-place operations. What a
 method adds to the objective as a quadratic pull or a linear drift is added to the gradient, not to the graph. Orders
-that can be played faster go elsewhere: perceptrons to `fltk.train.dual` or `fltk.train.stack`, heads to the latter, other
-models of known layers to `fltk.train.chain`, and on a GPU to `fltk.train.vmapped`, unless `--step` says otherwise.
+that can be played faster go elsewhere: perceptrons to `fltk.train.dual` or `fltk.train.stack`, heads to the latter,
+models of other known layers to `fltk.train.chain`, and on a GPU to `fltk.train.vmapped`; `--step` can force it.
 """
 
 from __future__ import annotations
