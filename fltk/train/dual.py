@@ -34,6 +34,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from fltk.train.order import Order, Rule, Trained
 from fltk.train.stack import (
+    LINE,
     Dealt,
     Dense,
     Net,
@@ -52,7 +53,6 @@ BLOCK = 128  # samples whose steps are taken one by one; behind them their gradi
 NARROW = 16  # outputs of a first layer below which the samples' products with each other cost more than they save
 KEPT = 1 << 28  # bytes of kernels that are kept
 ROUNDING = 1e-12  # of shares, which are float64
-LINE = 64  # bytes of a cache line: MKL rounds a product by where its factors lie
 
 Known = dict[int, tuple[Tensor, Tensor]]  # by the place of samples in memory, those and a model's outputs for them
 
@@ -290,7 +290,8 @@ def _same(a: Tensor, b: Tensor) -> bool:
 
 def _aligned(x: Tensor) -> Tensor:
     """The same numbers side by side, from the beginning of a cache line on."""
-    return x if x.is_contiguous() and x.data_ptr() % LINE == 0 else x.clone(memory_format=torch.contiguous_format)
+    there = x.is_contiguous() and x.data_ptr() % (LINE * x.element_size()) == 0
+    return x if there else x.clone(memory_format=torch.contiguous_format)
 
 
 def _spread(shares: Tensor, batch: int) -> Tensor:
