@@ -320,8 +320,12 @@ def play(
         if started:
             started(run)
         for done in _watched(runner.rounds(job, engine, resume=behind, task=task), watch):
-            with watch("registry"):
-                store.record_round(run, done.round, done.scalars, done.clients, map_blob(done, job), done.digest)
+            try:
+                with watch("registry"):
+                    store.record_round(run, done.round, done.scalars, done.clients, map_blob(done, job), done.digest)
+            except BaseException:
+                done.withdraw()
+                raise
             last = done  # only now: behind a checkpoint of an unrecorded round, the resumed run would have a gap
             if done.round % CHECKPOINT_EVERY == 0 or done.round == job.train.rounds:
                 with watch("checkpoints"):

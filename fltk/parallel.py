@@ -7,8 +7,9 @@ bits. Here the items are cut by the caller, whatever the number of cores.
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 MOST_THREADS = 8
@@ -16,9 +17,25 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def on_cores(work: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
-    """The results of all items in order; no more of them are in memory than there are cores."""
-    cores = min(os.cpu_count() or 1, MOST_THREADS, max(1, len(items)))
+def on_cores(work: Callable[[T], R], items: Sequence[T], together: int = 1) -> Iterator[R]:
+    """The results of all items in order, of so many `together`: some for whose work a thread is too much.
+
+    Not many more of them are in memory than there are cores.
+    """
+    groups = [items[k : k + together] for k in range(0, len(items), together)]
+    cores = min(os.cpu_count() or 1, MOST_THREADS, len(groups))
+    if cores < 2:
+        yield from map(work, items)
+        return
+
+    def through(group: Sequence[T]) -> list[R]:
+        return [work(item) for item in group]
+
     with ThreadPoolExecutor(cores) as pool:
-        for k in range(0, len(items), cores):
-            yield from pool.map(work, items[k : k + cores])
+        ahead: deque[Future[list[R]]] = deque()
+        for group in groups:
+            ahead.append(pool.submit(through, group))
+            if len(ahead) > 2 * cores:
+                yield from ahead.popleft().result()
+        while ahead:
+            yield from ahead.popleft().result()

@@ -9,31 +9,25 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fltk import threats
 from fltk.clustering.agreement import membership
+from fltk.cohort import Cohort
 from fltk.config import TrainConfig
-from fltk.defences.base import added, parts
 from fltk.engine.base import Engine, Job
-from fltk.engine.work import (
-    ClientScores,
-    Part,
-    ScoreTask,
-    TrainTask,
-    Weighted,
-    add_up,
-    score_client,
-    train_client,
-    train_weighted,
-)
-from fltk.methods.base import Context, Down, Map, Method, State, Task, Upload, written_anew
+from fltk.engine.work import ClientScores, ScoreTask, score_client
+from fltk.methods.base import Map, Method, State, Task
+from fltk.parallel import on_cores
 from fltk.train.streams import Streams
+from fltk.undo import Undo
 
+PIECE = 1 << 20  # bytes
 Values = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
 
 
@@ -48,6 +42,7 @@ class RoundDone:
     digest: str
     state: State
     notes: tuple[str, ...] = ()  # what attack or defence had to tell
+    withdraw: Callable[[], None] = lambda: None  # undoes the round for whom it does not count: see `rounds`
 
 
 def sample(task: Task, train: TrainConfig, streams: Streams, round: int) -> list[int]:
@@ -60,132 +55,99 @@ def sample(task: Task, train: TrainConfig, streams: Streams, round: int) -> list
 
 
 def digest(state: State) -> str:
-    """SHA-256 over all tensors of a state, by name."""
+    """SHA-256 over all tensors of a state, by name: of their kinds, and of the SHA-256 of their pieces.
+
+    A piece is as many entries of the first dimension as have a megabyte, one at least.
+    """
+    tensors = sorted(state.tensors().items())
+    cut = {name: _pieces(tensor.detach()) for name, tensor in tensors}
+    found = on_cores(_hashed, [piece for name, _ in tensors for piece in cut[name]])
     h = hashlib.sha256()
-    for name, tensor in sorted(state.tensors().items()):
+    for name, tensor in tensors:
         h.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
-        h.update(tensor.detach().contiguous().numpy().data.cast("B") if tensor.numel() else b"")
+        for _ in cut[name]:
+            h.update(next(found))
     return h.hexdigest()
+
+
+def _pieces(tensor: Tensor) -> Sequence[Tensor]:
+    if not tensor.numel():
+        return []
+    return torch.split(tensor, max(1, PIECE * len(tensor) // tensor.nbytes)) if tensor.dim() else [tensor]
+
+
+def _hashed(piece: Tensor) -> bytes:
+    return hashlib.sha256(piece.contiguous().numpy().data.cast("B")).digest()
 
 
 def rounds(
     job: Job, engine: Engine, *, resume: tuple[int, State] | None = None, task: Task | None = None
 ) -> Iterator[RoundDone]:
-    """Play the rounds of a job, from the start or behind a checkpoint (rounds done, state)."""
+    """Play the rounds of a job, from the start or behind a checkpoint (rounds done, state).
+
+    A round writes the rows of a very large state where they are. An error in it leaves the state of the round before as
+    it was; who has been given a round and cannot use it has that state back by `RoundDone.withdraw`.
+    """
     task = task or job.task()
     notes = threats.check(job, task)
-    done, state = resume if resume else (0, job.method.init(task))
-    for t in range(done, job.train.rounds):
-        started = time.perf_counter()
-        ids = sample(task, job.train, job.streams(), t)
-        downs = job.method.downlink(state, ids, task)
-        starts, sums = threats.own_starts(job, state, ids, downs), None
-        if _adds_up(job, task):
-            uploads, losses, sums = added_up(engine, task, state, ids, starts, t)
-        else:
-            uploads, losses = work(engine, task, ids, starts, t)
-        trained = time.perf_counter()
-        before = _client_numbers(job.method, task, state)
-        faced = threats.face(job, engine, task, state, downs, uploads, t)
-        if faced.uploads:
-            state = job.method.aggregate(state, faced.uploads, _with(faced.context, sums))
-        faced = threats.settled(faced, job, task.n_clients)
-        state = faced.remembered(state)
-        aggregated = time.perf_counter()
-        scalars = {"train_loss": _mean(losses), "participants": float(len(ids)), **faced.scalars}
-        told = _client_numbers(job.method, task, state)
-        clients = {"train_loss": _scatter(task.n_clients, ids, losses), **told, **faced.clients}
-        scalars |= job.method.diagnostics(state, task)
-        if "cluster" in told:
-            scalars |= membership(told["cluster"], before["cluster"], _array(task.groups))
-        cost = job.method.cost(task.layout)
-        scalars |= {"bytes_down": float(cost.down * len(ids)), "bytes_up": float(cost.up * len(ids))}
-        if (t + 1) % job.train.eval_every == 0 or t + 1 == job.train.rounds:
-            scores = score(job.method, engine, task, state, t)
-            more, vectors = accuracy_of(scores)
-            scalars, clients = scalars | more | threats.outcome(job, vectors, scores), clients | vectors
-        ended = time.perf_counter()
-        scalars |= {"seconds": ended - started, "seconds_train": trained - started}
-        scalars |= {"seconds_aggregate": aggregated - trained, "seconds_eval": ended - aggregated}
-        found = job.method.mixing(state, task)
-        scalars |= threats.weight_of_attackers(job, found, state, faced)
-        yield RoundDone(t + 1, scalars, clients, found, digest(state), state, (*notes, *faced.notes))
+    finished, state = resume if resume else (0, job.method.init(task))
+    undo = Undo()
+    for t in range(finished, job.train.rounds):
+        undo.forget()
+        try:
+            done = _round(job, engine, task, state, t, undo)
+        except BaseException:
+            undo.back()
+            raise
+        state = done.state
+        yield replace(done, notes=(*notes, *done.notes), withdraw=undo.back)
         notes = ()
 
 
-def train(
-    method: Method, engine: Engine, task: Task, state: State, ids: Sequence[int], round: int
-) -> tuple[list[Upload], list[float]]:
-    """Local work of the clients `ids`, in client-id order: uploads and training losses."""
-    return work(engine, task, ids, method.downlink(state, ids, task), round)
-
-
-def work(
-    engine: Engine, task: Task, ids: Sequence[int], downs: Sequence[Down], round: int
-) -> tuple[list[Upload], list[float]]:
-    """The same from what was sent down."""
-    tasks = [TrainTask(round, i, down) for i, down in zip(ids, downs, strict=True)]
-    results = engine.map(train_client, tasks, [int(task.n[i]) for i in ids])
-    return [upload for upload, _ in results], [loss for _, loss in results]
+def _round(job: Job, engine: Engine, task: Task, state: State, t: int, undo: Undo) -> RoundDone:
+    """Round t, counted from 0."""
+    started = time.perf_counter()
+    before = _client_numbers(job.method, task, state)
+    ids = sample(task, job.train, job.streams(), t)
+    downs = job.method.downlink(state, ids, task)
+    starts, sums = threats.own_starts(job, state, ids, downs), None
+    cohort = Cohort(job.method, task, t, ids, starts)
+    if _adds_up(job, task):
+        uploads, losses, sums = cohort.added_up(engine, state, undo)
+    else:
+        uploads, losses = cohort.trained(engine)
+    trained = time.perf_counter()
+    faced = threats.face(job, engine, task, state, downs, uploads, t)
+    if faced.uploads:
+        context = faced.context if sums is None else replace(faced.context, sums=sums)
+        state = job.method.aggregate(state, faced.uploads, context)
+    faced = threats.settled(faced, job, task.n_clients)
+    state = faced.remembered(state)
+    aggregated = time.perf_counter()
+    scalars = {"train_loss": _mean(losses), "participants": float(len(ids)), **faced.scalars}
+    told = _client_numbers(job.method, task, state)
+    clients = {"train_loss": _scatter(task.n_clients, ids, losses), **told, **faced.clients}
+    scalars |= job.method.diagnostics(state, task)
+    if "cluster" in told:
+        scalars |= membership(told["cluster"], before["cluster"], _array(task.groups))
+    cost = job.method.cost(task.layout)
+    scalars |= {"bytes_down": float(cost.down * len(ids)), "bytes_up": float(cost.up * len(ids))}
+    if (t + 1) % job.train.eval_every == 0 or t + 1 == job.train.rounds:
+        scores = score(job.method, engine, task, state, t)
+        more, vectors = accuracy_of(scores)
+        scalars, clients = scalars | more | threats.outcome(job, vectors, scores), clients | vectors
+    ended = time.perf_counter()
+    scalars |= {"seconds": ended - started, "seconds_train": trained - started}
+    scalars |= {"seconds_aggregate": aggregated - trained, "seconds_eval": ended - aggregated}
+    found = job.method.mixing(state, task)
+    scalars |= threats.weight_of_attackers(job, found, state, faced)
+    return RoundDone(t + 1, scalars, clients, found, digest(state), state, tuple(faced.notes))
 
 
 def _adds_up(job: Job, task: Task) -> bool:
-    """Whether all that the server wants of the uploaded models is their mean, so that none has to be kept."""
+    """Whether all that the server wants of the uploads are weighted sums, so that none has to be kept."""
     threatened = job.campaign is not None or job.protection is not None
-    return type(job.method).aggregate is Method.aggregate and task.class_head is None and not threatened
-
-
-@dataclass(frozen=True)
-class Sums:
-    """What has become of uploads that were taken in as they came."""
-
-    mean: torch.Tensor  # (P,) of the models
-    kept: dict[str, torch.Tensor]  # what clients keep: of all of them, with the new rows
-
-
-def added_up(
-    engine: Engine, task: Task, state: State, ids: Sequence[int], downs: Sequence[Down], round: int
-) -> tuple[list[Upload], list[float], Sums]:
-    """Like `work`, with uploads that are empty: models are added up where they come from, and need not fit in memory.
-
-    What clients keep goes to its place as it comes.
-    """
-    weights = task.weights(ids).tolist()
-    tasks = [Weighted(TrainTask(round, i, down), p) for i, down, p in zip(ids, downs, weights, strict=True)]
-    cuts = parts(len(tasks))
-    sizes = [int(task.n[list(ids[cut])].sum()) for cut in cuts]
-    found: dict[int, tuple[list[Upload], list[float]]] = {}
-    kept: dict[str, torch.Tensor] = {}
-
-    def taken(part: Part) -> tuple[list[Upload], list[float]]:
-        """A part's uploads without what clients keep, which goes to its place, and the losses."""
-        for upload in part.uploads:
-            for name, row in upload.own.items():
-                if name not in kept:
-                    kept[name] = written_anew(state.client[name], len(ids))
-                kept[name][upload.client] = row
-        rest = [replace(u, own={}, sent={name: value.clone() for name, value in u.sent.items()}) for u in part.uploads]
-        return rest, part.losses
-
-    def sums() -> Iterator[torch.Tensor]:
-        """Those of the parts in order, whatever order they come in."""
-        early: dict[int, torch.Tensor] = {}
-        turn = 0
-        for k, part in engine.fold(train_weighted, add_up, [tasks[cut] for cut in cuts], sizes):
-            found[k] = taken(part)
-            early[k] = part.total if k == turn else part.total.clone()
-            while turn in early:
-                yield early.pop(turn)
-                turn += 1
-
-    mean = added(sums()).float()
-    uploads = [upload for k in sorted(found) for upload in found[k][0]]
-    losses = [loss for k in sorted(found) for loss in found[k][1]]
-    return uploads, losses, Sums(mean, kept)
-
-
-def _with(context: Context, sums: Sums | None) -> Context:
-    return context if sums is None else replace(context, mean=sums.mean, kept=sums.kept)
+    return job.method.adds_up() and task.class_head is None and not threatened
 
 
 def score(method: Method, engine: Engine, task: Task, state: State, round: int) -> list[ClientScores]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fltk import methods, partition, runner
+from fltk.cohort import Cohort
 from fltk.config import PartitionConfig, TrainConfig
 from fltk.data import Dataset, create
 from fltk.data.dataset import Ints
@@ -90,7 +91,8 @@ def final(method: str, params: Mapping[str, Any] | None = None, **settings: Any)
 def uploads(job: Job, state: State, ids: Sequence[int] | None = None, round: int = 0) -> list[Upload]:
     """What the clients would send in a round, as `aggregate` gets it."""
     task = job.task()
-    return runner.train(job.method, Serial(job), task, state, range(task.n_clients) if ids is None else ids, round)[0]
+    some = range(task.n_clients) if ids is None else ids
+    return Cohort.of(job.method, task, state, some, round).trained(Serial(job))[0]
 
 
 def rows(job: Job, sent: Sequence[Upload]) -> Tensor:

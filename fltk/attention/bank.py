@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from fltk.attention.tokens import gram, secant, sketches
+from fltk.attention.tokens import SOME, gram, secant, sketches
 from fltk.attention.trust import clip_factors, log_trust
 from fltk.models.layout import Layout, Ranges
 from fltk.parallel import on_cores
@@ -17,7 +17,7 @@ SCREEN = 10.0  # an upload this many times farther from theta^0 than the median 
 
 def screen(rows: Sequence[Tensor], start: Tensor) -> Tensor:
     """(K,) bool: rows (P,) not finite, or farther from theta^0 than 10 times the median of the finite ones."""
-    norms = torch.tensor(list(on_cores(lambda w: float((w - start).norm()), rows)), dtype=torch.float64)
+    norms = torch.tensor(list(on_cores(lambda w: float((w - start).norm()), rows, SOME)), dtype=torch.float64)
     finite = norms[torch.isfinite(norms)]
     limit = SCREEN * float(finite.quantile(0.5)) if len(finite) else 0.0
     return ~(norms <= max(limit, 0.0))

@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,6 +25,7 @@ Center = Literal["init", "mean", "median", "none"]
 Projection = Literal["none", "countsketch", "gaussian"]
 TINY = 1e-12
 CACHE = 3 << 20  # bytes
+SOME = 8  # rows that a core has in work one after the other
 LEAST_COLUMNS, MOST_COLUMNS = 256, 1 << 15
 
 
@@ -54,7 +54,7 @@ def gram(rows: Tensor, origin: Tensor) -> Tensor:
     """
 
     def products(cut: slice) -> Tensor:
-        d = rows[:, cut].double() - origin[cut].double()
+        d = rows[:, cut].double().sub_(origin[cut])
         return d @ d.t()
 
     total = torch.zeros(len(rows), len(rows), dtype=torch.float64)
@@ -81,17 +81,14 @@ def countsketch(rows: Tensor, origin: Tensor, r: int, seed: int) -> Tensor:
     """CountSketch of displacements: (K, P) -> (K, r) float64; linear, O(K P), keeps cosines to ~1/sqrt(r).
 
     M. Charikar, K. Chen, M. Farach-Colton, "Finding Frequent Items in Data Streams", 2002: z_b is the sum of
-    s(q) x_q over the coordinates q with h(q) = b. One row is in work at a time, so `rows` may be a mapped file.
+    s(q) x_q over the coordinates q with h(q) = b. A core has one row in work at a time, so `rows` may be a mapped file.
     """
-    bucket, sign = (t.numpy() for t in hashing(rows.shape[1], r, seed))
-    zero = origin.double().numpy()
-    out = torch.zeros(len(rows), r, dtype=torch.float64)
-    moved = np.empty(rows.shape[1])
-    for i, row in enumerate(rows):  # bincount adds several times faster than torch's index_add_
-        np.subtract(row.numpy(), zero, out=moved)
-        np.multiply(moved, sign, out=moved)
-        out[i] = torch.from_numpy(np.bincount(bucket, weights=moved, minlength=r))
-    return out
+    (bucket, sign), zero = hashing(rows.shape[1], r, seed), origin.double()
+
+    def sketch(row: Tensor) -> Tensor:  # bincount adds several times faster than index_add_
+        return torch.bincount(bucket, weights=(row - zero).mul_(sign), minlength=r)
+
+    return torch.stack(list(on_cores(sketch, rows.unbind(), SOME)))
 
 
 def gaussian(rows: Tensor, origin: Tensor, r: int, seed: int, chunk: int = 1 << 12) -> Tensor:

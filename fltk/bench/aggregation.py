@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from fltk import engine as engines
-from fltk import runner
 from fltk.attention import attend
 from fltk.attention.stream import RowFile, attend_file, mix_file
 from fltk.bench.machine import MIB, peak_memory, restart_peak
 from fltk.bench.training import Asked, Row, job_of
 from fltk.bench.workloads import Aggregation
+from fltk.cohort import Cohort
 from fltk.methods.base import Task, mix
 
 Work = Callable[[], tuple[float, float]]  # seconds for the map and for mixing
@@ -33,7 +33,7 @@ def measure(name: str, workload: Aggregation, asked: Asked) -> Row:
     task = job.task()
     with closing(engines.make(asked.place.engine, job)) as engine:
         state = job.method.init(task)
-        uploads, _ = runner.train(job.method, engine, task, state, range(task.n_clients), 0)
+        uploads, _ = Cohort.of(job.method, task, state, range(task.n_clients), 0).trained(engine)
     rows = [upload.w for upload in uploads]
     row: Row = {
         "workload": name,

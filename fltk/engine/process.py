@@ -2,7 +2,8 @@
 
 The samples travel once, through shared memory. Tasks are dealt in groups, largest first, two of them at most on their
 way to a worker, so that a slow core gets fewer. What a group reads and what it results in lies in memory that driver
-and worker share, one room for each of the two groups; a room is free again when its group has been answered.
+and worker share, one room for each of the two groups; a room is free again when its group has been answered. What lies
+on the driver's shelf (`fltk.shared`) is read and written there, and goes through no room.
 
 Workers need a second or two until they can work. The driver does not wait for them: until the first one is there it
 plays groups itself. A worker that ends is replaced, and its groups are dealt again: client work depends on its task
@@ -20,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import accumulate, pairwise
-from multiprocessing import resource_tracker
+from multiprocessing import reduction, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -29,14 +30,16 @@ import torch.multiprocessing as mp
 
 from fltk.engine.base import Bench, Job, Reduce, Work, check_device, settle
 from fltk.engine.lockstep import fold_through, succeeded, work_through
-from fltk.engine.transport import SharedFile, pack, rooms, unpack
+from fltk.engine.transport import pack, unpack
 from fltk.errors import FltkError
+from fltk.shared import SHELF, Borrowed, SharedFile, rooms
 
 PATIENCE = 0.5  # seconds that a worker gets to end by itself
 IN_FLIGHT = 2  # groups on their way to a worker: one at work, and one so that it need not wait
 GROUPS = 8  # a worker's share of a map comes in about so many groups
 ROWS, LEAST, MOST = 32, 1 << 20, 1 << 26  # models that a room holds, and its bytes at least and at most
 PIPE = 1 << 14  # bytes that surely fit into a pipe which nobody reads yet
+LENDING = bytes([255])  # begins a message that is no group but says what is on the shelf
 DEATHS = 3  # workers that may end in a row, without an answer between
 
 Play = Callable[[Bench, Sequence[Any]], Iterator[Any]]  # results of items: tasks, or parts of them
@@ -50,7 +53,9 @@ class _Worker:
     results: list[memoryview]  # and of what comes back
     ready: bool = False
     sent: int = 0
-    flight: deque[tuple[int, list[int]]] = field(default_factory=deque)  # turn, and numbers of the tasks
+    borrowed: set[int] = field(default_factory=set)  # blocks of the shelf
+    flight: deque[tuple[int, list[int], list[Any]]] = field(default_factory=deque)  # turn, numbers, items: what is in
+    # work stays in its place, even if nobody waits for it any more
 
 
 class Pool:
@@ -157,14 +162,16 @@ class Pool:
 
     def _send(self, worker: _Worker, play: Play, items: Sequence[Any], groups: deque[list[int]]) -> None:
         group, turn = groups.popleft(), worker.sent % IN_FLIGHT
-        message = bytes([turn]) + pack((play, [items[k] for k in group]), worker.tasks[turn])
+        some = [items[k] for k in group]
+        message = bytes([turn]) + pack((play, some), worker.tasks[turn], SHELF)
         if len(message) > PIPE and worker.flight:  # both would wait for the other to read
             self._in_flight = 1
             groups.appendleft(group)
             return
-        worker.flight.append((turn, group))
+        worker.flight.append((turn, group, some))
         worker.sent += 1
         with contextlib.suppress(OSError):  # a worker that has ended is noticed when it is heard
+            _lend(worker)
             worker.pipe.send_bytes(message)
 
     def _hear(self, worker: _Worker, groups: deque[list[int]], copy: bool = True) -> list[tuple[int, Any]]:
@@ -178,7 +185,7 @@ class Pool:
             worker.ready = self._begun = True
             return []
         self._deaths = 0
-        turn, group = worker.flight.popleft()
+        turn, group, _ = worker.flight.popleft()
         return list(zip(group, unpack(message, worker.results[turn], copy), strict=True))
 
     def _replace(self, worker: _Worker, groups: deque[list[int]]) -> None:
@@ -190,7 +197,7 @@ class Pool:
                 f"--engine: worker processes end again and again (exit code {worker.process.exitcode}); "
                 "continue with `fltk resume`, with fewer workers if memory was short"
             )
-        groups.extendleft(group for _, group in reversed(worker.flight))
+        groups.extendleft(group for _, group, _ in reversed(worker.flight))
         self._hire()
 
 
@@ -246,18 +253,41 @@ def no_interrupt() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def _lend(worker: _Worker) -> None:
+    """Lets a worker map what is on the shelf."""
+    blocks = SHELF.blocks()
+    new, gone = blocks.keys() - worker.borrowed, worker.borrowed - blocks.keys()
+    if not new and not gone:
+        return
+    worker.borrowed = set(blocks)
+    worker.pipe.send_bytes(LENDING + pack(([(key, blocks[key][1]) for key in new], gone)))
+    for key in new:
+        reduction.send_handle(worker.pipe, blocks[key][0], worker.process.pid)
+
+
+def _borrow(pipe: Connection, borrowed: Borrowed, message: bytes) -> None:
+    """The other side of it."""
+    new, gone = unpack(message)
+    borrowed.leave(gone)
+    for key, size in new:
+        borrowed.take(key, reduction.recv_handle(pipe), size)
+
+
 def _serve(pipe: Connection, job: Job, tasks: SharedFile | None, results: SharedFile | None) -> None:
     """A worker: says that it is ready, then answers every group of tasks at once. It ends when the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver decides what Ctrl-C means
     settle()
     bench = Bench(job)
-    reads, writes = rooms(tasks, IN_FLIGHT), rooms(results, IN_FLIGHT)
+    reads, writes, borrowed = rooms(tasks, IN_FLIGHT), rooms(results, IN_FLIGHT), Borrowed()
     with contextlib.suppress(EOFError, OSError):
         pipe.send_bytes(b"")
         while True:
             message = pipe.recv_bytes()
+            if message[:1] == LENDING:
+                _borrow(pipe, borrowed, message[1:])
+                continue
             turn = message[0]
-            play, items = unpack(message[1:], reads[turn], copy=False)
+            play, items = unpack(message[1:], reads[turn], copy=False, borrowed=borrowed)
             pipe.send_bytes(pack([_told(result) for result in play(bench, items)], writes[turn]))
 
 

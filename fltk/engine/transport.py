@@ -2,17 +2,13 @@
 
 A message's tensors lie side by side in a room, a piece of memory that both processes have mapped; the pickle names
 their places. Who reads them may use them where they are for as long as the room is not given out again, or copy them.
+What lies on the driver's shelf already is not written once more: the pickle names its place there.
 """
 
 from __future__ import annotations
 
-import contextlib
 import io
-import mmap
-import os
 import pickle
-import tempfile
-from multiprocessing import reduction
 from typing import Any
 
 import numpy as np
@@ -20,49 +16,11 @@ import torch
 from torch import Tensor
 
 from fltk.errors import FltkError
+from fltk.shared import Borrowed, Place, Shelf
 
 SMALL = 2048  # bytes: less travels inside the pickle
 ALIGNED = 64
 NOWHERE = memoryview(bytearray())  # no room: everything travels in the pickle
-
-
-class SharedFile:
-    """A file without a name that a process and one that it starts can both map."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-
-    @staticmethod
-    def of(size: int) -> SharedFile | None:
-        """A file of so many bytes; None where there is no room for it, or no such thing."""
-        for folder in ("/dev/shm", tempfile.gettempdir()) if hasattr(os, "statvfs") else ():
-            with contextlib.suppress(OSError):
-                free = os.statvfs(folder)
-                if free.f_bavail * free.f_frsize < 2 * size:
-                    continue
-                with tempfile.TemporaryFile(dir=folder) as file:
-                    file.truncate(size)
-                    return SharedFile(os.dup(file.fileno()))
-        return None
-
-    def rooms(self, count: int) -> list[memoryview]:
-        """The file mapped, as `count` rooms of equal size; it is closed by that."""
-        size = os.fstat(self._descriptor).st_size // count
-        whole = memoryview(mmap.mmap(self._descriptor, count * size))
-        os.close(self._descriptor)
-        return [whole[k * size : (k + 1) * size] for k in range(count)]
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _received, (reduction.DupFd(self._descriptor),)
-
-
-def _received(descriptor: Any) -> SharedFile:
-    return SharedFile(descriptor.detach())
-
-
-def rooms(file: SharedFile | None, count: int) -> list[memoryview]:
-    """`count` rooms in a shared file; without a file there is nowhere."""
-    return [NOWHERE] * count if file is None else file.rooms(count)
 
 
 class _Pickler(pickle.Pickler):
@@ -71,9 +29,10 @@ class _Pickler(pickle.Pickler):
     `reducer_override` is asked for what pickle has no way of its own for, `persistent_id` for every number and string.
     """
 
-    def __init__(self, file: Any, room: memoryview) -> None:
+    def __init__(self, file: Any, room: memoryview, shelf: Shelf | None) -> None:
         super().__init__(file, protocol=5)
         self._room = room
+        self._shelf = shelf
         self._end = 0
         self._places: dict[tuple[Any, ...], tuple[int, torch.dtype, tuple[int, ...]] | None] = {}
         self._arrays: dict[tuple[Any, ...], np.ndarray[Any, Any]] = {}
@@ -83,6 +42,9 @@ class _Pickler(pickle.Pickler):
             return NotImplemented
         key = _identity(obj)
         if obj.nbytes >= SMALL:
+            shelved = None if self._shelf is None else self._shelf.place(obj)
+            if shelved is not None:
+                return _shelved, (shelved, obj.dtype, tuple(obj.shape))
             if key not in self._places:
                 self._places[key] = self._place(obj)
             place = self._places[key]
@@ -101,13 +63,16 @@ class _Pickler(pickle.Pickler):
 
 
 class _Unpickler(pickle.Unpickler):
-    def __init__(self, file: Any, room: memoryview, copy: bool) -> None:
+    def __init__(self, file: Any, room: memoryview, copy: bool, borrowed: Borrowed | None) -> None:
         super().__init__(file)
         self._room = room
         self._copy = copy
+        self._borrowed = borrowed
         self._known: dict[Any, Tensor] = {}
 
     def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == (__name__, _shelved.__name__) and self._borrowed is not None:
+            return self._borrowed.at
         return self._found if (module, name) == (__name__, _placed.__name__) else super().find_class(module, name)
 
     def _found(self, *place: Any) -> Tensor:
@@ -124,16 +89,27 @@ def _placed(start: int, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
     raise FltkError(f"a tensor at byte {start} of a room was read without the room")
 
 
-def pack(message: Any, room: memoryview = NOWHERE) -> bytes:
-    """A message as bytes; its tensors are alive while it is packed, so their addresses identify them."""
+def _shelved(place: Place, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
+    """Stands in a pickle for a tensor on the driver's shelf."""
+    raise FltkError(f"a tensor of block {place.block} was read without the shelf")
+
+
+def pack(message: Any, room: memoryview = NOWHERE, shelf: Shelf | None = None) -> bytes:
+    """A message as bytes; its tensors are alive while it is packed, so their addresses identify them.
+
+    shelf: the writer's, if the reader has borrowed it.
+    """
     file = io.BytesIO()
-    _Pickler(file, room).dump(message)
+    _Pickler(file, room, shelf).dump(message)
     return file.getvalue()
 
 
-def unpack(data: bytes, room: memoryview = NOWHERE, copy: bool = True) -> Any:
-    """The inverse of `pack`, for messages of our own workers. Without `copy` tensors are views into the room."""
-    return _Unpickler(io.BytesIO(data), room, copy).load()
+def unpack(data: bytes, room: memoryview = NOWHERE, copy: bool = True, borrowed: Borrowed | None = None) -> Any:
+    """The inverse of `pack`, for messages of our own processes. Without `copy` tensors are views into the room.
+
+    borrowed: what the reader has of the writer's shelf.
+    """
+    return _Unpickler(io.BytesIO(data), room, copy, borrowed).load()
 
 
 def _identity(tensor: Tensor) -> tuple[Any, ...]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -20,11 +20,28 @@ SERVER = -1  # the client number of work that is the server's own
 
 @dataclass(frozen=True)
 class TrainTask:
-    """Train one client in one round."""
+    """Train one client in one round.
+
+    into: rows that take up what comes of it, if they can be reached: `w` the uploaded columns, and under their names
+    what the client keeps. These are then not in the upload any more.
+    """
 
     round: int
     client: int
     down: Down
+    into: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def put(self, upload: Upload) -> Upload:
+        """Writes what of an upload has a place into that; without the rest."""
+        own = dict(upload.own)
+        for name, row in self.into.items():
+            row.copy_(upload.w if name == "w" else own.pop(name, self.down.own[name]))
+        return replace(upload, w=upload.w[:0].clone() if "w" in self.into else upload.w, own=own)
+
+    def got(self, upload: Upload) -> Upload:
+        """The upload with what has been written into places."""
+        own = {name: row for name, row in self.into.items() if name != "w"}
+        return replace(upload, w=self.into.get("w", upload.w), own={**upload.own, **own})
 
 
 @dataclass(frozen=True)
@@ -63,7 +80,12 @@ def train_root(bench: Bench, task: RootTask) -> Tensor:
 
 
 def train_client(bench: Bench, task: TrainTask) -> tuple[Upload, float]:
-    """The upload, cut into what travels and what stays, and the mean training loss."""
+    """The upload, cut into what travels and what stays and without what has a place, and the mean training loss."""
+    upload, loss = _trained(bench, task)
+    return task.put(upload), loss
+
+
+def _trained(bench: Bench, task: TrainTask) -> tuple[Upload, float]:
     client, trainer = bench.training(task.client, task.round)
     layout, shared = trainer.layout, bench.method.shared
     try:
@@ -83,7 +105,7 @@ def train_client(bench: Bench, task: TrainTask) -> tuple[Upload, float]:
 
 @dataclass(frozen=True)
 class Weighted:
-    """A client's training, and what its model weighs in the sum of all."""
+    """A client's training, and what its upload weighs in the sum of all."""
 
     task: TrainTask
     weight: float
@@ -91,9 +113,9 @@ class Weighted:
 
 @dataclass(frozen=True)
 class Part:
-    """Clients whose models have been added up where they were trained; their uploads have no models any more."""
+    """Clients whose uploads have been added up where they were trained; what has been added is in them no more."""
 
-    total: Tensor  # (P,) float64
+    totals: Mapping[str, Tensor]  # float64: of the models (`w`) and of whatever else was sent, by name
     uploads: list[Upload]
     losses: list[float]
 
@@ -104,10 +126,12 @@ def train_weighted(bench: Bench, given: Weighted) -> tuple[Upload, float, float]
 
 
 def add_up(trained: Sequence[tuple[Upload, float, float]]) -> Part:
-    """The weighted sum of some clients' models, in their order."""
+    """The weighted sums of some clients' uploads, in their order."""
     uploads, losses, weights = zip(*trained, strict=True)
-    total = partial_sum([upload.w for upload in uploads], torch.tensor(weights, dtype=torch.float64))
-    return Part(total, [replace(upload, w=upload.w[:0].clone()) for upload in uploads], list(losses))
+    share = torch.tensor(weights, dtype=torch.float64)
+    totals = {name: partial_sum([upload.sent[name] for upload in uploads], share) for name in uploads[0].sent}
+    totals["w"] = partial_sum([upload.w for upload in uploads], share)
+    return Part(totals, [replace(upload, w=upload.w[:0].clone(), sent={}) for upload in uploads], list(losses))
 
 
 def score_client(bench: Bench, task: ScoreTask) -> ClientScores:

@@ -21,7 +21,7 @@ from fltk.attention import Attention
 from fltk.attention.bank import followed, judged, layer_columns, screen
 from fltk.data.federation import ClientData
 from fltk.defences.base import MIXED
-from fltk.methods.base import Context, Down, Joined, Map, Method, State, Task, Upload, hyper, spread, written_anew
+from fltk.methods.base import Context, Down, Joined, Map, Method, State, Task, Upload, hyper, renewed, spread
 from fltk.methods.heads import trained_offset, with_offset
 from fltk.methods.parts import defended, mix_parts
 from fltk.models.layout import Ranges
@@ -150,7 +150,6 @@ class Banked(Method):
     def _entered(self, state: State, good: Sequence[Upload], task: Task) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The bank with a round's uploads in it, and the trust in their senders where it is asked for."""
         client = {k: (v.clone() if k in WRITTEN and k != "bank" else v) for k, v in state.client.items()}
-        client["bank"] = written_anew(state.client["bank"], len(good))
         server: dict[str, Tensor] = {}
         ids, rows, stored = [u.client for u in good], [u.w for u in good], state.server["stored"]
         if good and ("update" in client or self.trust == "on" or self.clip is not None):
@@ -162,8 +161,7 @@ class Banked(Method):
             for k, v in followed(before, stored[ids] >= 0, clipped - starts, starts).items():
                 client[k][ids] = v
             rows = list(clipped)
-        for i, w in zip(ids, rows, strict=True):
-            client["bank"][i] = w
+        client["bank"] = renewed(state.client["bank"], dict(zip(ids, rows, strict=True)))
         new = [i for i in ids if stored[i] < 0 and not self.maps(state)[0, i].any()]  # they started from theta^0
         if "birth" in client and new:
             client["birth"][new] = self.births(client["bank"][new], state, task)

@@ -26,6 +26,7 @@ from fltk.hyper import hyper as hyper
 from fltk.methods.class_head import ClassHead
 from fltk.models.layout import Layout
 from fltk.parallel import on_cores
+from fltk.shared import SHELF, rows_of
 from fltk.train.trainer import Trainer
 
 
@@ -127,24 +128,30 @@ def average(rows: Sequence[Tensor], weights: Tensor, ids: Sequence[int], head: C
 
 
 @dataclass(frozen=True)
+class Sums:
+    """What has become of uploads that were added up as they came, for a method that wants no more of them."""
+
+    totals: Mapping[str, Tensor]  # weighted sums of the models (`w`) and of what else was sent, by name
+    kept: Mapping[str, Tensor]  # what clients keep, of all of them, with this round's rows in it
+
+
+@dataclass(frozen=True)
 class Context:
     """The round as the server sees it. Methods average models through it, never on their own.
 
     watch: the defence of this round, which judged the uploads before the method saw them; None without one.
-    mean: the uploads' weighted mean, for a method that wants nothing else of them and a round in which they were added
-    up as they came; their own models are gone then.  kept: what clients keep, with this round's rows in it already.
+    sums: of a round in which uploads were added up as they came, what is left of them.
     """
 
     round: int
     task: Task
     watch: Watch | None = None
-    mean: Tensor | None = None
-    kept: Mapping[str, Tensor] = field(default_factory=dict)
+    sums: Sums | None = None
 
     def weights(self, ids: Sequence[int]) -> Tensor:
         """Weights p of the clients `ids` in one average, (K,) float64: FedAvg's, or equal ones for a rule of such."""
         if self.watch is not None and self.watch.guard.equal:
-            return torch.full((len(ids),), 1 / len(ids), dtype=torch.float64)
+            return equal_weights(len(ids))
         return self.task.weights(ids)
 
     def trust(self, ids: Sequence[int]) -> Tensor:
@@ -160,11 +167,15 @@ class Context:
         that the target has now, which stays where nobody is trusted (weights 0). `target` is a lasting name of the
         model. For models only, once per distinct target; what else clients send is summed by `weighted_sum`.
         """
-        if self.mean is not None:
-            return self.mean, weights
+        if self.sums is not None:
+            return self.sums.totals["w"], weights
         if self.watch is None:
             return average(rows, weights, ids, self.task.class_head), weights
         return self.watch.combine(rows, weights, ids, origin, target, self._mean)
+
+    def total(self, name: str, uploads: Sequence[Upload], weights: Tensor) -> Tensor:
+        """The weighted sum of what all uploads have sent beside their models under a name."""
+        return weighted_sum([u.sent[name] for u in uploads], weights) if self.sums is None else self.sums.totals[name]
 
     def _mean(self, rows: Sequence[Tensor], weights: Tensor, ids: Sequence[int]) -> Tensor:
         return average(rows, weights, ids, self.task.class_head)
@@ -229,6 +240,7 @@ class Method:
     map_kind: ClassVar[str] = "exact"
     averages: ClassVar[str] = ONE  # what a defence has to do with: ONE global model, models of CLUSTERS, MIXED rows
     equal: ClassVar[bool] = False  # its averages weigh participants equally
+    additive: ClassVar[bool] = True  # see `adds_up`; to be told again beside every `aggregate`
     server_step: ClassVar[float] = 1.0  # how far the server goes towards an average
     on_guard: ClassVar[Mapping[str, object]] = {}  # settings of its own where malicious clients are expected
     continues: ClassVar[bool] = False  # clients go on with their own model: what is sent down is what they sent up
@@ -240,6 +252,15 @@ class Method:
     def shared(self) -> str:
         """The part of the model that travels (a part name of `Layout`); the rest stays on the client."""
         return "all"
+
+    @classmethod
+    def adds_up(cls) -> bool:
+        """Whether `aggregate` wants nothing of the uploads but `Context.combine` and `total` over all of them.
+
+        Both have to have the same weights: FedAvg's, or equal ones for a method that is `equal`.
+        """
+        owner = next(c for c in cls.__mro__ if "aggregate" in vars(c))
+        return bool(vars(owner).get("additive", False))
 
     def check(self, task: Task) -> None:
         """Refuse, with the option's name, a federation or training set-up that this method cannot handle."""
@@ -290,10 +311,8 @@ class Method:
         """The next state: `server` tensors replaced, and what the participants keep put into their rows."""
         client = dict(state.client)
         for name in {k for u in uploads for k in u.own}:
-            client[name] = written_anew(client[name], len(uploads))
-            for u in uploads:
-                client[name][u.client] = u.own[name]
-        client |= ctx.kept
+            client[name] = renewed(client[name], {u.client: u.own[name] for u in uploads if name in u.own})
+        client |= {} if ctx.sums is None else ctx.sums.kept
         last = state.last.clone()
         last[[u.client for u in uploads]] = ctx.round
         return replace(state, server={**state.server, **server}, client=client, last=last)
@@ -370,9 +389,27 @@ class Method:
         return Cost(size, size)
 
 
+def equal_weights(count: int) -> Tensor:
+    """1 / K each, (K,) float64."""
+    return torch.full((count,), 1 / count, dtype=torch.float64)
+
+
+def renewed(rows: Tensor, new: Mapping[int, Tensor]) -> Tensor:
+    """The clients' rows (N, ...) with `new` ones for some clients; without a copy if these are a matrix of all."""
+    if list(new) == list(range(len(rows))):
+        whole = rows_of(list(new.values()))
+        if whole is not None and whole.dtype == rows.dtype:
+            return whole
+    out = written_anew(rows, len(new))
+    for i, row in new.items():
+        out[i] = row
+    return out
+
+
 def written_anew(rows: Tensor, count: int) -> Tensor:
     """A copy of the clients' rows (N, ...), of which `count` are about to be written: if all, only of their shape."""
-    return torch.empty_like(rows) if count == len(rows) else rows.clone()
+    out = SHELF.matrix(*rows.shape) if rows.dim() == 2 and rows.dtype == torch.float32 else torch.empty_like(rows)
+    return out if count == len(rows) else out.copy_(rows)
 
 
 def enlarged(old: Tensor, new: Tensor | None, n: int, total: int) -> Tensor:
@@ -419,7 +456,7 @@ def mix(a: Tensor, rows: Tensor, head: ClassHead | None = None) -> Tensor:
     if bool((a == a[0]).all()):
         chosen = torch.nonzero(a[0]).flatten().tolist()
         return average([rows[j] for j in chosen], a[0][chosen], chosen, head).expand(len(a), -1)
-    out = torch.empty_like(rows)
+    out = SHELF.matrix(*rows.shape)
 
     def mixed(cut: slice) -> None:
         out[:, cut] = a @ rows[:, cut].double()

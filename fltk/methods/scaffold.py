@@ -23,7 +23,7 @@ import torch
 
 from fltk.data.federation import ClientData
 from fltk.errors import UsageError
-from fltk.methods.base import Context, Cost, Down, Method, State, Task, Upload, hyper, spread, weighted_sum
+from fltk.methods.base import Context, Cost, Down, Method, State, Task, Upload, equal_weights, hyper, spread
 from fltk.models.layout import Layout
 from fltk.train.trainer import Trainer
 
@@ -34,6 +34,7 @@ class Scaffold(Method):
 
     title: ClassVar[str] = "FedAvg with control variates against client drift"
     equal: ClassVar[bool] = True
+    additive: ClassVar[bool] = True
 
     server_lr: float = hyper(1.0, "server step eta_g", low=0)
 
@@ -71,10 +72,10 @@ class Scaffold(Method):
 
     def aggregate(self, state: State, uploads: Sequence[Upload], ctx: Context) -> State:
         ids = [u.client for u in uploads]
-        equal = torch.full((len(ids),), 1 / len(ids), dtype=torch.float64)
+        equal = equal_weights(len(ids))
         mean, p = ctx.combine([u.w for u in uploads], equal, ids, state.server["w"])
         x = mean if self.server_lr == 1 else torch.lerp(state.server["w"], mean, self.server_lr)
-        dc = weighted_sum([u.sent["dc"] for u in uploads], equal * ctx.trust(ids))
+        dc = ctx.total("dc", uploads, equal * ctx.trust(ids))
         c = state.server["c"] + dc * (len(uploads) / ctx.task.n_clients)
         return self.keep(state, uploads, ctx, server={"w": x, "c": c, "p": spread(p, uploads, ctx.task)})
 

@@ -14,6 +14,7 @@ from toys import federation, job, models, play, random
 from fltk import defences, threats
 from fltk.attacks.base import Group, Sent
 from fltk.attacks.campaign import choose, groups
+from fltk.cohort import Cohort
 from fltk.defences.base import Defence
 from fltk.defences.guard import Guard
 from fltk.engine.base import Job
@@ -117,9 +118,7 @@ def uploads_of(made: Job, round: int = 0) -> tuple[threats.Faced, list[torch.Ten
     task, engine = made.task(), Serial(made)
     state = made.method.init(task)
     downs = made.method.downlink(state, range(task.n_clients), task)
-    from fltk.runner import work
-
-    trained, _ = work(engine, task, range(task.n_clients), downs, round)
+    trained, _ = Cohort(made.method, task, round, range(task.n_clients), downs).trained(engine)
     return threats.face(made, engine, task, state, downs, trained, round), [u.w for u in trained]
 
 
@@ -207,10 +206,8 @@ def test_further_models_of_an_upload_are_poisoned_too() -> None:
     made = attacked(job("cluster-kmeans", params, rounds=2), "same-value", {"value": 9.0, "space": "weights"})
     task, engine = made.task(), Serial(made)
     state = play(replace(made, train=replace(made.train, rounds=1)))[-1].state
-    from fltk.runner import work
-
     downs = made.method.downlink(state, range(4), task)
-    trained, _ = work(engine, task, range(4), downs, 1)
+    trained, _ = Cohort(made.method, task, 1, range(4), downs).trained(engine)
     assert all("probe" in u.sent for u in trained)
     for u in threats.face(made, engine, task, state, downs, trained, 1).uploads:
         assert bool((u.sent["probe"] == 9).all()) == (u.client in BAD)

@@ -20,9 +20,10 @@ from fltk import engine, runner
 from fltk.engine.base import Bench, Job, default_model
 from fltk.engine.process import GROUPS, Pool, deal, deal_in_order
 from fltk.engine.serial import Serial
-from fltk.engine.transport import SharedFile, pack, rooms, unpack
+from fltk.engine.transport import pack, unpack
 from fltk.engine.work import ScoreTask, score_client
 from fltk.errors import Diverged, FltkError, UsageError
+from fltk.shared import SharedFile, rooms
 
 
 @given(st.lists(st.integers(0, 1000), max_size=60), st.integers(1, 16), st.integers(1, 8))

@@ -1,0 +1,111 @@
+"""The clients of a round at work: what goes to them, where what they make of it is put, and what the server gets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from fltk.defences.base import parts
+from fltk.engine.base import Engine
+from fltk.engine.work import Part, TrainTask, Weighted, add_up, train_client, train_weighted
+from fltk.methods.base import Down, Method, State, Sums, Task, Upload, equal_weights, written_anew
+from fltk.shared import MOST, SHELF
+from fltk.undo import Undo
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """The participants of a round, ascending, and what was sent down to each."""
+
+    method: Method
+    task: Task
+    round: int
+    ids: Sequence[int]
+    downs: Sequence[Down]
+
+    @staticmethod
+    def of(method: Method, task: Task, state: State, ids: Sequence[int], round: int) -> Cohort:
+        """Clients that train from what the method sends down in a state."""
+        return Cohort(method, task, round, ids, method.downlink(state, ids, task))
+
+    def trained(self, engine: Engine) -> tuple[list[Upload], list[float]]:
+        """Their uploads and training losses, in client-id order."""
+        tasks = self._tasks(self.task.layout.width(self.method.shared))
+        results = engine.map(train_client, tasks, [int(self.task.n[i]) for i in self.ids])
+        return [one.got(upload) for one, (upload, _) in zip(tasks, results, strict=True)], [loss for _, loss in results]
+
+    def added_up(self, engine: Engine, state: State, undo: Undo) -> tuple[list[Upload], list[float], Sums]:
+        """The same with uploads of which only their sums are left: they are added up where they come from.
+
+        What clients keep goes to its place as it comes; where that is in `state` itself, `undo` can have it back.
+        """
+        weights = (equal_weights(len(self.ids)) if self.method.equal else self.task.weights(self.ids)).tolist()
+        tasks = self._tasks()
+        given = [Weighted(one, p) for one, p in zip(tasks, weights, strict=True)]
+        cuts = parts(len(tasks))
+        sizes = [int(self.task.n[list(self.ids[cut])].sum()) for cut in cuts]
+        taken = _Taken(state.client, len(tasks), undo)
+        for k, part in engine.fold(train_weighted, add_up, [given[cut] for cut in cuts], sizes):
+            taken.take(k, part, tasks[cuts[k]])
+        return taken.all()
+
+    def _tasks(self, width: int = 0) -> list[TrainTask]:
+        """Everybody's work, with rows on the shelf for what they keep, and if `width` is given for their uploads.
+
+        All that has the same name is one matrix, so that it can become the next state's without being copied.
+        """
+        sizes = {name: len(row) for name, row in self.downs[0].own.items() if row.dim() == 1}
+        into: list[dict[str, Tensor]] = [{} for _ in self.ids]
+        for name, size in (sizes | ({"w": width} if width else {})).items():
+            matrix = SHELF.matrix(len(self.ids), size)
+            if SHELF.place(matrix[0]) is not None:  # else workers could not reach it
+                for places, row in zip(into, matrix, strict=True):
+                    places[name] = row
+        return [TrainTask(self.round, *given) for given in zip(self.ids, self.downs, into, strict=True)]
+
+
+class _Taken:
+    """What has come of a round so far, part by part, whatever order these come in."""
+
+    def __init__(self, before: Mapping[str, Tensor], count: int, undo: Undo) -> None:
+        """`count` clients come, and what they kept is `before`."""
+        self._before, self._count, self._undo = before, count, undo
+        self._parts: dict[int, Part] = {}
+        self._early: dict[int, Mapping[str, Tensor]] = {}  # sums whose turn has not come
+        self._turn = 0
+        self._totals: dict[str, Tensor] = {}
+        self._kept: dict[str, Tensor] = {}
+
+    def take(self, k: int, part: Part, tasks: Sequence[TrainTask]) -> None:
+        """Takes in part k, the work of `tasks`; its tensors may be gone afterwards."""
+        for upload in part.uploads:
+            for name, row in upload.own.items():
+                self._keep(name, upload.client, row)
+        uploads = [task.got(replace(upload, own={})) for task, upload in zip(tasks, part.uploads, strict=True)]
+        self._parts[k] = Part({}, uploads, part.losses)
+        now = k == self._turn
+        self._early[k] = part.totals if now else {name: total.clone() for name, total in part.totals.items()}
+        while self._turn in self._early:
+            for name, total in self._early.pop(self._turn).items():
+                self._totals[name] = self._totals[name].add_(total) if self._turn else total.clone()
+            self._turn += 1
+
+    def all(self) -> tuple[list[Upload], list[float], Sums]:
+        """Everything, in client-id order."""
+        found = [self._parts[k] for k in sorted(self._parts)]
+        uploads = [upload for part in found for upload in part.uploads]
+        totals = {name: total.float() for name, total in self._totals.items()}
+        return uploads, [loss for part in found for loss in part.losses], Sums(totals, self._kept)
+
+    def _keep(self, name: str, client: int, row: Tensor) -> None:
+        """A row to its place: in a copy of the clients' rows, or if these are very large where it was."""
+        before = self._before[name]
+        if name not in self._kept:
+            in_place = before.nbytes > MOST and self._undo.room(before)
+            self._kept[name] = before if in_place else written_anew(before, self._count)
+        if self._kept[name] is before:
+            self._undo.put(before, client, row)
+        else:
+            self._kept[name][client] = row

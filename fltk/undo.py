@@ -1,0 +1,60 @@
+"""Rows that are written anew where they are, and can be had back.
+
+Two matrices with a model of every client, those of the round before and the new ones, need not both fit in memory. The
+rows to be overwritten go to a file first; the operating system keeps as much of it in memory as nobody else wants.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from contextlib import suppress
+from io import BufferedRandom
+
+from torch import Tensor
+
+SPARE = 1.2  # of a file's bytes that must be free where it is written
+
+
+class Undo:
+    """What a round has overwritten."""
+
+    def __init__(self) -> None:
+        self._file: BufferedRandom | None = None
+        self._old: list[tuple[Tensor, int]] = []  # rows, in the order of the file
+
+    def room(self, rows: Tensor) -> bool:
+        """Whether a file of all these rows can be written."""
+        with suppress(OSError, AttributeError):
+            if self._file is None:
+                self._file = tempfile.TemporaryFile(dir=_folder())  # noqa: SIM115 (lives on)
+            free = os.fstatvfs(self._file.fileno())
+            return free.f_bavail * free.f_frsize > SPARE * rows.nbytes
+        return False
+
+    def put(self, rows: Tensor, k: int, row: Tensor) -> None:
+        """rows[k] <- row, in place. Raises OSError before anything is overwritten where it cannot be kept."""
+        assert self._file is not None
+        self._file.write(rows[k].numpy().data)
+        self._old.append((rows, k))
+        rows[k] = row
+
+    def back(self) -> None:
+        """All rows as they were."""
+        if self._old:
+            assert self._file is not None
+            self._file.seek(0)
+            for rows, k in self._old:
+                self._file.readinto(rows[k].numpy().data.cast("B"))
+        self.forget()
+
+    def forget(self) -> None:
+        """From now on the rows are what they are."""
+        self._old = []
+        if self._file is not None:
+            self._file.seek(0)
+
+
+def _folder() -> str | None:
+    """On a disk, if possible: /tmp is often in memory."""
+    return "/var/tmp" if "TMPDIR" not in os.environ and os.access("/var/tmp", os.W_OK) else None
