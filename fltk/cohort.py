@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fltk.defences.base import parts
 from fltk.engine.base import Engine
-from fltk.engine.work import Part, TrainTask, Weighted, add_up, train_client, train_weighted
+from fltk.engine.work import Part, TrainTask, Weighted, add_up, put, train_client, train_weighted, whole
 from fltk.methods.base import Down, Method, State, Sums, Task, Upload, equal_weights, written_anew
 from fltk.shared import MOST, SHELF
 from fltk.undo import Undo
@@ -32,9 +32,17 @@ class Cohort:
 
     def trained(self, engine: Engine) -> tuple[list[Upload], list[float]]:
         """Their uploads and training losses, in client-id order."""
-        tasks = self._tasks(self.task.layout.width(self.method.shared))
-        results = engine.map(train_client, tasks, [int(self.task.n[i]) for i in self.ids])
-        return [one.got(upload) for one, (upload, _) in zip(tasks, results, strict=True)], [loss for _, loss in results]
+        matrices = self._matrices(self.task.layout.width(self.method.shared))
+        tasks = self._tasks(matrices)
+
+        def take(k: int, result: tuple[Upload, float]) -> tuple[Upload, float]:
+            upload, loss = result
+            rows = {name: matrix[k] for name, matrix in matrices.items()}
+            rest = put(upload, {name: row for name, row in rows.items() if name not in tasks[k].into}, self.downs[k])
+            return whole(_cloned(rest), rows), loss
+
+        results = engine.map(train_client, tasks, [int(self.task.n[i]) for i in self.ids], take)
+        return [upload for upload, _ in results], [loss for _, loss in results]
 
     def added_up(self, engine: Engine, state: State, undo: Undo) -> tuple[list[Upload], list[float], Sums]:
         """The same with uploads of which only their sums are left: they are added up where they come from.
@@ -42,7 +50,7 @@ class Cohort:
         What clients keep goes to its place as it comes; where that is in `state` itself, `undo` can have it back.
         """
         weights = (equal_weights(len(self.ids)) if self.method.equal else self.task.weights(self.ids)).tolist()
-        tasks = self._tasks()
+        tasks = self._tasks(self._matrices())
         given = [Weighted(one, p) for one, p in zip(tasks, weights, strict=True)]
         cuts = parts(len(tasks))
         sizes = [int(self.task.n[list(self.ids[cut])].sum()) for cut in cuts]
@@ -51,19 +59,26 @@ class Cohort:
             taken.take(k, part, tasks[cuts[k]])
         return taken.all()
 
-    def _tasks(self, width: int = 0) -> list[TrainTask]:
-        """Everybody's work, with rows on the shelf for what they keep, and if `width` is given for their uploads.
+    def _matrices(self, width: int = 0) -> dict[str, Tensor]:
+        """Room for what the clients keep, by name, and if `width` is given for their uploads `w`: (K, size) each.
 
-        All that has the same name is one matrix, so that it can become the next state's without being copied.
+        As rows of one matrix they can become the next state's without being copied.
         """
         sizes = {name: len(row) for name, row in self.downs[0].own.items() if row.dim() == 1}
-        into: list[dict[str, Tensor]] = [{} for _ in self.ids]
-        for name, size in (sizes | ({"w": width} if width else {})).items():
-            matrix = SHELF.matrix(len(self.ids), size)
-            if SHELF.place(matrix[0]) is not None:  # else workers could not reach it
-                for places, row in zip(into, matrix, strict=True):
-                    places[name] = row
+        found = {name: SHELF.matrix(len(self.ids), size) for name, size in sizes.items()}
+        return found | ({"w": SHELF.matrix(len(self.ids), width)} if width else {})
+
+    def _tasks(self, matrices: Mapping[str, Tensor]) -> list[TrainTask]:
+        """Everybody's work, with the rows of those matrices that workers can reach."""
+        reached = [name for name, matrix in matrices.items() if SHELF.place(matrix[0]) is not None]
+        into = [{name: matrices[name][k] for name in reached} for k in range(len(self.ids))]
         return [TrainTask(self.round, *given) for given in zip(self.ids, self.downs, into, strict=True)]
+
+
+def _cloned(upload: Upload) -> Upload:
+    """An upload whose tensors are its own, but for the model, which has a place."""
+    sent, own = ({name: tensor.clone() for name, tensor in some.items()} for some in (upload.sent, upload.own))
+    return replace(upload, sent=sent, own=own)
 
 
 class _Taken:
@@ -83,7 +98,7 @@ class _Taken:
         for upload in part.uploads:
             for name, row in upload.own.items():
                 self._keep(name, upload.client, row)
-        uploads = [task.got(replace(upload, own={})) for task, upload in zip(tasks, part.uploads, strict=True)]
+        uploads = [whole(replace(upload, own={}), task.into) for task, upload in zip(tasks, part.uploads, strict=True)]
         self._parts[k] = Part({}, uploads, part.losses)
         now = k == self._turn
         self._early[k] = part.totals if now else {name: total.clone() for name, total in part.totals.items()}

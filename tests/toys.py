@@ -18,7 +18,7 @@ from fltk.config import PartitionConfig, TrainConfig
 from fltk.data import Dataset, create
 from fltk.data.dataset import Ints
 from fltk.data.federation import Federation, build
-from fltk.engine.base import Job
+from fltk.engine.base import Bench, Engine, Job
 from fltk.engine.serial import Serial
 from fltk.methods.base import Context, State, Task, Upload
 from fltk.runner import RoundDone
@@ -69,6 +69,16 @@ def job(
     settings = {"model": "mlp", "hidden": "6", "rounds": 2, "batch_size": 5, "lr": 0.1, "eval_every": 100, **train}
     made = methods.create(method, params or {})
     return Job(data or federation(groups=(0, 1, 0, 1)), TrainConfig(**settings), made, seed)
+
+
+def echo(bench: Bench, task: Any) -> Any:
+    return task
+
+
+def staffed(engine: Engine) -> None:
+    """Waits until all workers are there; short runs would end before."""
+    while not engine.ready:
+        engine.map(echo, list(range(40)), [1] * 40)
 
 
 def play(job: Job, resume: tuple[int, State] | None = None) -> list[RoundDone]:

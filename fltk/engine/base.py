@@ -184,6 +184,7 @@ class Bench:
 
 Work = Callable[[Bench, Any], Any]
 Reduce = Callable[[Sequence[Any]], Any]
+Take = Callable[[int, Any], Any]  # a task's number and its result
 
 
 class Engine(Protocol):
@@ -193,8 +194,12 @@ class Engine(Protocol):
     def ready(self) -> bool:
         """Whether nobody is starting any more, and the engine is as fast as it will be."""
 
-    def map(self, work: Work, tasks: Sequence[Any], sizes: Sequence[int]) -> list[Any]:
-        """`work` is a module-level function; `sizes` are the tasks' relative costs, to deal them evenly."""
+    def map(self, work: Work, tasks: Sequence[Any], sizes: Sequence[int], take: Take | None = None) -> list[Any]:
+        """`work` is a module-level function; `sizes` are the tasks' relative costs, to deal them evenly.
+
+        take: is told of every result as it comes, and gives what there shall be in its place. What is left of the
+        result's tensors then may be gone, so that they need not all fit into memory.
+        """
 
     def fold(
         self, work: Work, reduce: Reduce, parts: Sequence[Sequence[Any]], sizes: Sequence[int]
@@ -222,4 +227,4 @@ def settle() -> None:
         libc.mallopt(M_TRIM_THRESHOLD, 1 << 30)
 
 
-__all__ = ["Bench", "Engine", "Job", "Reduce", "Work", "check_device", "default_model", "settle"]
+__all__ = ["Bench", "Engine", "Job", "Reduce", "Take", "Work", "check_device", "default_model", "settle"]

@@ -28,7 +28,7 @@ from typing import Any
 
 import torch.multiprocessing as mp
 
-from fltk.engine.base import Bench, Job, Reduce, Work, check_device, settle
+from fltk.engine.base import Bench, Job, Reduce, Take, Work, check_device, settle
 from fltk.engine.lockstep import fold_through, succeeded, work_through
 from fltk.engine.transport import pack, unpack
 from fltk.errors import FltkError
@@ -82,10 +82,11 @@ class Pool:
     def ready(self) -> bool:
         return all(worker.ready for worker in self._workers)
 
-    def map(self, work: Work, tasks: Sequence[Any], sizes: Sequence[int]) -> list[Any]:
+    def map(self, work: Work, tasks: Sequence[Any], sizes: Sequence[int], take: Take | None = None) -> list[Any]:
         results: list[Any] = [None] * len(tasks)
-        for k, result in self._results(partial(_map, work), tasks, deque(deal(sizes, *self._together(1)))):
-            results[k] = result
+        groups = deque(deal(sizes, *self._together(1)))
+        for k, result in self._results(partial(_map, work), tasks, groups, copy=take is None):
+            results[k] = result if take is None or isinstance(result, Exception) else take(k, result)
         failures = [r for r in results if isinstance(r, Exception)]
         if failures:
             raise failures[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from fltk.engine.base import Bench, Job, Reduce, Work, settle
+from fltk.engine.base import Bench, Job, Reduce, Take, Work, settle
 from fltk.engine.lockstep import fold_through, succeeded, work_through
 
 
@@ -20,8 +20,9 @@ class Serial:
     def ready(self) -> bool:
         return True
 
-    def map(self, work: Work, tasks: Sequence[Any], sizes: Sequence[int]) -> list[Any]:
-        return list(map(succeeded, work_through(self._bench, work, tasks)))
+    def map(self, work: Work, tasks: Sequence[Any], sizes: Sequence[int], take: Take | None = None) -> list[Any]:
+        results = map(succeeded, work_through(self._bench, work, tasks))
+        return list(results) if take is None else [take(k, result) for k, result in enumerate(results)]
 
     def fold(
         self, work: Work, reduce: Reduce, parts: Sequence[Sequence[Any]], sizes: Sequence[int]

@@ -40,11 +40,11 @@ class _Pickler(pickle.Pickler):
     def reducer_override(self, obj: Any) -> Any:
         if not isinstance(obj, Tensor):
             return NotImplemented
+        shelved = None if self._shelf is None else self._shelf.place(obj)
+        if shelved is not None:
+            return _shelved, (shelved, obj.dtype, tuple(obj.shape))
         key = _identity(obj)
         if obj.nbytes >= SMALL:
-            shelved = None if self._shelf is None else self._shelf.place(obj)
-            if shelved is not None:
-                return _shelved, (shelved, obj.dtype, tuple(obj.shape))
             if key not in self._places:
                 self._places[key] = self._place(obj)
             place = self._places[key]

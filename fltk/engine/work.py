@@ -31,17 +31,19 @@ class TrainTask:
     down: Down
     into: Mapping[str, Tensor] = field(default_factory=dict)
 
-    def put(self, upload: Upload) -> Upload:
-        """Writes what of an upload has a place into that; without the rest."""
-        own = dict(upload.own)
-        for name, row in self.into.items():
-            row.copy_(upload.w if name == "w" else own.pop(name, self.down.own[name]))
-        return replace(upload, w=upload.w[:0].clone() if "w" in self.into else upload.w, own=own)
 
-    def got(self, upload: Upload) -> Upload:
-        """The upload with what has been written into places."""
-        own = {name: row for name, row in self.into.items() if name != "w"}
-        return replace(upload, w=self.into.get("w", upload.w), own={**upload.own, **own})
+def put(upload: Upload, into: Mapping[str, Tensor], down: Down) -> Upload:
+    """Writes an upload to the rows that there are for it, by name as in `TrainTask.into`, and leaves that out of it."""
+    own = dict(upload.own)
+    for name, row in into.items():
+        row.copy_(upload.w if name == "w" else own.pop(name, down.own[name]))
+    return replace(upload, w=upload.w[:0].clone() if "w" in into else upload.w, own=own)
+
+
+def whole(upload: Upload, rows: Mapping[str, Tensor]) -> Upload:
+    """The upload with what has been written to rows."""
+    own = {name: row for name, row in rows.items() if name != "w"}
+    return replace(upload, w=rows.get("w", upload.w), own={**upload.own, **own})
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def train_root(bench: Bench, task: RootTask) -> Tensor:
 def train_client(bench: Bench, task: TrainTask) -> tuple[Upload, float]:
     """The upload, cut into what travels and what stays and without what has a place, and the mean training loss."""
     upload, loss = _trained(bench, task)
-    return task.put(upload), loss
+    return put(upload, task.into, task.down), loss
 
 
 def _trained(bench: Bench, task: TrainTask) -> tuple[Upload, float]:
