@@ -102,10 +102,11 @@ def profile(folder: Path) -> str:
 def machine(found: dict[str, Any]) -> str:
     """One paragraph: where the figures come from."""
     on = found["machine"]
+    counts = sorted(len(row["seconds"]) for row in found["rows"] if "flops" in row)
     text = (
         f"{on['cpu']}, {on['usable_cores']} cores; torch {on['torch']}; one core multiplies "
         f"{on['gemm_flops'] / 1e9:.0f} GFLOP/s in float32. Engine: {found['rows'][0]['engine']}, "
-        f"workers: {found['rows'][0]['workers']}. Fastest of {len(found['rows'][0]['seconds'])} rounds."
+        f"workers: {found['rows'][0]['workers']}. Fastest of {counts[0]} to {counts[-1]} rounds."
     )
     notes = [note for note in found["notes"] if "digits" in note]
     return " ".join([text, *notes])

@@ -70,6 +70,15 @@ def digest(state: State) -> str:
     return h.hexdigest()
 
 
+def former_digest(state: State) -> str:
+    """What `digest` was at first, and what stands in older registries: SHA-256 over all bytes in one go."""
+    h = hashlib.sha256()
+    for name, tensor in sorted(state.tensors().items()):
+        h.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
+        h.update(tensor.detach().contiguous().numpy().data.cast("B") if tensor.numel() else b"")
+    return h.hexdigest()
+
+
 def _pieces(tensor: Tensor) -> Sequence[Tensor]:
     if not tensor.numel():
         return []

@@ -17,11 +17,23 @@ PACKAGE = Path(fltk.__file__).parent
 
 # Lowest first; a package may import from its own layer and from those before it.
 LAYERS = (
-    {"errors", "names", "config", "hyper", "parallel"},
+    {"errors", "names", "config", "hyper", "parallel", "shared", "undo"},
     {"train", "attention", "clustering", "models", "partition", "data"},
     {"defences", "attacks"},
     {"methods", "engine"},
-    {"experiment", "threats", "runner", "resume", "sweep", "evaluation", "plots", "export", "report", "registry"},
+    {
+        "experiment",
+        "threats",
+        "runner",
+        "cohort",
+        "resume",
+        "sweep",
+        "evaluation",
+        "plots",
+        "export",
+        "report",
+        "registry",
+    },
     {"bench"},
     {"cli", "__main__"},
 )

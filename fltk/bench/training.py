@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
@@ -21,7 +22,7 @@ from fltk.engine.base import Job
 from fltk.experiment import Place
 
 ROUNDS = 10_000  # of the runs that are measured: more than will be played
-TURN = 3  # rounds
+TURN, SPELL, MOST = 3, 0.4, 10  # rounds of a turn at least; seconds that it lasts at least, by up to so many rounds
 WARM = 2.0  # seconds of rounds before a measurement at least, and until all workers can work
 TRAINED = {"ditto": 2}  # models that a client trains in a round, where it is not one
 PARTS = ("seconds_train", "seconds_aggregate", "seconds_eval")
@@ -101,21 +102,27 @@ def measure(name: str, workload: Training, asked: Asked) -> Row:
     return row | {"before_mib": before, "data_mib": _data(job)}
 
 
-def in_turns(steps: Sequence[Callable[[], None]], rounds: int) -> list[list[float]]:
-    """Seconds of `rounds` rounds of every step; the steps take turns of a few rounds, behind one each that is not told.
+def in_turns(steps: Sequence[Callable[[], None]], rounds: int, spell: float = SPELL) -> list[list[float]]:
+    """Seconds of the rounds of every step; the steps take turns of a few rounds, behind one each that is not told.
 
-    Nobody plays single rounds: what a round leaves in the caches makes the next one faster.
+    Nobody plays single rounds: what a round leaves in the caches makes the next one faster. With turns of three that
+    last some milliseconds every third round would be one that no run has; so turns of short rounds are longer, and
+    `rounds` is how many there would be with turns of three.
     """
+    first = [_seconds(step) for step in steps]
+    turn = max(TURN, min(MOST, math.ceil(spell / min(first))))
     found: list[list[float]] = [[] for _ in steps]
-    for step in steps:
-        step()
     for start in range(0, rounds, TURN):
+        count = math.ceil(min(TURN, rounds - start) * turn / TURN)
         for step, seconds in zip(steps, found, strict=True):
-            for _ in range(start, min(start + TURN, rounds)):
-                began = time.perf_counter()
-                step()
-                seconds.append(time.perf_counter() - began)
+            seconds += [_seconds(step) for _ in range(count)]
     return found
+
+
+def _seconds(step: Callable[[], None]) -> float:
+    began = time.perf_counter()
+    step()
+    return time.perf_counter() - began
 
 
 def job_of(workload: Any, asked: Asked, method: str = "fedavg", *, evaluated: bool = False) -> Job:

@@ -62,7 +62,7 @@ COLUMNS = [
     type=click.IntRange(min=1),
     cls=Option,
     section="Measurement",
-    help="rounds or repetitions that count, behind one for warming up",
+    help="rounds or repetitions that count, behind one for warming up; more of rounds that are short",
 )
 @click.option(
     "--quick", is_flag=True, cls=Option, section="Measurement", help="a minute: fewer workloads, a fifth of the clients"

@@ -82,6 +82,11 @@ def test_the_embedded_digits_stand_in_for_mnist_by_shape_and_number() -> None:
 
 def test_turns_are_interleaved_and_the_first_round_is_left_out() -> None:
     order: list[str] = []
-    found = in_turns([lambda: order.append("a"), lambda: order.append("b")], 4)
+    steps = [lambda: order.append("a"), lambda: order.append("b")]
+    found = in_turns(steps, 4, spell=0)
     assert "".join(order) == "ab" + "aaabbb" + "ab"
     assert [len(seconds) for seconds in found] == [4, 4]
+    order.clear()
+    found = in_turns(steps, 4, spell=1e9)  # turns of ten rounds instead of three
+    assert "".join(order) == "ab" + 10 * "a" + 10 * "b" + 4 * "a" + 4 * "b"
+    assert [len(seconds) for seconds in found] == [14, 14]
