@@ -38,7 +38,7 @@ from fltk.registry.store import Store
 if TYPE_CHECKING:
     from torch import Tensor
 
-Same = Callable[[str, Mapping[str, Tensor]], bool]
+Same = Callable[[str, Mapping[str, "Tensor"]], bool]
 SHOWN = 20  # messages of the database's own check
 
 
