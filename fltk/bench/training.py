@@ -85,7 +85,7 @@ def measure(name: str, workload: Training, asked: Asked) -> Row:
     with ExitStack() as stack:
         other = _reference(workload, asked, job, stack)
         ours = stack.enter_context(closing(Played(job, asked.place.engine))).warm()
-        seconds, others = in_turns((ours.round, other), asked.rounds)
+        seconds, others = in_turns((ours.round, other), asked.rounds, 0 if asked.quick else SPELL)
         found = ours.workers()
         peaks = [peak for pid in found if (peak := peak_memory(pid)) is not None]
         driver = ours.driver
