@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+import xxhash
 from torch import Tensor
 
 from fltk import threats
@@ -23,11 +24,9 @@ from fltk.config import TrainConfig
 from fltk.engine.base import Engine, Job
 from fltk.engine.work import ClientScores, ScoreTask, score_client
 from fltk.methods.base import Map, Method, State, Task
-from fltk.parallel import on_cores
 from fltk.train.streams import Streams
 from fltk.undo import Undo
 
-PIECE = 1 << 20  # bytes
 Values = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
 
 
@@ -55,18 +54,11 @@ def sample(task: Task, train: TrainConfig, streams: Streams, round: int) -> list
 
 
 def digest(state: State) -> str:
-    """SHA-256 over all tensors of a state, by name: of their kinds, and of the SHA-256 of their pieces.
-
-    A piece is as many entries of the first dimension as have a megabyte, one at least.
-    """
-    tensors = sorted(state.tensors().items())
-    cut = {name: _pieces(tensor.detach()) for name, tensor in tensors}
-    found = on_cores(_hashed, [piece for name, _ in tensors for piece in cut[name]])
+    """What tells a state from every other: SHA-256 over names and kinds of its tensors, and XXH3 of their bytes."""
     h = hashlib.sha256()
-    for name, tensor in tensors:
+    for name, tensor in sorted(state.tensors().items()):
         h.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
-        for _ in cut[name]:
-            h.update(next(found))
+        h.update(_hashed(tensor.detach()))
     return h.hexdigest()
 
 
@@ -79,14 +71,13 @@ def former_digest(state: State) -> str:
     return h.hexdigest()
 
 
-def _pieces(tensor: Tensor) -> Sequence[Tensor]:
-    if not tensor.numel():
-        return []
-    return torch.split(tensor, max(1, PIECE * len(tensor) // tensor.nbytes)) if tensor.dim() else [tensor]
-
-
-def _hashed(piece: Tensor) -> bytes:
-    return hashlib.sha256(piece.contiguous().numpy().data.cast("B")).digest()
+def _hashed(tensor: Tensor) -> bytes:
+    """XXH3, 128 bits: as fast as memory is read, where SHA-256 would be a tenth of a short round."""
+    found = xxhash.xxh3_128()
+    for part in [tensor] if tensor.is_contiguous() or not tensor.dim() else tensor:  # rows on the shelf have gaps
+        if part.numel():
+            found.update(part.contiguous().numpy().data.cast("B"))
+    return found.digest()
 
 
 def rounds(

@@ -65,9 +65,10 @@ class Scaffold(Method):
 
     def local_update(self, down: Down, client: ClientData, trainer: Trainer) -> Upload:
         c, c_i = down.server["c"], down.own["c"]
-        y = trainer.sgd(down.w, client.train, drift=c - c_i)
+        drift = c - c_i
+        y = trainer.sgd(down.w, client.train, drift=drift)
         k = trainer.steps(len(client.train))
-        c_new = c_i - c + (down.w - y)[: len(c)] / (k * trainer.lr)
+        c_new = (down.w - y)[: len(c)].div_(k * trainer.lr).sub_(drift)
         return Upload(y, sent={"dc": c_new - c_i}, own={"c": c_new})
 
     def aggregate(self, state: State, uploads: Sequence[Upload], ctx: Context) -> State:

@@ -185,7 +185,7 @@ VIEWS = (
     _view(
         "v_rounds",
         "one row a finished round",
-        {"run": RUN, "round": "from 1", "digest": "SHA-256 of all weights", "recorded": SECONDS},
+        {"run": RUN, "round": "from 1", "digest": "of all weights", "recorded": SECONDS},
         "SELECT t.run_id AS run, t.round, t.digest, t.recorded FROM round t JOIN run r ON r.id = t.run_id "
         "WHERE r.removed IS NULL",
     ),

@@ -240,10 +240,11 @@ class _First:
         """Writes the trained weights and biases into a flat model (P,)."""
         cut, end = slice(self.layer.weight.start, self.layer.bias.stop), len(self.index)
         row, start = flat[cut], self.start.flat[cut]
-        row.copy_(start)
         kept = self.start.end(end)
-        if self.target is not None:  # who is at the target stays there, exactly
-            row.lerp_(self.target.flat[cut], self.target.end(end))
+        if self.target is None:
+            row.copy_(start)
+        else:  # who is at the target stays there, exactly
+            torch.lerp(start, self.target.flat[cut], self.target.end(end), out=row)
             kept += self.target.end(end)
         if abs(kept - 1) > ROUNDING:
             row.add_(start, alpha=kept - 1)
