@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from torch import Tensor
@@ -32,7 +32,8 @@ class Cohort:
 
     def trained(self, engine: Engine) -> tuple[list[Upload], list[float]]:
         """Their uploads and training losses, in client-id order."""
-        matrices = self._matrices(self.task.layout.width(self.method.shared))
+        matrices = self._matrices(self.downs[0].own)
+        matrices["w"] = SHELF.matrix(len(self.ids), self.task.layout.width(self.method.shared))
         tasks = self._tasks(matrices)
 
         def take(k: int, result: tuple[Upload, float]) -> tuple[Upload, float]:
@@ -50,7 +51,8 @@ class Cohort:
         What clients keep goes to its place as it comes; where that is in `state` itself, `undo` can have it back.
         """
         weights = (equal_weights(len(self.ids)) if self.method.equal else self.task.weights(self.ids)).tolist()
-        tasks = self._tasks(self._matrices())
+        small = [name for name, rows in state.client.items() if rows.nbytes <= MOST]
+        tasks = self._tasks(self._matrices(small))
         given = [Weighted(one, p) for one, p in zip(tasks, weights, strict=True)]
         cuts = parts(len(tasks))
         sizes = [int(self.task.n[list(self.ids[cut])].sum()) for cut in cuts]
@@ -59,14 +61,13 @@ class Cohort:
             taken.take(k, part, tasks[cuts[k]])
         return taken.all()
 
-    def _matrices(self, width: int = 0) -> dict[str, Tensor]:
-        """Room for what the clients keep, by name, and if `width` is given for their uploads `w`: (K, size) each.
+    def _matrices(self, names: Collection[str]) -> dict[str, Tensor]:
+        """Room for what the clients keep under these names: (K, size) each.
 
         As rows of one matrix they can become the next state's without being copied.
         """
-        sizes = {name: len(row) for name, row in self.downs[0].own.items() if row.dim() == 1}
-        found = {name: SHELF.matrix(len(self.ids), size) for name, size in sizes.items()}
-        return found | ({"w": SHELF.matrix(len(self.ids), width)} if width else {})
+        sizes = {name: len(row) for name, row in self.downs[0].own.items() if row.dim() == 1 and name in names}
+        return {name: SHELF.matrix(len(self.ids), size) for name, size in sizes.items()}
 
     def _tasks(self, matrices: Mapping[str, Tensor]) -> list[TrainTask]:
         """Everybody's work, with the rows of those matrices that workers can reach."""

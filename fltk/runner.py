@@ -10,6 +10,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -91,17 +92,17 @@ def rounds(
     task = task or job.task()
     notes = threats.check(job, task)
     finished, state = resume if resume else (0, job.method.init(task))
-    undo = Undo()
-    for t in range(finished, job.train.rounds):
-        undo.forget()
-        try:
-            done = _round(job, engine, task, state, t, undo)
-        except BaseException:
-            undo.back()
-            raise
-        state = done.state
-        yield replace(done, notes=(*notes, *done.notes), withdraw=undo.back)
-        notes = ()
+    with closing(Undo()) as undo:
+        for t in range(finished, job.train.rounds):
+            undo.forget()
+            try:
+                done = _round(job, engine, task, state, t, undo)
+            except BaseException:
+                undo.back()
+                raise
+            state = done.state
+            yield replace(done, notes=(*notes, *done.notes), withdraw=undo.back)
+            notes = ()
 
 
 def _round(job: Job, engine: Engine, task: Task, state: State, t: int, undo: Undo) -> RoundDone:

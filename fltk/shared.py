@@ -139,11 +139,12 @@ class Shelf:
         while self._free:
             os.close(self._blocks.pop(self._free.pop()).descriptor)
         file = SharedFile.in_memory(size)
-        if file is None:
-            return None
-        self._made += 1
-        self._blocks[self._made] = _Block.of(file.descriptor, size)
-        return self._made
+        with contextlib.suppress(OSError):  # no address space
+            if file is not None:
+                self._blocks[self._made + 1] = _Block.of(file.descriptor, size)
+                self._made += 1
+                return self._made
+        return None
 
 
 class Borrowed:

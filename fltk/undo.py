@@ -7,11 +7,16 @@ rows to be overwritten go to a file first; the operating system keeps as much of
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
-from contextlib import suppress
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from io import BufferedRandom
 
 from torch import Tensor
+
+from fltk.errors import FltkError
 
 SPARE = 1.2  # of a file's bytes that must be free where it is written
 
@@ -27,32 +32,58 @@ class Undo:
         """Whether a file of all these rows can be written."""
         with suppress(OSError, AttributeError):
             if self._file is None:
-                self._file = tempfile.TemporaryFile(dir=_folder())  # noqa: SIM115 (lives on)
+                self._file = tempfile.TemporaryFile(dir=_folder())  # noqa: SIM115 (see `close`)
             free = os.fstatvfs(self._file.fileno())
             return free.f_bavail * free.f_frsize > SPARE * rows.nbytes
         return False
 
     def put(self, rows: Tensor, k: int, row: Tensor) -> None:
-        """rows[k] <- row, in place. Raises OSError before anything is overwritten where it cannot be kept."""
+        """rows[k] <- row, in place. Raises FltkError, before anything is overwritten, if the old row cannot be kept."""
         assert self._file is not None
-        self._file.write(rows[k].numpy().data)
+        try:
+            self._file.write(rows[k].numpy().data)
+        except OSError as error:
+            raise FltkError(
+                f"the old rows of a state of {rows.nbytes >> 20} MB cannot be written to a file: {error.strerror}; "
+                "set TMPDIR to a folder on a disk with room for them"
+            ) from None
         self._old.append((rows, k))
         rows[k] = row
 
     def back(self) -> None:
-        """All rows as they were."""
-        if self._old:
-            assert self._file is not None
-            self._file.seek(0)
-            for rows, k in self._old:
-                self._file.readinto(rows[k].numpy().data.cast("B"))
-        self.forget()
+        """All rows as they were. Ctrl-C waits for that."""
+        with _undisturbed():
+            if self._old:
+                assert self._file is not None
+                self._file.seek(0)
+                for rows, k in self._old:
+                    self._file.readinto(rows[k].numpy().data.cast("B"))
+            self.forget()
 
     def forget(self) -> None:
         """From now on the rows are what they are."""
         self._old = []
         if self._file is not None:
             self._file.seek(0)
+
+    def close(self) -> None:
+        """Nothing will be had back any more."""
+        if self._file is not None:
+            self._file.close()
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Without signals that end a run; they are lost."""
+    if threading.current_thread() is not threading.main_thread():  # only the main one is interrupted
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _folder() -> str | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import signal
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -57,6 +59,35 @@ def test_without_a_disk_there_is_no_room(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert not Undo().room(torch.empty(1).expand(1 << 60))
     monkeypatch.setattr("tempfile.TemporaryFile", lambda dir: (tmp_path / "missing" / "file").open("w+b"))
     assert not Undo().room(random(3, 3))
+
+
+def test_a_full_disk_is_told_in_one_line_and_nothing_is_overwritten(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, undo = random(5, 7), Undo()
+    assert undo.room(rows)
+    undo.put(rows, 0, torch.ones(7))
+    then = rows.clone()
+
+    def full(self: Any, data: Any) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(undo, "_file", type("Full", (), {"write": full})())
+    with pytest.raises(FltkError, match=r"old rows .* No space left on device; set TMPDIR to a folder") as caught:
+        undo.put(rows, 1, torch.ones(7))
+    assert "\n" not in str(caught.value)
+    assert torch.equal(rows, then)
+
+
+@pytest.mark.skipif(not hasattr(signal, "raise_signal"), reason="no signals to send")
+def test_nothing_interrupts_the_way_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, undo = random(5, 7), Undo()
+    then, handlers = rows.clone(), [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    assert undo.room(rows)
+    undo.put(rows, 2, torch.ones(7))
+    forget = undo.forget
+    monkeypatch.setattr(undo, "forget", lambda: (signal.raise_signal(signal.SIGINT), forget()))
+    undo.back()
+    assert torch.equal(rows, then)
+    assert handlers == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
 
 
 @pytest.mark.usefixtures("in_place")

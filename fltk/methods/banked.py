@@ -12,19 +12,22 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
 
 from fltk.attention import Attention
 from fltk.attention.bank import followed, judged, layer_columns, screen
 from fltk.data.federation import ClientData
 from fltk.defences.base import MIXED
 from fltk.methods.base import Context, Down, Joined, Map, Method, State, Task, Upload, hyper, renewed, spread
+from fltk.methods.class_head import ClassHead
 from fltk.methods.heads import trained_offset, with_offset
 from fltk.methods.parts import defended, mix_parts
 from fltk.models.layout import Ranges
+from fltk.shared import MOST
 from fltk.train.trainer import Trainer
 
 UPDATES = ("update", "begun", "secant")  # followed only where a subclass keeps rows of these names
@@ -192,7 +195,7 @@ class Banked(Method):
             return [state.server["start"]] * len(ids)
         u = state.client.get("mixed")
         if u is None:
-            u = mix_parts(maps, state.client["bank"], list(self.parts(task).values()), task.class_head)
+            u = _mixtures(maps, state.client["bank"], list(self.parts(task).values()), task.class_head)
         return [u[i] if bool(maps[0, i].any()) else state.server["start"] for i in ids]
 
     def personal_model(self, state: State, ids: Sequence[int], task: Task) -> list[Tensor]:
@@ -259,3 +262,16 @@ class Banked(Method):
             client["mixed"][n:] = mix_parts(maps, client["bank"], cuts, task.class_head)[n:]
         server = {**grown.server, "map": maps.reshape_as(grown.server["map"]), "stored": stored}
         return replace(grown, server=server, client=client)
+
+
+_KNOWN: Any = WeakIdKeyDictionary()  # bank -> (maps, mixtures)
+
+
+def _mixtures(maps: Tensor, bank: Tensor, cuts: Sequence[Ranges], head: ClassHead | None) -> Tensor:
+    """`mix_parts` for a state's bank (N, P); what is evaluated is what the next round starts from, and mixed once."""
+    known, mixtures = cast(tuple[Tensor | None, Tensor | None], _KNOWN.get(bank, (None, None)))
+    if known is None or mixtures is None or not torch.equal(known, maps):
+        mixtures = mix_parts(maps, bank, cuts, head)
+        if bank.nbytes <= MOST:
+            _KNOWN[bank] = maps, mixtures
+    return mixtures

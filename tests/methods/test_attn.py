@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,9 @@ from toys import SIZES, aggregated, federation, final, job, made_up, models, pla
 
 from fltk.attention import attend
 from fltk.attention.bank import screen
+from fltk.methods import banked
 from fltk.methods.base import State, mix, weighted_sum
+from fltk.methods.parts import mix_parts
 
 N = len(SIZES)
 TASK = job("attn").task()
@@ -280,3 +283,20 @@ def test_its_parameters_have_no_dimension_of_clients() -> None:
     made = job("attn")
     larger = replace(made, federation=federation((9, 9, 9, 9, 9, 9)))
     assert len(models(larger, play(larger)[-1].state)) == 6
+
+
+def test_what_is_evaluated_and_started_from_is_mixed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[torch.Tensor] = []
+
+    def counted(maps: torch.Tensor, *given: Any) -> torch.Tensor:
+        calls.append(maps)
+        return mix_parts(maps, *given)
+
+    monkeypatch.setattr(banked, "mix_parts", counted)
+    played = play(job("attn", rounds=4, eval_every=1))
+    assert len(calls) == 4
+    monkeypatch.setattr(banked, "MOST", 0)  # nothing is kept
+    again = play(job("attn", rounds=4, eval_every=1))
+    assert len(calls) == 4 + 7
+    assert [done.digest for done in again] == [done.digest for done in played]
+    assert [done.scalars["personal_val_acc"] for done in again] == [done.scalars["personal_val_acc"] for done in played]
