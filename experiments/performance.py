@@ -156,7 +156,7 @@ def main() -> None:
     texts = {
         "machine": machine(found),
         "speed": speed(rows),
-        "price": price(rows),
+        "price": price(rows + report(folder, "methods-cnn")["rows"]),
         "server": server(rows),
         "memory": memory([r for r in rows if r.get("faster")] + large),
         "profile": profile(folder),

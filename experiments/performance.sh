@@ -14,6 +14,7 @@ bench() { # shellcheck disable=SC2086
     $FLTK bench --format json --workload "$1" --rounds "$2" >"$OUT/$3.json"
 }
 bench all 9 all
+bench methods-cnn 6 methods-cnn
 bench memory 2 memory
 bench clients 2 clients
 bench parameters 3 parameters

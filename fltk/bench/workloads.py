@@ -104,10 +104,12 @@ CROWD = _dealt(1000, 7)
 MEMORY = {
     "memory-cnn": Training("cnn, 1,000 clients x 5 samples", CROWD, CNN),
     "memory-cnn-ditto": Training("the same with a personal model each", CROWD, CNN, "ditto", "fedavg"),
+    "memory-cnn-attn": Training("the same with attention", CROWD, CNN, "attn", "fedavg"),
 }
-METHODS = {
-    f"w1-{method}": Training(f"W1 mlp with {method}, against fedavg", W1, MLP, method, "fedavg")
-    for method in ("fedprox", "ditto", "fedper", "scaffold", "attn")
+OTHERS = ("fedprox", "ditto", "fedper", "scaffold", "attn")
+METHODS = {f"w1-{name}": Training(f"W1 mlp with {name}, against fedavg", W1, MLP, name, "fedavg") for name in OTHERS}
+CONVOLVED = {
+    f"w1-cnn-{name}": Training(f"W1 cnn with {name}, against fedavg", W1, CNN, name, "fedavg") for name in OTHERS
 }
 WORKLOADS: dict[str, Workload] = {
     "w1-mlp": Training("W1: fedavg, mlp, 100 clients x 100 samples", W1, MLP),
@@ -123,6 +125,7 @@ WORKLOADS: dict[str, Workload] = {
         "attention over 10,000 clients, small mlp, streamed", MANY, replace(MLP, hidden="12"), True
     ),
     "registry": Writes("1,000 clients x 100 rounds x 4 numbers, written and read"),
+    **CONVOLVED,
     **CLIENTS,
     **PARAMETERS,
     **MEMORY,
@@ -131,12 +134,13 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "w1": ("w1-mlp", "w1-cnn"),
     "evaluation": ("w1-mlp-eval", "w1-cnn-eval"),
     "methods": tuple(METHODS),
+    "methods-cnn": tuple(CONVOLVED),
     "attention": ("attention-100", "attention-1000", "attention-10000"),
     "clients": tuple(CLIENTS),
     "parameters": tuple(PARAMETERS),
     "memory": tuple(MEMORY),
 }
-APART = {**CLIENTS, **PARAMETERS, **MEMORY}  # long or large, and about growth and not about speed
+APART = {**CONVOLVED, **CLIENTS, **PARAMETERS, **MEMORY}  # long or large
 ALL = tuple(name for name in WORKLOADS if name not in APART)
 FEW = ("w1-mlp", "w1-cnn", "w1-mlp-eval", "w3", "attention-100", "registry")  # what --quick takes
 
