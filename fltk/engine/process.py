@@ -54,8 +54,8 @@ class _Worker:
     ready: bool = False
     sent: int = 0
     borrowed: set[int] = field(default_factory=set)  # blocks of the shelf
-    flight: deque[tuple[int, list[int], list[Any]]] = field(default_factory=deque)  # turn, numbers, items: what is in
-    # work stays in its place, even if nobody waits for it any more
+    flight: deque[tuple[int, list[int], list[Any]]] = field(default_factory=deque)  # turn, numbers of the items, and
+    # these themselves: the rows that they name must stay where they are until the worker has answered
 
 
 class Pool:
