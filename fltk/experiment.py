@@ -264,8 +264,13 @@ def train(
             git=git,
             seed=config.seed,
         )
-        with beating(store, run):
-            play(run, job, task, engine, store, place, on_round=on_round, started=started, watch=watch)
+        try:
+            with beating(store, run):
+                play(run, job, task, engine, store, place, on_round=on_round, started=started, watch=watch)
+        except KeyboardInterrupt:
+            if store.find_run(run).status == "running":  # not even its first attempt has begun
+                store.finish(run, "interrupted", "stopped by a signal before its first round")
+            raise
     finally:
         engine.close()
     return run

@@ -125,6 +125,26 @@ def test_an_unfinished_cell_goes_on_and_one_of_other_code_starts_anew(
         assert len(store.attempts(2)) == 2 and played(store, 2) == undisturbed
 
 
+def test_a_cell_that_is_stopped_before_it_begins_is_played_later(db: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    grid, attempt = write(db, LONG.replace("rounds = 200", "rounds = 3")), Store.start_attempt
+
+    def stopping(self: Store, run: int, *more: Any) -> int:
+        if run == 2:
+            raise KeyboardInterrupt
+        return attempt(self, run, *more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "start_attempt", stopping)
+        assert fltk(db, "sweep", grid).code == 130
+    with Store(db) as store:
+        stopped = store.find_run(2)
+        assert (stopped.status, stopped.rounds_done) == ("interrupted", 0)
+        assert stopped.message == "stopped by a signal before its first round"
+    assert fltk(db, "sweep", grid).code == 0
+    with Store(db) as store:
+        assert [(run.status, run.rounds_done) for run in store.runs()] == [("done", 3), ("done", 3)]
+
+
 def test_several_processes_come_to_the_bits_of_one(db: Path, tmp_path: Path) -> None:
     grid = write(db, GRID)
     process = start(db, "sweep", grid, "--jobs", "2", "--json")
