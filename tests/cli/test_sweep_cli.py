@@ -23,7 +23,7 @@ clients = 3
 newcomers = 0
 """
 GRID = 'method = ["local", "fedprox"]\nseed = [0, 1]\n[train]\nrounds = 2\nlr = [0.05, 0.1]\n' + SMALL
-LONG = 'method = ["local", "fedavg"]\n[train]\nrounds = 200\n' + SMALL
+LONG = 'method = ["local", "fedavg"]\n[train]\nrounds = 500\n' + SMALL
 PATIENT = 3 * PATIENCE  # two workers import torch while others use the machine
 needs_proc = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="children are found through /proc")
 
@@ -96,7 +96,7 @@ def test_a_failing_cell_stops_no_other(db: Path) -> None:
 def test_an_unfinished_cell_goes_on_and_one_of_other_code_starts_anew(
     db: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    grid = write(db, LONG.replace("rounds = 200", "rounds = 24"))
+    grid = write(db, LONG.replace("rounds = 500", "rounds = 24"))
     record, resumed = Store.record_round, importlib.import_module("fltk.resume")
 
     def stopping(self: Store, run: int, round: int, *more: Any) -> None:
@@ -126,7 +126,7 @@ def test_an_unfinished_cell_goes_on_and_one_of_other_code_starts_anew(
 
 
 def test_a_cell_that_is_stopped_before_it_begins_is_played_later(db: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    grid, attempt = write(db, LONG.replace("rounds = 200", "rounds = 3")), Store.start_attempt
+    grid, attempt = write(db, LONG.replace("rounds = 500", "rounds = 3")), Store.start_attempt
 
     def stopping(self: Store, run: int, *more: Any) -> int:
         if run == 2:
