@@ -30,10 +30,14 @@ class Cohort:
         """Clients that train from what the method sends down in a state."""
         return Cohort(method, task, round, ids, method.downlink(state, ids, task))
 
-    def trained(self, engine: Engine) -> tuple[list[Upload], list[float]]:
-        """Their uploads and training losses, in client-id order."""
+    def trained(self, engine: Engine, room: Tensor | None = None) -> tuple[list[Upload], list[float]]:
+        """Their uploads and training losses, in client-id order.
+
+        room: a matrix (K, P) for the uploads, if there is one. What was sent down may lie there.
+        """
         matrices = self._matrices(self.downs[0].own)
-        matrices["w"] = SHELF.matrix(len(self.ids), self.task.layout.width(self.method.shared))
+        width = self.task.layout.width(self.method.shared)
+        matrices["w"] = SHELF.matrix(len(self.ids), width) if room is None else room
         tasks = self._tasks(matrices)
 
         def take(k: int, result: tuple[Upload, float]) -> tuple[Upload, float]:

@@ -24,7 +24,8 @@ from fltk.cohort import Cohort
 from fltk.config import TrainConfig
 from fltk.engine.base import Engine, Job
 from fltk.engine.work import ClientScores, ScoreTask, score_client
-from fltk.methods.base import Map, Method, State, Task
+from fltk.methods.base import TOGETHER, Map, Method, State, Task
+from fltk.shared import MOST
 from fltk.train.streams import Streams
 from fltk.undo import Undo
 
@@ -110,18 +111,21 @@ def _round(job: Job, engine: Engine, task: Task, state: State, t: int, undo: Und
     started = time.perf_counter()
     before = _client_numbers(job.method, task, state)
     ids = sample(task, job.train, job.streams(), t)
+    threatened = job.campaign is not None or job.protection is not None
+    state = state if threatened else job.method.prepared(state, ids, task, undo)
     downs = job.method.downlink(state, ids, task)
     starts, sums = threats.own_starts(job, state, ids, downs), None
     cohort = Cohort(job.method, task, t, ids, starts)
-    if _adds_up(job, task):
+    if job.method.adds_up() and task.class_head is None and not threatened:
         uploads, losses, sums = cohort.added_up(engine, state, undo)
     else:
-        uploads, losses = cohort.trained(engine)
+        uploads, losses = cohort.trained(engine, undo.kept)
     trained = time.perf_counter()
     faced = threats.face(job, engine, task, state, downs, uploads, t)
     if faced.uploads:
-        context = faced.context if sums is None else replace(faced.context, sums=sums)
+        context = replace(faced.context, sums=sums, undo=undo)
         state = job.method.aggregate(state, faced.uploads, context)
+    del downs, starts, cohort, uploads  # models of all clients, for which evaluation needs the room
     faced = threats.settled(faced, job, task.n_clients)
     state = faced.remembered(state)
     aggregated = time.perf_counter()
@@ -145,19 +149,23 @@ def _round(job: Job, engine: Engine, task: Task, state: State, t: int, undo: Und
     return RoundDone(t + 1, scalars, clients, found, digest(state), state, tuple(faced.notes))
 
 
-def _adds_up(job: Job, task: Task) -> bool:
-    """Whether all that the server wants of the uploads are weighted sums, so that none has to be kept."""
-    threatened = job.campaign is not None or job.protection is not None
-    return job.method.adds_up() and task.class_head is None and not threatened
-
-
 def score(method: Method, engine: Engine, task: Task, state: State, round: int) -> list[ClientScores]:
     """Scores of all clients, sampled or not."""
-    ids = range(task.n_clients)
     shared = method.global_model(state, task)
-    models = method.personal_model(state, ids, task)
-    tasks = [ScoreTask(round, i, w, shared) for i, w in zip(ids, models, strict=True)]
-    return engine.map(score_client, tasks, [int(task.n[i]) for i in ids])
+
+    def scored(ids: range) -> list[ClientScores]:
+        models = method.personal_model(state, ids, task)
+        tasks = [ScoreTask(round, i, w, shared) for i, w in zip(ids, models, strict=True)]
+        return engine.map(score_client, tasks, [int(task.n[i]) for i in ids])
+
+    return [scores for ids in in_turns(task) for scores in scored(ids)]
+
+
+def in_turns(task: Task) -> list[range]:
+    """All clients, so many at a time that models which are made for them alone fit into memory."""
+    together = -(-MOST // (4 * task.layout.size * TOGETHER)) * TOGETHER
+    starts = range(0, task.n_clients, together)
+    return [range(start, min(start + together, task.n_clients)) for start in starts]
 
 
 def accuracy_of(scores: Sequence[ClientScores]) -> tuple[dict[str, float], dict[str, Values]]:

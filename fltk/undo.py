@@ -22,11 +22,12 @@ SPARE = 1.2  # of a file's bytes that must be free where it is written
 
 
 class Undo:
-    """What a round has overwritten."""
+    """What a round has overwritten, or is free to."""
 
     def __init__(self) -> None:
         self._file: BufferedRandom | None = None
         self._old: list[tuple[Tensor, int]] = []  # rows, in the order of the file
+        self.kept: Tensor | None = None  # the rows that `keep` was given
 
     def room(self, rows: Tensor) -> bool:
         """Whether a file of all these rows can be written."""
@@ -39,6 +40,25 @@ class Undo:
 
     def put(self, rows: Tensor, k: int, row: Tensor) -> None:
         """rows[k] <- row, in place. Raises FltkError, before anything is overwritten, if the old row cannot be kept."""
+        self._write(rows, k)
+        rows[k] = row
+
+    def keep(self, rows: Tensor) -> None:
+        """All rows (N, P), from now on free to be overwritten. Raises FltkError if they cannot be kept."""
+        assert not self._old
+        for k in range(len(rows)):
+            self._write(rows, k)
+        self.kept = rows
+
+    def again(self, k: int) -> None:
+        """Row k of those that `keep` was given, as it was."""
+        assert self._file is not None and self.kept is not None
+        end = self._file.tell()
+        self._file.seek(k * self.kept[k].nbytes)
+        self._file.readinto(self.kept[k].numpy().data.cast("B"))
+        self._file.seek(end)
+
+    def _write(self, rows: Tensor, k: int) -> None:
         assert self._file is not None
         try:
             self._file.write(rows[k].numpy().data)
@@ -48,7 +68,6 @@ class Undo:
                 "set TMPDIR to a folder on a disk with room for them"
             ) from None
         self._old.append((rows, k))
-        rows[k] = row
 
     def back(self) -> None:
         """All rows as they were. Ctrl-C waits for that."""
@@ -62,7 +81,7 @@ class Undo:
 
     def forget(self) -> None:
         """From now on the rows are what they are."""
-        self._old = []
+        self._old, self.kept = [], None
         if self._file is not None:
             self._file.seek(0)
 

@@ -3,34 +3,69 @@
 from __future__ import annotations
 
 import errno
+import math
 import signal
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from toys import federation, job, play, random, staffed
 
 from fltk import cohort, experiment, runner
+from fltk.data.federation import ClientData
 from fltk.engine.base import Job
 from fltk.engine.process import Pool
 from fltk.engine.serial import Serial
 from fltk.errors import FltkError
-from fltk.methods.base import Context, State
+from fltk.methods import banked, base
+from fltk.methods.attn import Attn
+from fltk.methods.base import Context, Down, State, Upload
+from fltk.train.trainer import Trainer
 from fltk.undo import Undo
 
-KEEPING: Mapping[str, Mapping[str, Any]] = {"ditto": {}, "fedper": {}, "scaffold": {}}
+KEEPING = {"ditto": "v", "fedper": "private", "scaffold": "c"}  # rows that come with uploads
+BANKS: dict[str, dict[str, Any]] = {  # attn, whose starts and uploads take the place of its bank
+    "attn": {},
+    "attn-step": {"step": 0.5},
+    "attn-layer": {"scope": "layer"},
+    "attn-local": {"head": "local"},
+    "attn-both": {"head": "both"},
+    "attn-proto": {"token": "proto"},
+    "attn-fedavg": {"tau": math.inf},
+    "attn-warmup": {"warmup": 2},
+}
+BOUND: dict[str, dict[str, Any]] = {  # and attn where it wants to know what uploads came from
+    "attn-trust": {"trust": "on"},
+    "attn-clip": {"clip": 2.0},
+    "attn-omega": {"omega": 0.5},
+    "attn-secant": {"curvature": "secant"},
+    "attn-surrogate": {"train": "surrogate"},
+}
+PLACES = {**KEEPING, **dict.fromkeys(BANKS, "bank")}
+CASES = [*PLACES, *BOUND]
+
+
+def limit(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    """A state of more bytes counts as very large, too large for the shelf."""
+    for module in (cohort, banked):
+        monkeypatch.setattr(module, "MOST", size)
 
 
 @pytest.fixture
 def in_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every state counts as very large, too large for the shelf."""
-    monkeypatch.setattr(cohort, "MOST", 0)
+    limit(monkeypatch, 0)
 
 
-def toy(method: str, **settings: Any) -> Job:
-    return job(method, data=federation(sizes=[12, 9, 15, 7, 20, 11]), **{"rounds": 4, "participation": 0.7, **settings})
+def toy(case: str, **settings: Any) -> Job:
+    """In a bank that is written in place everybody takes part."""
+    params = {**BANKS, **BOUND}.get(case, {})
+    share = 0.7 if case in KEEPING else 1.0
+    data = federation(sizes=[12, 9, 15, 7, 20, 11])
+    return job(case.split("-")[0], params, data, **{"rounds": 4, "participation": share, **settings})
 
 
 def test_rows_come_back_as_they_were() -> None:
@@ -91,35 +126,38 @@ def test_nothing_interrupts_the_way_back(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.usefixtures("in_place")
-@pytest.mark.parametrize("method", KEEPING)
-@pytest.mark.parametrize("parallel", [False, True])
-def test_no_bit_depends_on_it(method: str, parallel: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = toy(method)
+@pytest.mark.parametrize(
+    ("case", "parallel"),
+    [*((case, False) for case in CASES), *((case, True) for case in (*KEEPING, "attn", "attn-local"))],
+)
+def test_no_bit_depends_on_it(case: str, parallel: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = toy(case)
     engine = Pool(made, 2) if parallel else Serial(made)
     try:
         staffed(engine)
         got = [done.digest for done in runner.rounds(made, engine)]
     finally:
         engine.close()
-    monkeypatch.setattr(cohort, "MOST", 1 << 40)
+    limit(monkeypatch, 1 << 40)
     assert got == [done.digest for done in play(made)]
 
 
-def test_a_state_is_really_written_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    for limit, same in ((0, True), (1 << 40, False)):
-        monkeypatch.setattr(cohort, "MOST", limit)
-        places = {done.state.client["v"].data_ptr() for done in play(toy("ditto", participation=1.0))}
-        assert (len(places) == 1) == same
+@pytest.mark.parametrize("case", PLACES)
+def test_a_state_is_really_written_in_place(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for size, same in ((0, True), (1 << 40, False)):
+        limit(monkeypatch, size)
+        played = play(toy(case))
+        assert (len({done.state.client[PLACES[case]].data_ptr() for done in played}) == 1) == same
 
 
 @pytest.mark.usefixtures("in_place")
-@pytest.mark.parametrize("method", KEEPING)
+@pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
 def test_a_round_that_fails_leaves_the_one_before(
-    method: str, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+    case: str, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Behind half of the work, and when all of it is done."""
-    made = toy(method)
+    made = toy(case)
     for late in (False, True):
         rounds = runner.rounds(made, Serial(made))
         next(rounds)
@@ -129,6 +167,7 @@ def test_a_round_that_fails_leaves_the_one_before(
                 patch.setattr(type(made.method), "aggregate", failing(error))
             else:
                 patch.setattr(Serial, "fold", half(Serial.fold, error))
+                patch.setattr(Serial, "map", half_taken(Serial.map, error))
             with pytest.raises(error):
                 next(rounds)
         assert runner.digest(done.state) == done.digest
@@ -153,9 +192,24 @@ def half(fold: Any, error: type[BaseException]) -> Any:
     return folded
 
 
+def half_taken(map: Any, error: type[BaseException]) -> Any:
+    """A map that breaks off when it comes to the fourth result."""
+
+    def mapped(self: Serial, work: Any, tasks: Any, sizes: Any, take: Any = None) -> Any:
+        def some(k: int, result: Any) -> Any:
+            if k == 3:
+                raise error
+            return take(k, result)
+
+        return map(self, work, tasks, sizes, some)
+
+    return mapped
+
+
 @pytest.mark.usefixtures("in_place")
-def test_a_round_can_be_withdrawn() -> None:
-    rounds = runner.rounds(made := toy("ditto"), Serial(made))
+@pytest.mark.parametrize("case", PLACES)
+def test_a_round_can_be_withdrawn(case: str) -> None:
+    rounds = runner.rounds(made := toy(case), Serial(made))
     first = next(rounds)
     second = next(rounds)
     assert runner.digest(first.state) != first.digest
@@ -184,8 +238,45 @@ class Registry:
 
 @pytest.mark.usefixtures("in_place")
 @pytest.mark.parametrize("error", [KeyboardInterrupt, FltkError])
-def test_who_cannot_record_a_round_saves_the_one_before(error: type[BaseException]) -> None:
-    made, registry = toy("ditto"), Registry(error)
+@pytest.mark.parametrize("case", ["ditto", "attn"])
+def test_who_cannot_record_a_round_saves_the_one_before(case: str, error: type[BaseException]) -> None:
+    made, registry = toy(case), Registry(error)
     with pytest.raises(error):
         experiment.play(1, made, made.task(), Serial(made), registry, experiment.Place())  # type: ignore[arg-type]
     assert registry.saved == [(2, True)]
+
+
+@pytest.mark.parametrize("late", [0, 1])
+def test_what_is_not_stored_leaves_the_rows_as_they_were(late: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An upload that is far out of range, where it has already taken the place of its client's row."""
+    honest = Attn.local_update
+
+    def local_update(self: Attn, down: Down, client: ClientData, trainer: Trainer) -> Upload:
+        sent = honest(self, down, client, trainer)
+        return replace(sent, w=sent.w + 1e6) if client.id in (1, 4) and trainer.round >= late else sent
+
+    monkeypatch.setattr(Attn, "local_update", local_update)
+    limit(monkeypatch, 1 << 40)
+    known = play(toy("attn"))
+    assert known[-1].scalars["screened"] == 2
+    limit(monkeypatch, 0)
+    played = play(toy("attn"))
+    assert [done.digest for done in played] == [done.digest for done in known]
+
+
+@pytest.mark.parametrize("options", [{}, {"scope": "layer"}, {"head": "both"}, {"tau": math.inf}])
+def test_a_few_models_at_a_time_are_what_all_are(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two rows are a product here, and two clients a turn of the evaluation."""
+    for module in (base, banked, runner):
+        monkeypatch.setattr(module, "TOGETHER", 2)
+    made = job("attn", options, federation(sizes=[12, 9, 15, 7, 20]), rounds=3, eval_every=1)
+    known = play(made)
+    limit(monkeypatch, 0)
+    monkeypatch.setattr(runner, "MOST", 1)
+    assert runner.in_turns(made.task()) == [range(2), range(2, 4), range(4, 5)]
+    played = play(made)
+    for got, whole in zip(played, known, strict=True):
+        assert got.digest == whole.digest
+        assert {name for name in got.clients if "personal" in name} >= {"personal_val_acc", "personal_test_loss"}
+        for name, values in whole.clients.items():
+            np.testing.assert_array_equal(got.clients[name], values)

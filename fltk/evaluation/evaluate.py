@@ -15,7 +15,7 @@ from fltk.evaluation import metrics
 from fltk.evaluation.deploy import Candidate, Deployment, DeployTask, choose, deploy_client
 from fltk.methods.base import State, Task
 from fltk.registry import RunRow, Store
-from fltk.runner import accuracy_of, score
+from fltk.runner import accuracy_of, in_turns, score
 from fltk.train.prior import log_prior
 
 Vectors = dict[str, np.ndarray[Any, Any]]
@@ -71,11 +71,14 @@ def evaluate(job: Job, task: Task, engine: Engine, round: int, state: State, dep
 
 def _tried(candidates: Sequence[Candidate], job: Job, task: Task, engine: Engine, round: int, state: State) -> Vectors:
     """Accuracy and loss of every candidate, by `{candidate}_{val|test}_{acc|loss}`, one value per client."""
-    ids = range(task.n_clients)
-    models = job.method.personal_model(state, ids, task)
     offsets = log_prior(task.label_counts, task.label_counts.sum(0)).float()
-    tasks = [DeployTask(round, i, models[i], offsets[i], tuple(candidates)) for i in ids]
-    results = engine.map(deploy_client, tasks, [int(n) for n in task.n])
+
+    def tried(ids: range) -> list[Any]:
+        models = zip(ids, job.method.personal_model(state, ids, task), strict=True)
+        tasks = [DeployTask(round, i, w, offsets[i], tuple(candidates)) for i, w in models]
+        return engine.map(deploy_client, tasks, [int(task.n[i]) for i in ids])
+
+    results = [result for ids in in_turns(task) for result in tried(ids)]
     found: Vectors = {}
     for c in (c.name for c in candidates):
         for k, part in enumerate(("val", "test")):

@@ -166,6 +166,10 @@ class Attn(Banked):
         """Whether there is a scorer."""
         return self.qk == "learned" or self.train != "off"
 
+    @property
+    def looks_back(self) -> bool:
+        return super().looks_back or self.train != "off"
+
     def check(self, task: Task) -> None:
         if self.train == "valgrad" and not task.n_val.all():
             client = int((task.n_val == 0).nonzero()[0])

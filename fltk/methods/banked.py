@@ -19,16 +19,30 @@ from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 from fltk.attention import Attention
-from fltk.attention.bank import followed, judged, layer_columns, screen
+from fltk.attention.bank import followed, judged, layer_columns, of_clients, screen
 from fltk.data.federation import ClientData
 from fltk.defences.base import MIXED
-from fltk.methods.base import Context, Down, Joined, Map, Method, State, Task, Upload, hyper, renewed, spread
+from fltk.methods.base import (
+    TOGETHER,
+    Context,
+    Down,
+    Joined,
+    Map,
+    Method,
+    State,
+    Task,
+    Upload,
+    hyper,
+    renewed,
+    spread,
+)
 from fltk.methods.class_head import ClassHead
 from fltk.methods.heads import trained_offset, with_offset
 from fltk.methods.parts import defended, mix_parts
 from fltk.models.layout import Ranges
 from fltk.shared import MOST
 from fltk.train.trainer import Trainer
+from fltk.undo import Undo
 
 UPDATES = ("update", "begun", "secant")  # followed only where a subclass keeps rows of these names
 WRITTEN = ("bank", *UPDATES, "birth", "proto")  # rows about clients that the server writes
@@ -70,6 +84,11 @@ class Banked(Method):
         return False
 
     @property
+    def looks_back(self) -> bool:
+        """Whether `aggregate` wants to know where uploads came from."""
+        return self.trust == "on" or self.clip is not None
+
+    @property
     def shared(self) -> str:
         return "base" if self.head == "local" else "all"
 
@@ -106,6 +125,20 @@ class Banked(Method):
             rows["offset"] = torch.zeros(n, task.layout.width("head"))
         return replace(state, server=server, client={**state.client, "bank": start.repeat(n, 1), **rows})
 
+    def prepared(self, state: State, ids: Sequence[int], task: Task, undo: Undo) -> State:
+        """In a large federation of which all take part their starts take the place of the bank."""
+        bank, maps = state.client["bank"], self.maps(state)
+        looks_back = self.looks_back or any(name in state.client for name in UPDATES)
+        if looks_back or task.class_head is not None or len(ids) < task.n_clients:
+            return state
+        if bank.nbytes <= MOST or not undo.room(bank):
+            return state
+        undo.keep(bank)
+        if not bool(maps.any()):
+            return state
+        mixed = mix_parts(maps, bank, list(self.parts(task).values()), None, out=bank)
+        return replace(state, client={**state.client, "mixed": mixed})
+
     def downlink(self, state: State, ids: Sequence[int], task: Task) -> list[Down]:
         own = {k: state.client[k] for k in ("private", "offset") if k in state.client}
         return [
@@ -123,6 +156,8 @@ class Banked(Method):
         before = state
         bad = screen([u.w for u in uploads], state.server["start"]).tolist()
         good = [u for u, b in zip(uploads, bad, strict=True) if not b]
+        if ctx.undo is not None and ctx.undo.kept is not None:
+            state = self._left(state, [u.client for u, b in zip(uploads, bad, strict=True) if b], ctx.undo)
         client, server = self._entered(state, good, ctx.task)
         for u in uploads:
             if "proto" in u.sent and bool(torch.isfinite(u.sent["proto"]).all()):
@@ -150,6 +185,12 @@ class Banked(Method):
         client = state.client if got.rows is None else {**state.client, "mixed": got.rows}
         return replace(state, server={**state.server, "map": got.maps.reshape_as(state.server["map"])}, client=client)
 
+    def _left(self, state: State, bad: Sequence[int], undo: Undo) -> State:
+        """The state behind `prepared`, whose bank has become the uploads, without those that are not stored."""
+        for i in bad:
+            undo.again(i)
+        return replace(state, client={name: rows for name, rows in state.client.items() if name != "mixed"})
+
     def _entered(self, state: State, good: Sequence[Upload], task: Task) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The bank with a round's uploads in it, and the trust in their senders where it is asked for."""
         client = {k: (v.clone() if k in WRITTEN and k != "bank" else v) for k, v in state.client.items()}
@@ -165,9 +206,9 @@ class Banked(Method):
                 client[k][ids] = v
             rows = list(clipped)
         client["bank"] = renewed(state.client["bank"], dict(zip(ids, rows, strict=True)))
-        new = [i for i in ids if stored[i] < 0 and not self.maps(state)[0, i].any()]  # they started from theta^0
-        if "birth" in client and new:
-            client["birth"][new] = self.births(client["bank"][new], state, task)
+        new = torch.tensor([i for i in ids if stored[i] < 0 and not self.maps(state)[0, i].any()], dtype=torch.int64)
+        if "birth" in client and len(new):  # they started from theta^0
+            client["birth"][new] = self.births(of_clients(client["bank"], new), state, task)
         return client, server
 
     def _attend(self, state: State, ctx: Context) -> State:
@@ -193,10 +234,18 @@ class Banked(Method):
         maps = self.maps(state)
         if not bool(maps.any()):
             return [state.server["start"]] * len(ids)
-        u = state.client.get("mixed")
+        u, first = state.client.get("mixed"), 0
         if u is None:
-            u = _mixtures(maps, state.client["bank"], list(self.parts(task).values()), task.class_head)
-        return [u[i] if bool(maps[0, i].any()) else state.server["start"] for i in ids]
+            first, u = self._mixed(state, ids, task)
+        return [u[i - first] if bool(maps[0, i].any()) else state.server["start"] for i in ids]
+
+    def _mixed(self, state: State, ids: Sequence[int], task: Task) -> tuple[int, Tensor]:
+        """Mixtures (K, P) of clients around `ids`, few of very many, and the first of these clients."""
+        maps, bank, cuts = self.maps(state), state.client["bank"], list(self.parts(task).values())
+        if bank.nbytes <= MOST or task.class_head is not None:
+            return 0, _mixtures(maps, bank, cuts, task.class_head)
+        first, last = min(ids) // TOGETHER * TOGETHER, max(ids) + 1
+        return first, mix_parts(maps, bank, cuts, None, some=slice(first, -(-last // TOGETHER) * TOGETHER))
 
     def personal_model(self, state: State, ids: Sequence[int], task: Task) -> list[Tensor]:
         found = [self.start(u, state, i, task) for i, u in zip(ids, self.starts(state, ids, task), strict=True)]
@@ -272,6 +321,5 @@ def _mixtures(maps: Tensor, bank: Tensor, cuts: Sequence[Ranges], head: ClassHea
     known, mixtures = cast(tuple[Tensor | None, Tensor | None], _KNOWN.get(bank, (None, None)))
     if known is None or mixtures is None or not torch.equal(known, maps):
         mixtures = mix_parts(maps, bank, cuts, head)
-        if bank.nbytes <= MOST:
-            _KNOWN[bank] = maps, mixtures
+        _KNOWN[bank] = maps, mixtures
     return mixtures

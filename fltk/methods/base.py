@@ -28,6 +28,10 @@ from fltk.models.layout import Layout
 from fltk.parallel import on_cores
 from fltk.shared import SHELF, rows_of
 from fltk.train.trainer import Trainer
+from fltk.undo import Undo
+
+TOGETHER = 128  # rows of a mixture that are made by one product, so that some have the bits that they have among all
+ALL = slice(None)
 
 
 @dataclass(frozen=True)
@@ -141,12 +145,14 @@ class Context:
 
     watch: the defence of this round, which judged the uploads before the method saw them; None without one.
     sums: of a round in which uploads were added up as they came, what is left of them.
+    undo: what `Method.prepared` was given.
     """
 
     round: int
     task: Task
     watch: Watch | None = None
     sums: Sums | None = None
+    undo: Undo | None = None
 
     def weights(self, ids: Sequence[int]) -> Tensor:
         """Weights p of the clients `ids` in one average, (K,) float64: FedAvg's, or equal ones for a rule of such."""
@@ -275,6 +281,14 @@ class Method:
             client=client,
             last=torch.full((task.n_clients,), -1),
         )
+
+    def prepared(self, state: State, ids: Sequence[int], task: Task, undo: Undo) -> State:
+        """The state as a round of the clients `ids` begins with it, if nobody looks at what came before: no threats.
+
+        Of a very large state a method may have `undo` keep the rows (N, P) that uploads will replace. Then their place
+        is free for what is made of them to be sent down, and behind that for the uploads.
+        """
+        return state
 
     def downlink(self, state: State, ids: Sequence[int], task: Task) -> list[Down]:
         """What each client of `ids` trains from."""
@@ -446,20 +460,24 @@ def pulled_map(strength: Tensor, target: Tensor) -> Tensor:
     return torch.diag(1 - strength) + strength[:, None] * target
 
 
-def mix(a: Tensor, rows: Tensor, head: ClassHead | None = None) -> Tensor:
+def mix(a: Tensor, rows: Tensor, head: ClassHead | None = None, out: Tensor | None = None, some: slice = ALL) -> Tensor:
     """a @ rows in float64 by cuts of the columns, on all cores: (N, N), (N, P) -> (N, P) float32.
 
-    `head` is the task's `class_head`. Always give the whole map: a product of fewer rows may round differently. A map
-    whose rows are all equal has one target, which is averaged once and like any other: a map that has become FedAvg's
-    gives FedAvg's bits. A one-hot row returns that client's row bit for bit (1.0 x + 0.0 is exact).
+    `head` is the task's `class_head`.  out: where to put it, unless all rows are one; without a head it may be `rows`.
+    some: which rows are wanted, from a multiple of TOGETHER to another; without a head.
+    A map whose rows are all equal has one target, which is averaged once and like any other: a map that has become
+    FedAvg's gives FedAvg's bits. A one-hot row returns that client's row bit for bit (1.0 x + 0.0 is exact).
     """
     if bool((a == a[0]).all()):
         chosen = torch.nonzero(a[0]).flatten().tolist()
-        return average([rows[j] for j in chosen], a[0][chosen], chosen, head).expand(len(a), -1)
-    out = SHELF.matrix(*rows.shape)
+        return average([rows[j] for j in chosen], a[0][chosen], chosen, head).expand(len(a[some]), -1)
+    a = a[some]
+    out = SHELF.matrix(len(a), rows.shape[1]) if out is None else out
 
     def mixed(cut: slice) -> None:
-        out[:, cut] = a @ rows[:, cut].double()
+        columns = rows[:, cut].double()
+        for some, into in zip(torch.split(a, TOGETHER), torch.split(out[:, cut], TOGETHER), strict=True):
+            into.copy_(some @ columns)
 
     for _ in on_cores(mixed, cuts(rows)):
         pass

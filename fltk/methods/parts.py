@@ -11,19 +11,29 @@ from torch import Tensor
 from fltk.attention.bank import columns
 from fltk.defences.base import Gram
 from fltk.defences.guard import Watch
-from fltk.methods.base import Context, average, mix, weighted_sum
+from fltk.methods.base import ALL, Context, average, mix, weighted_sum
 from fltk.methods.class_head import ClassHead
 from fltk.models.layout import Ranges
 
 
-def mix_parts(maps: Tensor, rows: Tensor, cuts: Sequence[Ranges], head: ClassHead | None) -> Tensor:
-    """Every part's map times its columns: (G, N, N), (N, P) -> (N, P). One part is `mix`; the last one has the head."""
+def mix_parts(
+    maps: Tensor,
+    rows: Tensor,
+    cuts: Sequence[Ranges],
+    head: ClassHead | None,
+    out: Tensor | None = None,
+    some: slice = ALL,
+) -> Tensor:
+    """Every part's map times its columns: (G, N, N), (N, P) -> (N, P). One part is `mix`; the last one has the head.
+
+    out, some: as in `mix`.
+    """
     if len(maps) == 1:
-        return mix(maps[0], rows, head)
-    out = torch.empty_like(rows)
+        return mix(maps[0], rows, head, out, some)
+    out = torch.empty_like(rows[some]) if out is None else out
     for a, cut in zip(maps, cuts, strict=True):
         for start, stop in cut:
-            out[:, start:stop] = mix(a, rows[:, start:stop])
+            out[:, start:stop] = mix(a, rows[:, start:stop], some=some)
     return out if head is None else head.mix(out, maps[-1], rows)
 
 

@@ -288,9 +288,9 @@ def test_its_parameters_have_no_dimension_of_clients() -> None:
 def test_what_is_evaluated_and_started_from_is_mixed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[torch.Tensor] = []
 
-    def counted(maps: torch.Tensor, *given: Any) -> torch.Tensor:
+    def counted(maps: torch.Tensor, *given: Any, **more: Any) -> torch.Tensor:
         calls.append(maps)
-        return mix_parts(maps, *given)
+        return mix_parts(maps, *given, **more)
 
     monkeypatch.setattr(banked, "mix_parts", counted)
     played = play(job("attn", rounds=4, eval_every=1))
