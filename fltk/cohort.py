@@ -10,7 +10,8 @@ from torch import Tensor
 from fltk.defences.base import parts
 from fltk.engine.base import Engine
 from fltk.engine.work import Part, TrainTask, Weighted, add_up, put, train_client, train_weighted, whole
-from fltk.methods.base import Down, Method, State, Sums, Task, Upload, equal_weights, written_anew
+from fltk.methods.base import Down, Method, State, Sums, Task, Upload
+from fltk.methods.rows import equal_weights, written_anew
 from fltk.shared import MOST, SHELF
 from fltk.undo import Undo
 

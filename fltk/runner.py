@@ -24,7 +24,8 @@ from fltk.cohort import Cohort
 from fltk.config import TrainConfig
 from fltk.engine.base import Engine, Job
 from fltk.engine.work import ClientScores, ScoreTask, score_client
-from fltk.methods.base import TOGETHER, Map, Method, State, Task
+from fltk.methods.base import Map, Method, State, Task
+from fltk.methods.rows import TOGETHER
 from fltk.shared import MOST
 from fltk.train.streams import Streams
 from fltk.undo import Undo

@@ -21,7 +21,7 @@ from fltk.engine.base import Job
 from fltk.engine.process import Pool
 from fltk.engine.serial import Serial
 from fltk.errors import FltkError
-from fltk.methods import banked, base
+from fltk.methods import banked, rows
 from fltk.methods.attn import Attn
 from fltk.methods.base import Context, Down, State, Upload
 from fltk.train.trainer import Trainer
@@ -69,24 +69,43 @@ def toy(case: str, **settings: Any) -> Job:
 
 
 def test_rows_come_back_as_they_were() -> None:
-    rows, other, undo = random(5, 7), random(3, 2, seed=1), Undo()
-    then = rows.clone(), other.clone()
-    assert undo.room(rows)
+    some, other, undo = random(5, 7), random(3, 2, seed=1), Undo()
+    then = some.clone(), other.clone()
+    assert undo.room(some)
     assert undo.room(other)
-    undo.put(rows, 3, torch.ones(7))
+    undo.put(some, 3, torch.ones(7))
     undo.put(other, 0, torch.zeros(2))
-    undo.put(rows, 1, torch.ones(7))
-    assert int((rows != then[0]).any(1).sum()) == 2
+    undo.put(some, 1, torch.ones(7))
+    assert int((some != then[0]).any(1).sum()) == 2
     undo.back()
-    assert torch.equal(rows, then[0])
+    assert torch.equal(some, then[0])
     assert torch.equal(other, then[1])
-    undo.put(rows, 2, torch.ones(7))
+    undo.put(some, 2, torch.ones(7))
     undo.forget()
-    undo.put(rows, 4, torch.zeros(7))
+    undo.put(some, 4, torch.zeros(7))
     undo.back()
     undo.back()
-    assert torch.equal(rows[2], torch.ones(7))
-    assert torch.equal(rows[4], then[0][4])
+    assert torch.equal(some[2], torch.ones(7))
+    assert torch.equal(some[4], then[0][4])
+
+
+def test_kept_rows_are_free_and_come_back_one_by_one_or_all() -> None:
+    kept, other, undo = random(5, 7), random(3, 2, seed=1), Undo()
+    then = kept.clone(), other.clone()
+    assert undo.room(kept)
+    assert undo.room(other)
+    assert undo.kept is None
+    undo.keep(kept)
+    assert undo.kept is kept
+    kept.zero_()
+    undo.put(other, 2, torch.ones(2))
+    undo.again(3)
+    undo.put(other, 0, torch.ones(2))
+    assert (kept == then[0]).all(1).tolist() == [False, False, False, True, False]
+    undo.back()
+    assert torch.equal(kept, then[0])
+    assert torch.equal(other, then[1])
+    assert undo.kept is None
 
 
 def test_without_a_disk_there_is_no_room(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -97,31 +116,31 @@ def test_without_a_disk_there_is_no_room(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 
 def test_a_full_disk_is_told_in_one_line_and_nothing_is_overwritten(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows, undo = random(5, 7), Undo()
-    assert undo.room(rows)
-    undo.put(rows, 0, torch.ones(7))
-    then = rows.clone()
+    some, undo = random(5, 7), Undo()
+    assert undo.room(some)
+    undo.put(some, 0, torch.ones(7))
+    then = some.clone()
 
     def full(self: Any, data: Any) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(undo, "_file", type("Full", (), {"write": full})())
     with pytest.raises(FltkError, match=r"old rows .* No space left on device; set TMPDIR to a folder") as caught:
-        undo.put(rows, 1, torch.ones(7))
+        undo.put(some, 1, torch.ones(7))
     assert "\n" not in str(caught.value)
-    assert torch.equal(rows, then)
+    assert torch.equal(some, then)
 
 
 @pytest.mark.skipif(not hasattr(signal, "raise_signal"), reason="no signals to send")
 def test_nothing_interrupts_the_way_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows, undo = random(5, 7), Undo()
-    then, handlers = rows.clone(), [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    assert undo.room(rows)
-    undo.put(rows, 2, torch.ones(7))
+    some, undo = random(5, 7), Undo()
+    then, handlers = some.clone(), [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    assert undo.room(some)
+    undo.put(some, 2, torch.ones(7))
     forget = undo.forget
     monkeypatch.setattr(undo, "forget", lambda: (signal.raise_signal(signal.SIGINT), forget()))
     undo.back()
-    assert torch.equal(rows, then)
+    assert torch.equal(some, then)
     assert handlers == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
 
 
@@ -267,7 +286,7 @@ def test_what_is_not_stored_leaves_the_rows_as_they_were(late: int, monkeypatch:
 @pytest.mark.parametrize("options", [{}, {"scope": "layer"}, {"head": "both"}, {"tau": math.inf}])
 def test_a_few_models_at_a_time_are_what_all_are(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Two rows are a product here, and two clients a turn of the evaluation."""
-    for module in (base, banked, runner):
+    for module in (rows, banked, runner):
         monkeypatch.setattr(module, "TOGETHER", 2)
     made = job("attn", options, federation(sizes=[12, 9, 15, 7, 20]), rounds=3, eval_every=1)
     known = play(made)

@@ -22,7 +22,8 @@ from fltk.bench.machine import MIB, peak_memory, restart_peak
 from fltk.bench.training import Asked, Row, job_of
 from fltk.bench.workloads import Aggregation
 from fltk.cohort import Cohort
-from fltk.methods.base import Task, mix
+from fltk.methods.base import Task
+from fltk.methods.rows import mix
 
 Work = Callable[[], tuple[float, float]]  # seconds for the map and for mixing
 

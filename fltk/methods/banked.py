@@ -22,23 +22,11 @@ from fltk.attention import Attention
 from fltk.attention.bank import followed, judged, layer_columns, of_clients, screen
 from fltk.data.federation import ClientData
 from fltk.defences.base import MIXED
-from fltk.methods.base import (
-    TOGETHER,
-    Context,
-    Down,
-    Joined,
-    Map,
-    Method,
-    State,
-    Task,
-    Upload,
-    hyper,
-    renewed,
-    spread,
-)
+from fltk.methods.base import Context, Down, Joined, Map, Method, State, Task, Upload, hyper, spread
 from fltk.methods.class_head import ClassHead
 from fltk.methods.heads import trained_offset, with_offset
 from fltk.methods.parts import defended, mix_parts
+from fltk.methods.rows import TOGETHER, renewed
 from fltk.models.layout import Ranges
 from fltk.shared import MOST
 from fltk.train.trainer import Trainer

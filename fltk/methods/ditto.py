@@ -20,19 +20,8 @@ import torch
 from torch import Tensor
 
 from fltk.data.federation import ClientData
-from fltk.methods.base import (
-    Down,
-    Joined,
-    Map,
-    Method,
-    State,
-    Task,
-    Upload,
-    common_rows,
-    hyper,
-    pull_strength,
-    pulled_map,
-)
+from fltk.methods.base import Down, Joined, Map, Method, State, Task, Upload, hyper, pull_strength, pulled_map
+from fltk.methods.rows import common_rows
 from fltk.train.trainer import Trainer
 
 

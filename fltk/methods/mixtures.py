@@ -12,22 +12,9 @@ from torch import Tensor
 from fltk.data.federation import ClientData
 from fltk.defences.base import MIXED
 from fltk.defences.guard import rows_left, trust_left
-from fltk.methods.base import (
-    Context,
-    Down,
-    Joined,
-    Map,
-    Method,
-    State,
-    Task,
-    Upload,
-    average,
-    hyper,
-    mix,
-    pull_strength,
-    pulled_map,
-)
+from fltk.methods.base import Context, Down, Joined, Map, Method, State, Task, Upload, hyper, pull_strength, pulled_map
 from fltk.methods.parts import defended
+from fltk.methods.rows import average, mix
 from fltk.train.trainer import Trainer
 
 

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from fltk.attention.bank import columns
-from fltk.defences.base import Gram
+from fltk.defences.base import Gram, weighted_sum
 from fltk.defences.guard import Watch
-from fltk.methods.base import ALL, Context, average, mix, weighted_sum
+from fltk.methods.base import Context
 from fltk.methods.class_head import ClassHead
+from fltk.methods.rows import ALL, average, mix
 from fltk.models.layout import Ranges
 
 

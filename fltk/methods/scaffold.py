@@ -23,7 +23,8 @@ import torch
 
 from fltk.data.federation import ClientData
 from fltk.errors import UsageError
-from fltk.methods.base import Context, Cost, Down, Method, State, Task, Upload, equal_weights, hyper, spread
+from fltk.methods.base import Context, Cost, Down, Method, State, Task, Upload, hyper, spread
+from fltk.methods.rows import equal_weights
 from fltk.models.layout import Layout
 from fltk.train.trainer import Trainer
 

@@ -24,20 +24,8 @@ from fltk.clustering.agreement import matched
 from fltk.clustering.fit import Clusters, respond
 from fltk.clustering.space import directions, principal, project
 from fltk.data.federation import ClientData
-from fltk.defences.base import CLUSTERS
-from fltk.methods.base import (
-    Context,
-    Down,
-    Joined,
-    Map,
-    Method,
-    State,
-    Task,
-    Upload,
-    hyper,
-    spread,
-    weighted_sum,
-)
+from fltk.defences.base import CLUSTERS, weighted_sum
+from fltk.methods.base import Context, Down, Joined, Map, Method, State, Task, Upload, hyper, spread
 from fltk.methods.clusters import cluster_map, cluster_means
 from fltk.train.trainer import Trainer
 

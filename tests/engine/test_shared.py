@@ -18,7 +18,7 @@ from fltk.engine.base import Bench
 from fltk.engine.process import Pool
 from fltk.engine.transport import pack, unpack
 from fltk.errors import FltkError
-from fltk.methods.base import renewed, written_anew
+from fltk.methods.rows import renewed, written_anew
 from fltk.shared import SHELF, Shelf, rows_of
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="files in memory are Linux's")

@@ -11,8 +11,8 @@ from torch import Tensor
 from toys import aggregated, final, job, made_up, models, play, random, uploads
 
 from fltk.engine.base import Bench
-from fltk.methods.base import mix
 from fltk.methods.fedamp import FedAMP, squared_distances, with_self_weight
+from fltk.methods.rows import mix
 
 TASK = job("fedamp").task()
 

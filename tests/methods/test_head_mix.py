@@ -18,10 +18,12 @@ from toys import aggregated, dealt, federation, final, job, made_up, random
 from fltk.config import PartitionConfig, RunConfig, TrainConfig, canonical_json
 from fltk.data import create
 from fltk.data.federation import Federation
+from fltk.defences.base import weighted_sum
 from fltk.engine.base import Job
 from fltk.errors import UsageError
-from fltk.methods.base import Context, average, mix, weighted_sum
+from fltk.methods.base import Context
 from fltk.methods.class_head import ClassHead, class_columns
+from fltk.methods.rows import average, mix
 from fltk.models import zoo
 from fltk.models.layout import Layout
 from fltk.names import METHODS

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from toys import final, job, random
 
-from fltk.methods.base import mix
 from fltk.methods.heurfedamp import HeurFedAMP
+from fltk.methods.rows import mix
 
 TASK = job("heurfedamp").task()
 

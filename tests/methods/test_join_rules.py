@@ -14,8 +14,9 @@ from toys import federation, job, models, play, random
 from fltk.attention.tokens import similarity
 from fltk.data.federation import ClientData
 from fltk.engine.base import Bench, Job
-from fltk.methods.base import Joined, State, enlarged
+from fltk.methods.base import Joined, State
 from fltk.methods.fedamp import squared_distances
+from fltk.methods.rows import enlarged
 
 N = 4
 ROUNDS = 3

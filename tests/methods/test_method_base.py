@@ -8,13 +8,16 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 from toys import SIZES, federation, job, play, random
 
 from fltk import methods
 from fltk.attention import tokens
+from fltk.defences.base import weighted_sum
 from fltk.engine.base import Bench
 from fltk.errors import UsageError
-from fltk.methods.base import Map, State, Upload, mix, pull_strength, pulled_map, spread, weighted_sum
+from fltk.methods.base import Map, State, Upload, pull_strength, pulled_map, spread
+from fltk.methods.rows import mix
 
 
 @given(st.lists(st.integers(1, 10**6), min_size=1, max_size=12))
@@ -38,10 +41,30 @@ def test_a_mixture_as_loops_whatever_the_chunks(monkeypatch: pytest.MonkeyPatch)
         torch.testing.assert_close(mix(a, rows), torch.tensor(expected), rtol=0, atol=1e-6)
 
 
-def test_a_one_hot_row_returns_that_model_bit_for_bit() -> None:
-    rows = random(5, 301)
-    order = torch.tensor([3, 1, 1, 4, 0])
-    assert torch.equal(mix(torch.eye(5, dtype=torch.float64)[order], rows), rows[order])
+@pytest.mark.parametrize("clients", [5, 200])
+def test_a_one_hot_row_returns_that_model_bit_for_bit(clients: int) -> None:
+    """As a dense product and, with many clients, as a sparse one."""
+    rows, order = random(clients, 301), torch.arange(clients)
+    order[:5] = torch.tensor([3, 1, 1, 4, 0])
+    assert torch.equal(mix(torch.eye(clients, dtype=torch.float64)[order], rows), rows[order])
+
+
+def thinned(clients: int, filled: float) -> Tensor:
+    """A map (N, N) with about a share of its entries, rows on the simplex."""
+    a = random(clients, clients, seed=3).double().exp()
+    a *= (torch.rand(clients, clients, generator=torch.Generator().manual_seed(4)) < filled) | torch.eye(clients).bool()
+    return a / a.sum(1, keepdim=True)
+
+
+@pytest.mark.parametrize("filled", [0.05, 0.5, 1.0])
+def test_a_mixture_may_take_the_place_of_the_rows_and_some_of_it_have_the_bits_of_all(filled: float) -> None:
+    rows, a = random(300, 401), thinned(300, filled)
+    got = mix(a, rows)
+    torch.testing.assert_close(got.double(), a @ rows.double(), rtol=0, atol=1e-6)
+    for some in (slice(0, 128), slice(128, 384), slice(256, 384)):
+        assert torch.equal(mix(a, rows, some=some), got[some])
+    assert mix(a, rows, out=rows) is rows
+    assert torch.equal(rows, got)
 
 
 def test_equal_rows_of_a_map_give_the_weighted_sum_bit_for_bit() -> None:
