@@ -17,6 +17,7 @@ from io import BufferedRandom
 from torch import Tensor
 
 from fltk.errors import FltkError
+from fltk.shared import MOST
 
 SPARE = 1.2  # of a file's bytes that must be free where it is written
 
@@ -43,12 +44,18 @@ class Undo:
         self._write(rows, k)
         rows[k] = row
 
-    def keep(self, rows: Tensor) -> None:
-        """All rows (N, P), from now on free to be overwritten. Raises FltkError if they cannot be kept."""
+    def keep(self, rows: Tensor, count: int) -> bool:
+        """Rows (N, P) of which `count` are about to be replaced: if they are very large and that is all, they are free.
+
+        Whether that is so. Raises FltkError, before anything is overwritten, if they cannot be kept.
+        """
         assert not self._old
+        if count < len(rows) or rows.nbytes <= MOST or not self.room(rows):
+            return False
         for k in range(len(rows)):
             self._write(rows, k)
         self.kept = rows
+        return True
 
     def again(self, k: int) -> None:
         """Row k of those that `keep` was given, as it was."""

@@ -15,7 +15,7 @@ import pytest
 import torch
 from toys import federation, job, play, random, staffed
 
-from fltk import cohort, experiment, runner
+from fltk import experiment, runner
 from fltk.data.federation import ClientData
 from fltk.engine.base import Job
 from fltk.engine.process import Pool
@@ -45,14 +45,14 @@ BOUND: dict[str, dict[str, Any]] = {  # and attn where it wants to know what upl
     "attn-secant": {"curvature": "secant"},
     "attn-surrogate": {"train": "surrogate"},
 }
-PLACES = {**KEEPING, **dict.fromkeys(BANKS, "bank")}
+PLACES = {**KEEPING, **dict.fromkeys(BANKS, "bank"), "fedamp": "w", "heurfedamp": "w"}
 CASES = [*PLACES, *BOUND]
 
 
 def limit(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     """A state of more bytes counts as very large, too large for the shelf."""
-    for module in (cohort, banked):
-        monkeypatch.setattr(module, "MOST", size)
+    for module in ("cohort", "methods.banked", "undo"):
+        monkeypatch.setattr(f"fltk.{module}.MOST", size)
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def in_place(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def toy(case: str, **settings: Any) -> Job:
-    """In a bank that is written in place everybody takes part."""
+    """In rows that uploads replace as a whole everybody takes part."""
     params = {**BANKS, **BOUND}.get(case, {})
     share = 0.7 if case in KEEPING else 1.0
     data = federation(sizes=[12, 9, 15, 7, 20, 11])
@@ -89,13 +89,17 @@ def test_rows_come_back_as_they_were() -> None:
     assert torch.equal(some[4], then[0][4])
 
 
-def test_kept_rows_are_free_and_come_back_one_by_one_or_all() -> None:
+def test_kept_rows_are_free_and_come_back_one_by_one_or_all(monkeypatch: pytest.MonkeyPatch) -> None:
     kept, other, undo = random(5, 7), random(3, 2, seed=1), Undo()
     then = kept.clone(), other.clone()
     assert undo.room(kept)
     assert undo.room(other)
     assert undo.kept is None
-    undo.keep(kept)
+    assert not undo.keep(kept, 5)
+    limit(monkeypatch, 0)
+    assert not undo.keep(kept, 4)
+    assert undo.kept is None
+    assert undo.keep(kept, 5)
     assert undo.kept is kept
     kept.zero_()
     undo.put(other, 2, torch.ones(2))

@@ -117,12 +117,7 @@ class Banked(Method):
         """In a large federation of which all take part their starts take the place of the bank."""
         bank, maps = state.client["bank"], self.maps(state)
         looks_back = self.looks_back or any(name in state.client for name in UPDATES)
-        if looks_back or task.class_head is not None or len(ids) < task.n_clients:
-            return state
-        if bank.nbytes <= MOST or not undo.room(bank):
-            return state
-        undo.keep(bank)
-        if not bool(maps.any()):
+        if looks_back or task.class_head is not None or not undo.keep(bank, len(ids)) or not bool(maps.any()):
             return state
         mixed = mix_parts(maps, bank, list(self.parts(task).values()), None, out=bank)
         return replace(state, client={**state.client, "mixed": mixed})

@@ -9,13 +9,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from fltk.attention.bank import of_clients
 from fltk.data.federation import ClientData
 from fltk.defences.base import MIXED
 from fltk.defences.guard import rows_left, trust_left
 from fltk.methods.base import Context, Down, Joined, Map, Method, State, Task, Upload, hyper, pull_strength, pulled_map
 from fltk.methods.parts import defended
-from fltk.methods.rows import average, mix
+from fltk.methods.rows import average, mix, renewed
 from fltk.train.trainer import Trainer
+from fltk.undo import Undo
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,11 @@ class Mixture(Method):
         }
         return State(server={"xi": eye}, client=rows, last=torch.full((task.n_clients,), -1))
 
+    def prepared(self, state: State, ids: Sequence[int], task: Task, undo: Undo) -> State:
+        """In a large federation of which all take part uploads take the place of the models before."""
+        undo.keep(state.client["w"], len(ids))
+        return state
+
     def downlink(self, state: State, ids: Sequence[int], task: Task) -> list[Down]:
         w = state.client["w"]
         u = self._targets(state, task)
@@ -59,14 +66,12 @@ class Mixture(Method):
         return Upload(trainer.sgd(down.w, client.train, pull=pull), own={"pulled": pulled})
 
     def aggregate(self, state: State, uploads: Sequence[Upload], ctx: Context) -> State:
-        w = state.client["w"].clone()
-        for u in uploads:
-            w[u.client] = u.w
+        w = renewed(state.client["w"], {u.client: u.w for u in uploads})
         before = state
         state = self.keep(state, uploads, ctx, server={})
         known = torch.nonzero(state.last >= 0).flatten()
         xi = torch.eye(ctx.task.n_clients, dtype=torch.float64)
-        xi[known[:, None], known] = self.attention(w[known], ctx.task)
+        xi[known[:, None], known] = self.attention(of_clients(w, known), ctx.task)
         whole = ((0, w.shape[1]),)
         got = defended(xi[None], w, (whole,), ctx, lambda: list(self._targets(before, ctx.task)))
         client = {**state.client, "w": w} | ({} if got.rows is None else {"mixed": got.rows})
