@@ -270,6 +270,7 @@ def train(
         except KeyboardInterrupt:
             if store.find_run(run).status == "running":  # not even its first attempt has begun
                 store.finish(run, "interrupted", "stopped by a signal before its first round")
+                raise KeyboardInterrupt(f"`fltk resume run{run}` begins with its first round") from None
             raise
     finally:
         engine.close()
@@ -339,9 +340,11 @@ def play(
                 with watch("display"):
                     on_round(done)
     except KeyboardInterrupt:
-        store.finish(run, "interrupted", f"stopped by a signal after round {last.round if last else saved}")
+        played = last.round if last else saved
+        store.finish(run, "interrupted", f"stopped by a signal after round {played}")
         _save_behind(saved, run, last, store, place)
-        raise
+        left = f"run{run} has played {played} of {job.train.rounds} rounds"
+        raise KeyboardInterrupt(f"{left}; `fltk resume run{run}` goes on with it") from None
     except Exception as error:
         with suppress(FltkError):  # a registry that cannot be written is the error itself; it is told once
             store.finish(run, "failed", " ".join(str(error).split())[:1000])

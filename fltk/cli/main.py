@@ -65,7 +65,7 @@ COMMANDS = {
 
 
 class Interrupted(FltkError):
-    """Ctrl-C, after the command had its chance to save."""
+    """Ctrl-C, after the command had its chance to save, and to say in the exception how to go on."""
 
     exit_code = 130
 
@@ -111,8 +111,8 @@ class LazyGroup(Group):
             return result
         except (FltkError, click.ClickException, click.Abort, click.exceptions.Exit):
             raise
-        except KeyboardInterrupt:
-            raise Interrupted("interrupted") from None
+        except KeyboardInterrupt as stop:
+            raise Interrupted("; ".join(["interrupted", *map(str, stop.args)])) from None
         except BrokenPipeError as error:
             if _reader_left():
                 raise  # click keeps quiet about it
@@ -223,7 +223,7 @@ def _report(message: str, code: int, error: Exception, args: Sequence[str]) -> N
         body = {"type": type(error).__name__, "message": line, "exit_code": code}
         click.echo(json.dumps({"schema": 1, "error": body}), err=True)
     elif isinstance(error, Interrupted):
-        click.echo("fltk: interrupted", err=True)
+        click.echo(f"fltk: {line}", err=True)
     else:
         kind = "internal error" if isinstance(error, InternalError) else "error"
         click.echo(f"fltk: {kind}: {line}", err=True)

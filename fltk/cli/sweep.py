@@ -147,7 +147,10 @@ def _play(plan: Plan, place: Place, jobs: int, settings: Settings) -> Outcome:
     with Store(settings.db, create=True) as store:
         refuse_readonly(store)
     with Board(settings, plan.name) as board:
-        outcome = run(plan, settings.db, place, jobs=jobs, tell=board.hear, announce=board.add)
+        try:
+            outcome = run(plan, settings.db, place, jobs=jobs, tell=board.hear, announce=board.add)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("the same command goes on with what is left") from None
     other = differing(outcome.cells, core_digest())
     if other:
         few = ", ".join(f"run{run.id}" for run in other[:5]) + (", ..." if len(other) > 5 else "")
