@@ -126,8 +126,19 @@ def prepare(config: PartitionConfig, place: Place, store: Store, stored: Partiti
             f"part{stored.id} was made from other data than {found} finds now "
             f"({stored.data_fingerprint[:12]} against {dataset.fingerprint[:12]}); use the same files"
         )
-    made = partition.from_arrays(config, store.partition_arrays(stored.id))
+    made = _again(stored, config, dataset, store)
     return Prepared(build_federation(dataset, made), dataset.fingerprint, stored.id, made.config)
+
+
+def _again(stored: PartitionRow, config: PartitionConfig, dataset: Dataset, store: Store) -> Partition:
+    """The stored partition; a database that came without its files has it dealt anew, if that gives the same."""
+    try:
+        return partition.from_arrays(config, store.partition_arrays(stored.id))
+    except FltkError:
+        made = None if config.from_pfllib else partition.make(dataset, config)
+        if made is None or made.fingerprint != stored.fingerprint:
+            raise
+        return made
 
 
 def deal(config: PartitionConfig, place: Place) -> tuple[Dataset, Partition]:

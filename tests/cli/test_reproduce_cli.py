@@ -50,6 +50,18 @@ def db(tmp_path: Path) -> Path:
     return path
 
 
+def test_a_database_alone_is_enough(db: Path) -> None:
+    shutil.rmtree(db.with_suffix(".artifacts"))
+    code, row = reproduced(db, "run1")
+    assert (code, row["verdict"], row["rounds"]) == (0, "identical", 3)
+
+
+def test_but_not_where_the_partition_came_out_otherwise(db: Path) -> None:
+    shutil.rmtree(db.with_suffix(".artifacts"))
+    execute(db, "UPDATE partition SET fingerprint = 'other'")
+    assert "is missing; restore it" in fltk(db, "reproduce", "run1").line
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_is_identical(tmp_path: Path, method: str) -> None:
     db = tmp_path / "r.db"
