@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from fltk.attention import hierarchy, sparse
 from fltk.attention.scores import WIDTHS, ceiling, energies, fix_self_weight, limit, lone, softmax_rows
-from fltk.attention.tokens import Part, center_of, similarities, tokens
+from fltk.attention.tokens import Part, Projection, center_of, similarities, tokens
 
 EXACT_BELOW = 1000  # clients; from here on the Gram matrix of whole models costs more than it is worth
 
@@ -43,9 +45,11 @@ class Options:
         """tau, in use."""
         return WIDTHS[self.score] if self.tau is None else self.tau
 
-    def projection(self, k: int) -> str:
-        """The projection used for K clients."""
-        return self.proj if self.proj != "auto" else "countsketch" if k >= EXACT_BELOW else "none"
+    def projection(self, k: int) -> Projection | None:
+        """The projection used for K clients, if there is one."""
+        if self.proj == "auto":
+            return "countsketch" if k >= EXACT_BELOW else None
+        return None if self.proj == "none" else cast(Projection, self.proj)
 
     def sparsity(self, k: int) -> str:
         """The mask used for K clients; two levels are a mask of their own."""
@@ -88,12 +92,19 @@ def attend(
     """
     origin = center if isinstance(center, Tensor) else center_of(models, center, None)
     parts = parts_of(models, origin, options, updates, secants)
-    s = similarities(parts, options.projection(len(models)), options.r, options.seed)
-    mask = None
-    if options.sparsity(len(models)) == "lsh":
-        z = tokens(parts, options.r, options.seed)
-        mask = sparse.lsh(z, options.hashes, options.neighbours, options.round_seed)
+    s, mask = compared(parts, options)
     return weigh(s, options, samples=samples, keys=keys, trust=trust, mask=mask)
+
+
+def compared(parts: Sequence[Part], options: Options) -> tuple[Tensor, Tensor | None]:
+    """Similarities (K, K) float64, and with hashing who may attend to whom (K, K) bool."""
+    k = len(parts[0].rows)
+    projection, hashed = options.projection(k), options.sparsity(k) == "lsh"
+    if projection is None and not hashed:
+        return similarities(parts), None
+    z = tokens(parts, options.r, options.seed, projection or "countsketch")
+    s = similarities(parts) if projection is None else (z @ z.t()).clamp_(-1, 1).fill_diagonal_(1.0)
+    return s, sparse.lsh(z, options.hashes, options.neighbours, options.round_seed) if hashed else None
 
 
 def parts_of(

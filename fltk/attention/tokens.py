@@ -22,7 +22,7 @@ from torch import Tensor
 from fltk.parallel import on_cores
 
 Center = Literal["init", "mean", "median", "none"]
-Projection = Literal["none", "countsketch", "gaussian"]
+Projection = Literal["countsketch", "gaussian"]
 TINY = 1e-12
 CACHE = 3 << 20  # bytes
 SOME = 8  # rows that a core has in work one after the other
@@ -101,12 +101,9 @@ def gaussian(rows: Tensor, origin: Tensor, r: int, seed: int, chunk: int = 1 << 
     return out / math.sqrt(r)
 
 
-def similarity(rows: Tensor, origin: Tensor, projection: str = "none", r: int = 1024, seed: int = 0) -> Tensor:
+def similarity(rows: Tensor, origin: Tensor) -> Tensor:
     """Cosines between displacements from `origin`: (K, P) -> (K, K) float64."""
-    if projection == "none":
-        return cosines(gram(rows, origin))
-    z = (countsketch if projection == "countsketch" else gaussian)(rows, origin, r, seed)
-    return cosines(z @ z.t())
+    return cosines(gram(rows, origin))
 
 
 @dataclass(frozen=True)
@@ -118,18 +115,17 @@ class Part:
     share: float = 1.0
 
 
-def similarities(parts: Sequence[Part], projection: str = "none", r: int = 1024, seed: int = 0) -> Tensor:
+def similarities(parts: Sequence[Part]) -> Tensor:
     """<z_i, z_j>: the parts' cosines, weighted by their shares, (K, K) float64. A part of share 0 costs nothing."""
-    kept = [(n, p) for n, p in enumerate(parts) if p.share > 0]
-    found = [p.share * similarity(p.rows, p.origin, projection, r, seed + n) for n, p in kept]
+    found = [p.share * similarity(p.rows, p.origin) for p in parts if p.share > 0]
     return torch.stack(found).sum(0) if len(found) > 1 else found[0]
 
 
-def sketches(rows: Tensor, origin: Tensor, r: int, seed: int) -> Tensor:
+def sketches(rows: Tensor, origin: Tensor, r: int, seed: int, projection: Projection = "countsketch") -> Tensor:
     """Displacements in at most r numbers: (K, P) -> (K, min(P, r)) float64, exact where P <= r."""
     if rows.shape[1] <= r:
         return rows.double() - origin.double()
-    return countsketch(rows, origin, r, seed)
+    return (countsketch if projection == "countsketch" else gaussian)(rows, origin, r, seed)
 
 
 def unit(rows: Tensor) -> Tensor:
@@ -137,10 +133,11 @@ def unit(rows: Tensor) -> Tensor:
     return torch.nn.functional.normalize(rows, dim=1, eps=TINY)
 
 
-def tokens(parts: Sequence[Part], r: int = 1024, seed: int = 0) -> Tensor:
+def tokens(parts: Sequence[Part], r: int = 1024, seed: int = 0, projection: Projection = "countsketch") -> Tensor:
     """z (K, d) float64, unit rows, from sketches of at most r numbers a part."""
     kept = [(n, p) for n, p in enumerate(parts) if p.share > 0]
-    return torch.cat([math.sqrt(p.share) * unit(sketches(p.rows, p.origin, r, seed + n)) for n, p in kept], 1)
+    found = [math.sqrt(p.share) * unit(sketches(p.rows, p.origin, r, seed + n, projection)) for n, p in kept]
+    return torch.cat(found, 1)
 
 
 def secant(update: Tensor, before: Tensor, start: Tensor, start_before: Tensor) -> Tensor:

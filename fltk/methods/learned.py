@@ -12,14 +12,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from fltk.attention import Attention, Options, attend, sparse
-from fltk.attention.attend import parts_of
+from fltk.attention import Attention, Options, attend
+from fltk.attention.attend import compared, parts_of
 from fltk.attention.bank import screen
 from fltk.attention.learn import Learner, learn, loss_matrix, surrogate
 from fltk.attention.newcomer import Others, shares
 from fltk.attention.scorer import Scorer, learned_attention
 from fltk.attention.scorer import similarities as scored
-from fltk.attention.tokens import similarities, tokens
+from fltk.attention.tokens import tokens
 from fltk.methods.base import State, Upload
 from fltk.models.layout import Ranges
 
@@ -58,11 +58,10 @@ class Cohort:
         The similarities of the free mode take the place of the tokens' own inner products, so that the first scorer
         gives the map of the free mode, whatever the size of the tokens.
         """
-        o, k = self.options, len(self.models)
+        o = self.options
         parts = parts_of(self.models, self.center, o, self.updates, self.secants)
         z = tokens(parts, o.r, o.seed)
-        exact = similarities(parts, o.projection(k), o.r, o.seed)
-        mask = sparse.lsh(z, o.hashes, o.neighbours, o.round_seed) if o.sparsity(k) == "lsh" else None
+        exact, mask = compared(parts, o)
         given = {"samples": self.samples, "keys": self.keys, "trust": self.trust, "mask": mask}
         return lambda scorer: learned_attention(scorer, z, o, layer=layer, exact=exact, **given)
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from toys import random
 
-from fltk.attention import Options, attend, tokens
+import fltk.attention.tokens
+from fltk.attention import Options, attend
 from fltk.attention.scores import (
     WIDTHS,
     ceiling,
@@ -23,7 +24,17 @@ from fltk.attention.scores import (
     off_diagonal,
     softmax_rows,
 )
-from fltk.attention.tokens import center_of, cosines, countsketch, gaussian, gram, similarity
+from fltk.attention.tokens import (
+    Part,
+    Projection,
+    center_of,
+    cosines,
+    countsketch,
+    gaussian,
+    gram,
+    similarity,
+    tokens,
+)
 
 K = 6
 
@@ -94,7 +105,7 @@ def slow_cosines(rows: Tensor, origin: Tensor) -> Tensor:
 def test_cosines_as_loops_whatever_the_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     rows, origin = random(5, 33), random(33, seed=3)
     for chunk in (1, 7, 33, 100):
-        monkeypatch.setattr(tokens, "MOST_COLUMNS", chunk)
+        monkeypatch.setattr(fltk.attention.tokens, "MOST_COLUMNS", chunk)
         got = cosines(gram(rows, origin))
         torch.testing.assert_close(got, slow_cosines(rows, origin), rtol=0, atol=1e-6)
     assert gram(rows, origin).dtype == torch.float64
@@ -216,14 +227,25 @@ def test_countsketch_as_a_loop() -> None:
 
 
 @pytest.mark.parametrize("projection", ["countsketch", "gaussian"])
-def test_projections_keep_cosines(projection: str) -> None:
+def test_projections_keep_cosines(projection: Projection) -> None:
     """The error has a standard deviation of about 1/sqrt(r) = 0.03; five of them are enough for 45 pairs."""
     common = random(1, 20_000, seed=1)
     rows = common + random(10, 20_000, seed=2)
     exact = similarity(rows, torch.zeros(20_000))
-    got = similarity(rows, torch.zeros(20_000), projection, 1024, 7)
+    z = tokens([Part(rows, torch.zeros(20_000))], 1024, 7, projection)
+    got = z @ z.t()
     assert float((got - exact).abs().max()) < 5 / math.sqrt(1024)
     assert float(exact[0, 1]) == pytest.approx(0.5, abs=0.02)
+
+
+def test_clients_that_are_alike_meet_whatever_is_hashed() -> None:
+    """Exact similarities, and those of projected tokens, put the members of a group into common buckets."""
+    groups = random(4, 3000).repeat_interleave(20, 0) + 0.05 * random(80, 3000, seed=1)
+    own = torch.arange(80) // 20
+    for proj in ("none", "countsketch", "gaussian"):
+        a = attend(groups, Options(sparse="lsh", proj=proj, r=512), center="none").map
+        inside = a[own[:, None] == own].sum() / 80
+        assert float(inside) > 0.99
 
 
 def test_a_share_of_the_update_mixes_the_two_similarities() -> None:
