@@ -134,6 +134,16 @@ class Trainer:
             )
         return done.w
 
+    def batches(self, data: Split, steps: int | None = None) -> list[Split]:
+        """The first batches of this place on `data`, as many as local work has steps: those that `sgd` sees.
+
+        For methods whose rule goes from batch to batch; what they make of one is `sgd` on it with `epochs=1`.
+        """
+        count, generator = len(data), self.streams.generator("batches", self.round, self.client)
+        dealt = Batches.deal(count, self.steps(count) if steps is None else steps, self.config, generator)
+        cuts = [order[cut] for order, some in dealt for cut in some]
+        return [Split(data.x[cut], data.y[cut]) for cut in cuts]
+
     def score(self, w: Tensor, data: Split) -> Score:
         """Loss and correct answers of `w` on `data`, in evaluation mode."""
         return self.scores(w, data)[0]
