@@ -24,6 +24,7 @@ from fltk.cohort import Cohort
 from fltk.config import TrainConfig
 from fltk.engine.base import Engine, Job
 from fltk.engine.work import ClientScores, ScoreTask, score_client
+from fltk.evaluation import metrics
 from fltk.methods.base import Map, Method, State, Task
 from fltk.methods.rows import TOGETHER
 from fltk.shared import MOST
@@ -140,7 +141,7 @@ def _round(job: Job, engine: Engine, task: Task, state: State, t: int, undo: Und
     scalars |= {"bytes_down": float(cost.down * len(ids)), "bytes_up": float(cost.up * len(ids))}
     if (t + 1) % job.train.eval_every == 0 or t + 1 == job.train.rounds:
         scores = score(job.method, engine, task, state, t)
-        more, vectors = accuracy_of(scores)
+        more, vectors = accuracy_of(scores, () if job.campaign is None else job.campaign.malicious)
         scalars, clients = scalars | more | threats.outcome(job, vectors, scores), clients | vectors
     ended = time.perf_counter()
     scalars |= {"seconds": ended - started, "seconds_train": trained - started}
@@ -169,8 +170,10 @@ def in_turns(task: Task) -> list[range]:
     return [range(start, min(start + together, task.n_clients)) for start in starts]
 
 
-def accuracy_of(scores: Sequence[ClientScores]) -> tuple[dict[str, float], dict[str, Values]]:
-    """Means and per-client vectors of one evaluation.
+def accuracy_of(
+    scores: Sequence[ClientScores], malicious: Sequence[int] = ()
+) -> tuple[dict[str, float], dict[str, Values]]:
+    """Means over benign clients, and vectors of everybody, of one evaluation.
 
     `personal_*` is each client's own model, `global_*` the one server model on the same data (absent without
     one).
@@ -183,7 +186,7 @@ def accuracy_of(scores: Sequence[ClientScores]) -> tuple[dict[str, float], dict[
             if all(s is not None for s in column):
                 vectors[f"{name}_{part}_acc"] = np.array([s.accuracy for s in column], np.float32)
                 vectors[f"{name}_{part}_loss"] = np.array([s.loss for s in column], np.float32)
-    return {key: _mean(value) for key, value in vectors.items()}, vectors
+    return {key: _mean(metrics.without(value, malicious)) for key, value in vectors.items()}, vectors
 
 
 def _client_numbers(method: Method, task: Task, state: State) -> dict[str, Values]:

@@ -61,7 +61,7 @@ def guard_of(job: Job, task: Task) -> Guard | None:
         parameters=parameters_of(job, task),
         streams=job.streams(),
         n_clients=task.n_clients,
-        participation=job.train.participation,
+        participation=participants(job, task) / task.n_clients,
         rounds=job.train.rounds,
     )
 
@@ -98,6 +98,11 @@ def check(job: Job, task: Task) -> tuple[str, ...]:
             f"at most {max(0, guard.defence.most(n))}"
         )
     guard.check(found.name, n, task.class_head is not None)
+    if guard.defence.private and job.method.beside:
+        raise UsageError(
+            f"--defence {found.name}: clients of this method also send {job.method.beside}, which it neither clips nor "
+            "hides; choose another --method"
+        )
     if guard.defence.needs_root and not any(len(client.train) for client in job.federation.newcomers):
         raise UsageError(
             f"--defence {found.name} needs a clean set on the server, which is drawn from the newcomers' data: train "
@@ -157,8 +162,8 @@ def knowledge(attack: Attack) -> dict[str, float]:
 
 
 def finite(uploads: Sequence[Upload]) -> list[Upload]:
-    """The uploads without NaN or infinity in their models."""
-    return [u for u in uploads if bool(torch.isfinite(u.w).all())]
+    """The uploads without NaN or infinity in what they send."""
+    return [u for u in uploads if all(bool(torch.isfinite(sent).all()) for sent in (u.w, *u.sent.values()))]
 
 
 def poisoned(
@@ -221,8 +226,9 @@ def further(
 
 
 def weights_of(job: Job, task: Task, uploads: Sequence[Upload]) -> Tensor:
-    """The method's weights (K,) among the participants."""
-    task = replace(task, uniform=True) if job.method.equal else task
+    """The weights (K,) of the participants in an average: the method's, or equal ones where the defence has those."""
+    guard = guard_of(job, task)
+    task = replace(task, uniform=True) if job.method.equal or (guard is not None and guard.equal) else task
     return task.weights([u.client for u in uploads])
 
 
@@ -332,7 +338,7 @@ def weight_of_attackers(job: Job, found: Map | None, state: State, faced: Faced)
 
 
 def outcome(job: Job, vectors: Mapping[str, Values], scores: Sequence[ClientScores]) -> dict[str, float]:
-    """Accuracy of benign and of malicious clients on clean test data, and a backdoor's success on benign models."""
+    """Accuracy of the worst benign and of malicious clients on clean test data, and a backdoor's success."""
     campaign = job.campaign
     if campaign is None or not campaign.malicious or "personal_test_acc" not in vectors:
         return {}
@@ -341,8 +347,7 @@ def outcome(job: Job, vectors: Mapping[str, Values], scores: Sequence[ClientScor
     told = {"attacker_test_acc": metrics.acc_mean(own[bad])}
     for name, key in (("personal", "benign"), ("global", "benign_global")):
         if f"{name}_test_acc" in vectors:
-            acc = vectors[f"{name}_test_acc"][~bad]
-            told |= {f"{key}_test_acc": metrics.acc_mean(acc), f"{key}_worst10_test_acc": metrics.acc_worst10(acc)}
+            told[f"{key}_worst10_test_acc"] = metrics.acc_worst10(vectors[f"{name}_test_acc"][~bad])
     fooled = [s.triggered for s in scores if s.triggered is not None and s.triggered.n]  # benign clients' alone
     if fooled:
         told |= {"asr": metrics.acc_mean(np.array([s.accuracy for s in fooled])), "asr_clients": float(len(fooled))}

@@ -192,6 +192,7 @@ class Defence:
     weighted: ClassVar[bool] = False  # uses the method's weights by default; otherwise published for equal ones
     condition: ClassVar[str] = "n >= 1"  # on n rows of which f are malicious, as users read it
     needs_root: ClassVar[bool] = False  # wants `Facts.root`
+    private: ClassVar[bool] = False  # promises that what clients send tells little of each
     rejects: ClassVar[bool] = True  # trust below 0.5 means rejected, so that true and false positives can be counted
 
     def most(self, n: int) -> int:

@@ -46,6 +46,7 @@ class DPFedAvg(Defence):
     forms: ClassVar[Mapping[str, frozenset[str]]] = {ONE: frozenset({"combine"})}
     refusals: ClassVar[Mapping[str, str]] = {CLUSTERS: WHY, MIXED: WHY}
     rejects: ClassVar[bool] = False
+    private: ClassVar[bool] = True
 
     noise: float = hyper(1.0, "noise multiplier z", low=0)
     clip: float = hyper(1.0, "largest norm S of an update (adaptive=on: the first one)", low=0)
@@ -62,8 +63,9 @@ class DPFedAvg(Defence):
     def check(self, kind: str, participation: float, clients: int) -> None:
         if participation < 1 and self.approximate == "off":
             raise UsageError(
-                f"--participation {participation:g} samples a fixed number of clients, and the guarantee of dp-fedavg "
-                "is for Poisson sampling: use --participation 1, or --set-defence approximate=on"
+                f"--participation: {round(participation * clients)} of {clients} clients are a sample of fixed size, "
+                "and the guarantee of dp-fedavg is for Poisson sampling: use --participation 1, or --set-defence "
+                "approximate=on"
             )
         if self.noise and self.clip == math.inf:
             raise UsageError("--set-defence clip=inf: noise in proportion to it has no end; use noise=0")

@@ -17,6 +17,7 @@ from fltk.errors import UsageError
 from fltk.train.streams import Streams
 
 PREFIX = "defence."
+CLIENTS = ("clipped",)  # numbers of rules that count clients
 NAMES = {ONE: "one global model", CLUSTERS: "cluster models", MIXED: "one mixed model per client"}
 
 Mean = Callable[[Sequence[Tensor], Tensor, Sequence[int]], Tensor]  # rows, weights, client ids -> one row
@@ -118,13 +119,19 @@ class Watch:
     state: dict[str, Tensor]
     clipped: dict[int, Tensor] = field(default_factory=dict)  # rows of this round that the screen changed
     notes: list[str] = field(default_factory=list)
-    numbers: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, float] = field(default_factory=dict)  # how often there was something to note
+    told: dict[str, list[float]] = field(default_factory=dict)  # a rule's numbers, of each group or model it judged
 
     def __post_init__(self) -> None:
         one = torch.ones(self.guard.n_clients, dtype=torch.float64)
         before = self.state.get("trust", one)  # absent clients keep theirs: their last rows may still be mixed
         self.trust = torch.cat([before, one[len(before) :]])
         self.factor = torch.full_like(one, torch.nan)  # |g^| / |g|, of the clients that were judged
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """Scalars of the round: clients are added up over groups and models, anything else is their mean."""
+        return self.counts | {k: sum(v) / (1 if k in CLIENTS else len(v)) for k, v in self.told.items()}
 
     @property
     def left(self) -> dict[str, Tensor]:
@@ -230,7 +237,9 @@ class Watch:
         """One target's row (P,) and the weights (K,) that entered it; `origin` and zeros where nobody is trusted."""
         p = self.weigh(weights, ids)
         rows = [self.clipped.get(i, row) for i, row in zip(ids, rows, strict=True)]
-        return self.apply(rows, p, ids, origin, target, mean, self.guard.parameters)
+        row, used = self.apply(rows, p, ids, origin, target, mean, self.guard.parameters)
+        # of an update that the screen has shortened only that part came in; the rest stayed with the model
+        return row, used * self.factor[list(ids)].nan_to_num(nan=1.0).clamp_max(1)
 
     def apply(
         self,
@@ -274,7 +283,7 @@ class Watch:
         return min(f, most)
 
     def _note(self, text: str, count: str) -> None:
-        self.numbers[count] = self.numbers.get(count, 0.0) + 1
+        self.counts[count] = self.counts.get(count, 0.0) + 1
         if text not in self.notes:
             self.notes.append(text)
 
@@ -289,7 +298,8 @@ class Watch:
             del self.state[f"{place}:{name}"]
         self.state |= {f"{place}:{name}": tensor for name, tensor in found.state.items()}
         self.notes += [text for text in found.notes if text not in self.notes]
-        self.numbers |= found.numbers
+        for name, value in found.numbers.items():
+            self.told.setdefault(name, []).append(value)
 
 
 def trust_left(server: Mapping[str, Tensor], n: int) -> Tensor:

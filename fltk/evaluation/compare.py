@@ -237,7 +237,7 @@ class Pairing:
     def clients(self) -> dict[int, Floats]:
         """Per run: the values (N,) of its clients."""
         if self._clients is None:
-            runs = [score.entry.run.id for cell in self.comparison.cells.values() for score in cell.scores]
+            runs = [score.entry.run for cell in self.comparison.cells.values() for score in cell.scores]
             self._clients = readings.client_values(self.store, runs, self.comparison.metric)
         return self._clients
 

@@ -71,5 +71,6 @@ def _is_reference(run: RunRow) -> bool:
 
 
 def _conditions(run: RunRow) -> tuple[int | None, int, str]:
-    """What two runs share whose courses are compared: the partition, the seed and the training set-up."""
-    return run.partition_id, run.seed, canonical_json(run.config["train"])
+    """What two runs share whose courses are compared: partition, seed, and the training set-up but for evaluations."""
+    train = {key: value for key, value in run.config["train"].items() if key != "eval_every"}
+    return run.partition_id, run.seed, canonical_json(train)

@@ -53,12 +53,13 @@ def evaluate(job: Job, task: Task, engine: Engine, round: int, state: State, dep
     candidates = deploy.candidates()
     names = [c.name for c in candidates]
     found = _tried(candidates, job, task, engine, round - 1, state)
-    val_acc, val_loss = ({name: found[f"{name}_val_{what}"] for name in names} for what in ("acc", "loss"))
-    chosen = choose(candidates, val_acc, val_loss, deploy.mode)
+    bad = () if job.campaign is None else job.campaign.malicious
+    # a malicious client has no vote on what benign ones deploy
+    val_acc = {name: metrics.without(found[f"{name}_val_acc"], bad) for name in names}
+    chosen = choose(candidates, val_acc, {name: found[f"{name}_val_loss"] for name in names}, deploy.mode)
     clients: Vectors = {**vectors, **found}
     for part in ("val_acc", "test_acc"):
         clients[f"deployed_{part}"] = np.array([found[f"{c}_{part}"][k] for k, c in enumerate(chosen)])
-    bad = () if job.campaign is None else job.campaign.malicious
     good = [c for k, c in enumerate(chosen) if k not in bad]
     rows = [
         _row(name, clients, counts, bad)
@@ -132,7 +133,7 @@ def _benign(store: Store, run: RunRow, key: str, malicious: Sequence[int]) -> tu
 def references(store: Store, run: RunRow) -> list[RunRow]:
     """Finished runs of `local` and `fedavg-ft` on the same partition with the same training set-up and seed.
 
-    `local` averages nothing, so its run serves whatever `--head-mix` is.
+    `local` averages nothing, so its run serves whatever `--head-mix` is; how often a run was evaluated matters to none.
     """
     wanted: TrainConfig = build(TrainConfig, run.config["train"])
     same = []
@@ -151,7 +152,7 @@ def references(store: Store, run: RunRow) -> list[RunRow]:
 
 
 def _setup(run: RunRow, method: str, wanted: TrainConfig) -> TrainConfig:
-    train: TrainConfig = build(TrainConfig, run.config["train"])
+    train: TrainConfig = replace(build(TrainConfig, run.config["train"]), eval_every=wanted.eval_every)
     return replace(train, head_mix=wanted.head_mix) if method == "local" else train
 
 

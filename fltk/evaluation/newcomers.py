@@ -164,17 +164,18 @@ def _play(case: _Case, child: int, store: Store, place: Place, engine: Engine, o
     found = join.join_all(engine, state, federation, case.ids, case.shots, case.tuning, fedavg=fedavg, keep=during)
     trained = runner.accuracy_of(runner.score(job.method, engine, case.task, state, case.round - 1))[1]
     before = trained.get("personal_test_acc", np.full(case.task.n_clients, np.nan, np.float32))
+    benign = metrics.without(before, malicious(job))
     size = case.task.layout.size
     table = join.arrays(found, case.ids, case.tuning.epochs, size) | {"participants_test_acc": before}
     names = [federation.names[i] for i in case.ids]
     counts = np.array([len(federation.newcomers[i - case.task.n_clients].test) for i in case.ids], np.float64)
-    rows = join.table_of(table, case.shots, counts, metrics.acc_mean(before), size)
+    rows = join.table_of(table, case.shots, counts, metrics.acc_mean(benign), size)
     scalars, vectors = _recorded(table, rows)
     store.record_round(child, case.round, scalars, vectors, None, runner.digest(state))
     summary: dict[str, Any] = {
         "rows": rows,
         "newcomers": join.newcomer_rows(table, case.shots, names),
-        "participants": metrics.acc_mean(before),
+        "participants": metrics.acc_mean(benign),
         "reference": None if other is None else other.id,
         "notes": [*case.notes, *_told(found, case.ids), *([note] if note else [])],
     }
@@ -208,6 +209,11 @@ def _told(found: Sequence[Sequence[Newcomer]], ids: Sequence[int]) -> list[str]:
     return [f"newcomer {', '.join(map(str, some))}: {text}" for text, some in who.items()]
 
 
+def malicious(job: Job) -> tuple[int, ...]:
+    """The run's attackers, whose accuracy no mean counts."""
+    return () if job.campaign is None else tuple(job.campaign.malicious)
+
+
 # The state to join, and FedAvg beside it
 
 
@@ -236,7 +242,7 @@ def _fedavg(case: _Case, store: Store, state: State) -> tuple[RunRow | None, Ten
     for method in ("fedavg", "fedavg-ft"):
         for other in reversed(store.runs(method=method, status="done")):
             same = other.kind == "train" and other.partition_id == run.partition_id and other.seed == run.seed
-            if not same or build(TrainConfig, other.config["train"]) != wanted:
+            if not same or replace(build(TrainConfig, other.config["train"]), eval_every=wanted.eval_every) != wanted:
                 continue
             if case.round not in [c.round for c in store.checkpoints(other.id)]:
                 return None, None, f"no fedavg_ft: {other.label} has no checkpoint of round {case.round}"
@@ -282,7 +288,8 @@ def _train_on(
             scalars = dict(done.scalars)
             if "personal_test_acc" in done.clients:
                 acc = done.clients["personal_test_acc"]
-                scalars |= {"acc_new": metrics.acc_mean(acc[n:]), "acc_incumbent": metrics.acc_mean(acc[:n])}
+                incumbents = metrics.without(acc[:n], malicious(job))
+                scalars |= {"acc_new": metrics.acc_mean(acc[n:]), "acc_incumbent": metrics.acc_mean(incumbents)}
             blob = experiment.map_blob(done, grown)
             store.record_round(child, done.round, scalars, done.clients, blob, done.digest)
             if on_round:
@@ -292,18 +299,23 @@ def _train_on(
     return done.clients["personal_test_acc"]
 
 
-def _after(case: _Case, store: Store, last: Array, counts: Array, alone: Array) -> dict[str, Any]:
-    """What the newcomers have in the end, and what those who were there before gained or lost against the run."""
-    n = case.task.n_clients
-    known = metrics.summary(last[n:], counts, alone)
+def _after(case: _Case, store: Store, last: Array, counts: Array, scratch: Array) -> dict[str, Any]:
+    """What the newcomers have in the end, and what those who were there before gained or lost against the run.
+
+    Malicious clients are left out.
+    """
+    n, bad = case.task.n_clients, malicious(case.job)
+    before = metrics.without(last[:n], bad)
+    known = metrics.summary(last[n:], counts, scratch)
     row = {"shots": join.shots_named(case.shots[0]), "step": "end", **known}
-    row["participation_gap"] = metrics.acc_mean(last[:n]) - known["acc_mean"]
-    incumbents = {"acc_mean": metrics.acc_mean(last[:n]), "without": None, "gain": None, "harmed": None}
+    row["participation_gap"] = metrics.acc_mean(before) - known["acc_mean"]
+    incumbents = {"acc_mean": metrics.acc_mean(before), "without": None, "gain": None, "harmed": None}
     rounds, values = store.client_values(case.run.id, "personal_test_acc")
     if rounds[-1] == case.job.train.rounds:
+        alone = metrics.without(values[-1], bad)
         incumbents |= {
-            "without": metrics.acc_mean(values[-1]),
-            "gain": metrics.gain_vs_local(last[:n], values[-1]),
-            "harmed": metrics.harmed(last[:n], values[-1]),
+            "without": metrics.acc_mean(alone),
+            "gain": metrics.gain_vs_local(before, alone),
+            "harmed": metrics.harmed(before, alone),
         }
     return {"rows": [row], "incumbents": incumbents}

@@ -24,6 +24,7 @@ from fltk.errors import FltkError, UsageError
 from fltk.evaluation import metrics
 from fltk.evaluation.convergence import COURSES, courses
 from fltk.evaluation.maps import MAPS, of_maps
+from fltk.evaluation.robustness import attackers
 from fltk.registry import EvaluationRow, RunRow, Store
 
 Floats = npt.NDArray[np.float64]
@@ -58,6 +59,10 @@ _LOWER = {
     "gap",
     "malicious",
     "target",
+    "mal",
+    "fpr",
+    "dropped",
+    "epsilon",
 }
 # What an evaluation stored before it could be asked for.
 _ASKED = {"deploy_prior": "0", "deploy_w": "1"}
@@ -151,19 +156,19 @@ def choose(runs: Iterable[RunRow], evaluations: Mapping[int, EvaluationRow]) -> 
     return Metric(FALLBACK, "", False)
 
 
-def client_values(store: Store, runs: Iterable[int], metric: Metric) -> dict[int, Floats]:
-    """The per-client values (N,) behind the metric; runs without them are absent."""
+def client_values(store: Store, runs: Sequence[RunRow], metric: Metric) -> dict[int, Floats]:
+    """The per-client values (N,) behind the metric, NaN for malicious clients; runs without them are absent."""
     if metric.source in DERIVED:
         return {}
     if metric.evaluated:
-        rows = store.last_evaluations(runs, [metric.vector])
+        rows = store.last_evaluations((run.id for run in runs), [metric.vector])
         found = {
             number: metrics.without(row.clients[metric.vector], row.summary.get("malicious", ()))
             for number, row in rows.items()
             if metric.vector in row.clients
         }
     else:
-        found = dict(store.last_vectors(runs, metric.vector))
+        found = _last_vectors(store, runs, metric)
     return {number: np.asarray(values, np.float64) for number, values in found.items()}
 
 
@@ -207,8 +212,14 @@ def _of_round(store: Store, runs: Sequence[RunRow], metric: Metric) -> dict[int,
     if not metric.statistic:
         return {run.id: run.last.get(metric.source) for run in runs}
     measure, _ = STATISTICS[metric.statistic]
-    vectors = store.last_vectors((run.id for run in runs), metric.vector)
+    vectors = _last_vectors(store, runs, metric)
     return {number: measure(values.astype(np.float64)) for number, values in vectors.items()}
+
+
+def _last_vectors(store: Store, runs: Sequence[RunRow], metric: Metric) -> dict[int, np.ndarray[Any, Any]]:
+    """What the last round recorded of every client, NaN for malicious ones."""
+    found, by_id = store.last_vectors((run.id for run in runs), metric.vector), {run.id: run for run in runs}
+    return {k: metrics.without(values, attackers(by_id[k].config, len(values))) for k, values in found.items()}
 
 
 def _evaluation_notes(runs: Sequence[RunRow], evaluations: Mapping[int, EvaluationRow]) -> tuple[str, ...]:

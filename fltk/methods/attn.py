@@ -76,7 +76,7 @@ CLASHES: tuple[tuple[str, object, str, Admissible], ...] = (
         math.inf,
         "an infinite width is FedAvg",
         {"trust": ("off",), "hier": ("off",), "curvature": ("off",), "token": ("model",), "scope": ("model",)}
-        | {"self_weight": (None,), "clip": (None,), "cap": (1,), "step": (1,)}
+        | {"self_weight": (None,), "clip": (None,), "cap": (1,), "step": (1,), "gamma": (1,), "bias": (0,)}
         | UNTAUGHT,
     ),
     (

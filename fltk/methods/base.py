@@ -181,12 +181,12 @@ class Map:
 
     kind: `exact` (map @ models is the start model), `direction` (up to a server step), `pull` (the client
     keeps its model and is drawn to the mix), `proxy` (a similarity; never used for numbers). A class head
-    (`--head-mix classes`) has further weights per class, made from these; they are not shown. Under a defence that
-    clips around the target's own model, rows sum to less: what is missing stayed with that model.
+    (`--head-mix classes`) has further weights per class, made from these; they are not shown. Rows sum to 1, or less
+    under a defence that clips: what is missing stayed with the target's own model.
     """
 
     kind: str
-    slices: Mapping[str, Tensor]  # part of the model -> (N, N), rows on the simplex
+    slices: Mapping[str, Tensor]  # part of the model -> (N, N), no entry below 0, rows that sum to 1 at most
     layout: Layout
 
     def whole(self) -> Tensor:
@@ -210,10 +210,10 @@ class Joined:
 
     arrival: (P,) what it downloads before it has used any of its own data.  model: (P,) after the method's own
     joining step, the arrival model where a method has none.  own: what the client would keep, as in `Upload`.
-    row: (N,) float64 on the simplex, weights of the trained clients' last models in the mix that `model` is, holds
-    or was trained from; None where there is no such mix.  self_weight: weight of the newcomer's own trained model
-    beside it, u = self_weight w_* + (1 - self_weight) sum_j row_j w_j.  down, up: bytes on the wire.  note: one line
-    where the rule had to fall back.
+    row: (N,) float64, weights of the trained clients' last models in the mix that `model` is, holds or was trained
+    from; they sum to 1 but where a defence clips, see `Map`. None where there is no such mix.  self_weight: weight of
+    the newcomer's own trained model beside it, u = self_weight w_* + (1 - self_weight) sum_j row_j w_j.  down, up:
+    bytes on the wire.  note: one line where the rule had to fall back.
     """
 
     arrival: Tensor
@@ -239,6 +239,7 @@ class Method:
     on_guard: ClassVar[Mapping[str, object]] = {}  # settings of its own where malicious clients are expected
     continues: ClassVar[bool] = False  # clients go on with their own model: what is sent down is what they sent up
     also_sent: ClassVar[Mapping[str, str]] = {}  # further models in `Upload.sent` -> the `Down.server` they start from
+    beside: ClassVar[str] = ""  # what clients send beside models that depends on their data
     needs_groups: ClassVar[bool] = False
     cannot: ClassVar[Mapping[str, str]] = {}  # ability (join) -> why the method does not have it
 
@@ -336,10 +337,11 @@ class Method:
         """
         layout = task.layout
         arrival = layout.join(self.shared, state.server["w"], layout.take(task.w0, layout.rest(self.shared)))
+        p = state.server.get("p")
         return Joined(
             arrival,
             self.personalise(arrival, client, trainer),
-            row=state.server["p"] if "p" in state.server and bool(state.server["p"].any()) else None,
+            row=p if p is not None and bool(p.any()) else None,
             down=4 * layout.width(self.shared),
         )
 

@@ -47,7 +47,7 @@ class FedAMP(Mixture):
         d2 = squared_distances(rows)
         others = ~torch.eye(len(rows), dtype=torch.bool)
         if self.scale == "median":
-            unit = d2[others].quantile(0.5) * self.sigma
+            unit = median(d2[others]) * self.sigma
             xi = torch.exp(-d2 / unit.clamp_min(1e-300)) * (self.share / (len(rows) - 1))
         else:
             xi = self.alpha / self.sigma * torch.exp(-d2 / self.sigma)
@@ -59,6 +59,12 @@ def squared_distances(rows: Tensor) -> Tensor:
     g = gram(rows, rows[0])
     n = g.diagonal()
     return (n[:, None] + n - 2 * g).clamp_min(0).fill_diagonal_(0)
+
+
+def median(values: Tensor) -> Tensor:
+    """The median of (n,), between the two in the middle where there are two; torch's quantile takes 2^24 at most."""
+    low, high = (values.kthvalue(k).values for k in ((len(values) + 1) // 2, len(values) // 2 + 1))
+    return torch.lerp(low, high, 0.5)
 
 
 def with_self_weight(xi: Tensor) -> Tensor:

@@ -31,8 +31,9 @@ class Local(Method):
         return "none"
 
     def join(self, state: State, client: ClientData, trainer: Trainer, task: Task) -> Joined:
-        """A newcomer trains alone from theta^0, for as many rounds as the others have trained."""
-        w = task.w0
-        for t in range(int(state.last.max()) + 1):
+        """A newcomer trains alone from theta^0, in as many rounds as the others on average, spread over the run's."""
+        w, rounds = task.w0, int(state.last.max()) + 1
+        count = min(rounds, max(1, round(trainer.config.participation * rounds)))
+        for t in (k * rounds // count for k in range(count)):
             w = trainer.at(t, client.id).sgd(w, client.train)
         return Joined(task.w0, w)

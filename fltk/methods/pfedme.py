@@ -27,6 +27,7 @@ from torch import Tensor
 from fltk.data.federation import ClientData
 from fltk.errors import UsageError
 from fltk.methods.base import Context, Down, Joined, Method, State, Task, Upload, hyper, spread
+from fltk.methods.rows import stepped
 from fltk.train.trainer import Trainer
 
 
@@ -74,7 +75,7 @@ class PFedMe(Method):
     def aggregate(self, state: State, uploads: Sequence[Upload], ctx: Context) -> State:
         ids, w = [u.client for u in uploads], state.server["w"]
         mean, p = ctx.combine([u.w for u in uploads], ctx.weights(ids), ids, w)
-        w = mean if self.beta == 1 else torch.lerp(w, mean, self.beta)
+        w = stepped(w, mean, self.beta, ctx.task.layout.trainable)
         return self.keep(state, uploads, ctx, server={"w": w, "p": spread(p, uploads, ctx.task)})
 
     def personal_model(self, state: State, ids: Sequence[int], task: Task) -> list[Tensor]:

@@ -61,6 +61,14 @@ def _sparse(a: Tensor, some: slice) -> Tensor | None:
         return a[some].to_sparse_csr()
 
 
+def stepped(old: Tensor, mean: Tensor, step: float, parameters: int) -> Tensor:
+    """old + step (mean - old) in the first columns, (P,); float buffers behind them are the mean's.
+
+    A longer step would throw a running variance below zero.
+    """
+    return mean if step == 1 else torch.cat([torch.lerp(old, mean, step)[:parameters], mean[parameters:]])
+
+
 def equal_weights(count: int) -> Tensor:
     """1 / K each, (K,) float64."""
     return torch.full((count,), 1 / count, dtype=torch.float64)

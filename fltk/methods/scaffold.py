@@ -23,8 +23,8 @@ import torch
 
 from fltk.data.federation import ClientData
 from fltk.errors import UsageError
-from fltk.methods.base import Context, Cost, Down, Method, State, Task, Upload, hyper, spread
-from fltk.methods.rows import equal_weights
+from fltk.methods.base import Context, Cost, Down, Joined, Method, State, Task, Upload, hyper, spread
+from fltk.methods.rows import equal_weights, stepped
 from fltk.models.layout import Layout
 from fltk.train.trainer import Trainer
 
@@ -36,6 +36,7 @@ class Scaffold(Method):
     title: ClassVar[str] = "FedAvg with control variates against client drift"
     equal: ClassVar[bool] = True
     additive: ClassVar[bool] = True
+    beside: ClassVar[str] = "changes of control variates"
 
     server_lr: float = hyper(1.0, "server step eta_g", low=0)
 
@@ -68,18 +69,26 @@ class Scaffold(Method):
         c, c_i = down.server["c"], down.own["c"]
         drift = c - c_i
         y = trainer.sgd(down.w, client.train, drift=drift)
-        k = trainer.steps(len(client.train))
-        c_new = (down.w - y)[: len(c)].div_(k * trainer.lr).sub_(drift)
+        way = trainer.steps(len(client.train)) * trainer.lr
+        if not way:  # nothing was trained, and nothing is learned about gradients
+            return Upload(y, sent={"dc": torch.zeros_like(c)}, own={"c": c_i})
+        c_new = (down.w - y)[: len(c)].div_(way).sub_(drift)
         return Upload(y, sent={"dc": c_new - c_i}, own={"c": c_new})
 
     def aggregate(self, state: State, uploads: Sequence[Upload], ctx: Context) -> State:
         ids = [u.client for u in uploads]
         equal = equal_weights(len(ids))
         mean, p = ctx.combine([u.w for u in uploads], equal, ids, state.server["w"])
-        x = mean if self.server_lr == 1 else torch.lerp(state.server["w"], mean, self.server_lr)
+        x = stepped(state.server["w"], mean, self.server_lr, ctx.task.layout.trainable)
         dc = ctx.total("dc", uploads, equal * ctx.trust(ids))
         c = state.server["c"] + dc * (len(uploads) / ctx.task.n_clients)
         return self.keep(state, uploads, ctx, server={"w": x, "c": c, "p": spread(p, uploads, ctx.task)})
+
+    def admit(self, state: State, joined: Sequence[Joined], task: Task) -> State:
+        """Newcomers have no control variate yet, and c stays the mean of all."""
+        grown = super().admit(state, joined, task)
+        c = state.server["c"] * (len(state.last) / task.n_clients)
+        return replace(grown, server={**grown.server, "c": c})
 
     def cost(self, layout: Layout) -> Cost:
         size = 4 * (layout.size + layout.trainable)

@@ -21,7 +21,7 @@ def section(content: Content) -> Section | None:
     """For each setting the clients of every method's first seed, sorted; None where no run has any."""
     runs = [entry.run for entry in content.trained.entries]
     metric = choose(runs, content.store.last_evaluations(run.id for run in runs))
-    found = client_values(content.store, [run.id for run in runs], metric)
+    found = client_values(content.store, runs, metric)
     values = {run: accuracies for run, accuracies in found.items() if np.isfinite(accuracies).any()}
     first = {entry.run.id for entry in content.first_seeds(content.trained)}
     parts: list[Safe] = []
