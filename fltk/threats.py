@@ -100,8 +100,8 @@ def check(job: Job, task: Task) -> tuple[str, ...]:
     guard.check(found.name, n, task.class_head is not None)
     if guard.defence.private and job.method.beside:
         raise UsageError(
-            f"--defence {found.name}: clients of this method also send {job.method.beside}, which it neither clips nor "
-            "hides; choose another --method"
+            f"--defence {found.name} does not go with this --method: clients also send {job.method.beside}, which it "
+            "neither clips nor hides"
         )
     if guard.defence.needs_root and not any(len(client.train) for client in job.federation.newcomers):
         raise UsageError(

@@ -80,6 +80,8 @@ def refusal(method: str, defence: str) -> str:
     if "defence" in cls.cannot:
         return cls.cannot["defence"]
     kind = cls.averages
+    if rule.private and cls.beside:
+        return f"clients also send {cls.beside}, which it neither clips nor hides"
     return "" if rule.forms.get(kind) else rule.refusals.get(kind, f"it has no form for {NAMES[kind]}")
 
 

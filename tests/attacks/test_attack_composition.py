@@ -17,10 +17,11 @@ from fltk.attacks.campaign import choose, groups
 from fltk.cohort import Cohort
 from fltk.defences.base import Defence
 from fltk.defences.guard import Guard
-from fltk.engine.base import Job
+from fltk.engine.base import Bench, Job
 from fltk.engine.serial import Serial
+from fltk.engine.work import RootTask, train_root
 from fltk.errors import UsageError
-from fltk.methods.base import Context
+from fltk.methods.base import Context, Upload
 from fltk.names import ATTACKS, DEFENCES
 from fltk.train.streams import Streams
 
@@ -153,6 +154,36 @@ def test_an_upload_that_is_not_finite_is_dropped_and_counted() -> None:
     p = made.task().weights(left)
     expected = sum(p[k] * clean[i].double() for k, i in enumerate(left))
     torch.testing.assert_close(done.state.server["w"].double(), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("setting", ["lr", "epochs"])
+def test_nothing_that_an_attacker_sends_makes_numbers_infinite(setting: str) -> None:
+    """SCAFFOLD divides by the way that a client has gone, and an attacker may go none."""
+    done = play(attacked(job("scaffold", rounds=3), "badnets", {setting: 0}))
+    assert [one.scalars["dropped"] for one in done] == [0, 0, 0]
+    assert all(bool(torch.isfinite(t).all()) for t in done[-1].state.tensors().values())
+
+
+def test_an_upload_is_dropped_for_anything_in_it_that_is_not_finite() -> None:
+    whole, broken = Upload(torch.zeros(3)), Upload(torch.zeros(3), sent={"dc": torch.tensor([0.0, math.nan])})
+    assert threats.finite([whole, broken]) == [whole]
+
+
+def test_a_row_from_which_the_server_cannot_train_is_left_as_it_is() -> None:
+    """Else one upload could end a run under a rule that trains from uploads."""
+    bench = Bench(job("fedavg"))
+    bench.__dict__["root"] = bench.client(0).train
+    far = torch.full((bench.machine.layout.size,), 1e30)
+    assert torch.equal(train_root(bench, RootTask(0, far)), far)
+
+
+def test_model_replacement_knows_that_a_defence_averages_equally() -> None:
+    uneven = federation(sizes=(40, 8, 8, 8))
+    made = defended(job("fedavg", data=uneven), "dnc", {"c": 0})
+    uploads = uploads_of(made)[1]
+    given = [Upload(w, client=i) for i, w in enumerate(uploads)]
+    assert threats.weights_of(made, made.task(), given).tolist() == [0.25] * 4
+    assert threats.weights_of(job("fedavg", data=uneven), made.task(), given)[0] == pytest.approx(40 / 64)
 
 
 def test_training_that_diverges_under_attack_ends_no_run() -> None:
@@ -352,6 +383,7 @@ def test_a_rule_without_room_is_lowered_or_left_out_and_says_so() -> None:
         ("attn", "krum", 0.2, "--defence krum does not go with.*take multi-krum"),
         ("local", "median", 0.2, "--defence median.*leave --defence out"),
         ("fedavg", "fltrust", 0.2, "--defence fltrust needs a clean set.*--newcomers"),
+        ("scaffold", "dp-fedavg", 0.0, "--defence dp-fedavg.*changes of control variates"),
         ("ifca", "dp-fedavg", 0.0, "--defence dp-fedavg does not go with a method of cluster models"),
     ],
 )

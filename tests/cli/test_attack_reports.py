@@ -59,6 +59,26 @@ def test_an_attacked_run_is_evaluated_on_its_benign_clients_and_says_so(shelf: P
     assert "benign clients: 4 of 6" in done(shelf, "evaluate", "run3").replace("\n", " ")
 
 
+def test_means_of_attacked_runs_and_who_joins_them_know_benign_clients_only(shelf: Path) -> None:
+    """In the last round, in `compare` with and without a statistic, and beside newcomers."""
+    with Store(shelf) as store:
+        bad = attackers(store.find_run(3).config, 6)
+        acc = store.client_values(3, "personal_test_acc")[1][-1]
+        recorded = store.find_run(3).last["personal_test_acc"]
+    good = np.delete(acc.astype(float), bad)
+    assert good.mean() != pytest.approx(acc.mean())
+    assert recorded == pytest.approx(good.mean(), abs=1e-6)
+    for metric, expected in (("personal_test_acc", good.mean()), ("personal_test_acc.min", good.min())):
+        found = json.loads(done(shelf, "compare", "run2", "run3", "--metric", metric, "--json"))
+        assert any(r["mean"] == pytest.approx(expected, abs=1e-6) for r in found["rows"])
+    done(shelf, "join-new-client", "run3", "--name", "guests")
+    with Store(shelf) as store:
+        summary = store.evaluations(store.find_run("guests").id)[-1].summary
+    assert summary["participants"] == pytest.approx(good.mean(), abs=1e-6)
+    row = next(r for r in summary["rows"] if r["step"] == "joined")
+    assert row["participation_gap"] == pytest.approx(good.mean() - row["acc_mean"], abs=1e-6)
+
+
 def test_a_run_without_attackers_is_evaluated_as_before(shelf: Path) -> None:
     printed = told(shelf, "evaluate", "run2")
     assert not [key for key in printed if "benign" in key]

@@ -106,3 +106,10 @@ def test_local_is_a_reference_whatever_the_head(tmp_path: Path) -> None:
     printed = done(db, "evaluate", "run3", "--brief", "--json")
     assert {run for run, _ in shown(printed)} == {"run1", "run3"}  # fedavg-ft was trained with the other head
     assert json.loads(printed)["rows"][0]["gain_vs_local"] is not None
+
+
+def test_a_reference_may_have_been_evaluated_in_other_rounds(tmp_path: Path) -> None:
+    db = tmp_path / "r.db"
+    done(db, "train", "--method", "local", *TINY, "--eval-every", "2")
+    done(db, "train", "--method", "fedavg", *TINY)
+    assert json.loads(done(db, "evaluate", "run2", "--brief", "--json"))["rows"][0]["gain_vs_local"] is not None

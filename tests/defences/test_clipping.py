@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from attacked import attacked, defended
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from toys import random
+from toys import federation, job, play, random
 from uploads import equal, facts, judge, merge, uploads
 
 from fltk.defences.base import MIXED, Facts, weighted_sum
@@ -168,3 +170,20 @@ def test_clipping_is_measured_on_parameters_and_leaves_buffers_alone() -> None:
     out = torch.stack(list(found.rows))
     assert torch.equal(out[:, 8:], rows[:, 8:])
     torch.testing.assert_close((out - start)[:, :8].norm(dim=1), torch.full((5,), 0.1))
+
+
+def test_a_shortened_update_has_its_shortened_weight_in_the_map() -> None:
+    """p_k min(1, M / |g_k|): what was cut off stayed with the model, and the attacker's weight with it."""
+    made = attacked(job("fedavg", rounds=2, agg_weights="uniform"), "scale", {"gamma": 100}, malicious=(1,))
+    done = play(defended(made, "norm-clip"))[-1]
+    p, factor = done.state.server["p"], done.clients["clip"]
+    np.testing.assert_allclose(p, 0.25 * factor, rtol=1e-6)
+    assert factor[1] < 0.1
+    assert done.scalars["mal_weight_ratio"] < 0.5
+
+
+def test_clients_that_were_shortened_are_counted_over_all_groups() -> None:
+    made = defended(job("oracle", rounds=2, data=federation(sizes=[12] * 8, groups=[0] * 4 + [1] * 4)), "norm-clip")
+    for done in play(made):
+        assert done.scalars["clipped"] == np.sum(done.clients["clip"] < 1)
+    assert done.scalars["clipped"] == 4

@@ -7,9 +7,11 @@ import math
 
 import pytest
 import torch
-from toys import random
+from attacked import defended
+from toys import federation, job, play, random
 from uploads import equal, merge, uploads
 
+from fltk import threats
 from fltk.defences import accountant, dp_fedavg
 from fltk.defences.accountant import epsilon
 from fltk.defences.base import CLUSTERS, MIXED, ONE, weighted_sum
@@ -168,3 +170,16 @@ def test_a_round_tells_what_was_spent_up_to_it() -> None:
         assert told["epsilon"] == epsilon(1.0, 1.0, t + 1, 1e-3)
         assert told["delta"] == 1e-3
     assert merge(DPFedAvg(), rows, start).numbers["delta"] == pytest.approx(4**-1.1)
+
+
+@pytest.mark.parametrize(("share", "clients"), [(0.01, 1), (0.07, 1), (0.5, 10)])
+def test_the_mean_is_over_those_who_really_take_part(share: float, clients: int) -> None:
+    """At least one client does, and so many count, in the mean and in epsilon."""
+    twenty = federation(sizes=[12] * 20)
+    free = {"noise": 0, "clip": math.inf, "approximate": "on"}
+    plain = job("fedavg", data=twenty, rounds=1, participation=share, agg_weights="uniform")
+    private = defended(plain, "dp-fedavg", free, share=0.0)
+    assert threats.participants(private, private.task()) == clients
+    torch.testing.assert_close(
+        play(private)[-1].state.server["w"], play(plain)[-1].state.server["w"], rtol=0, atol=1e-6
+    )

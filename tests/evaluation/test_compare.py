@@ -14,6 +14,7 @@ from stored_runs import CLIENTS, add_evaluation, add_partition, add_run
 from fltk.errors import FltkError, UsageError
 from fltk.evaluation.compare import ALL_SETTINGS, SEEDS, SETTINGS, Comparison, Difference, Pairing, compare
 from fltk.evaluation.compare import CLIENTS as BY_CLIENT
+from fltk.evaluation.readings import Metric
 from fltk.evaluation.statistics import bootstrap_interval, holm
 from fltk.registry import Store
 
@@ -302,3 +303,20 @@ def test_ranks_are_over_the_settings_that_all_methods_have(store: Store) -> None
     assert "2 of 3 settings have all methods; --method without attn ranks the others over more" in table.notes
     late = compare(store, [run for run in store.runs() if run.config["partition"]["alpha"] > 0.4 and run.id != 4])
     assert late.ranks() is None and late.notes == ("0 of 2 settings have all methods, and average ranks need two",)
+
+
+@pytest.mark.parametrize(
+    ("name", "higher"),
+    [
+        ("personal_test_acc", True),
+        ("mal_weight_ratio", False),
+        ("mal_weight", False),
+        ("rejected_fpr", False),
+        ("rejected_tpr", True),
+        ("dropped", False),
+        ("epsilon", False),
+        ("personal_test_loss", False),
+    ],
+)
+def test_which_way_is_better(name: str, higher: bool) -> None:
+    assert Metric(name, "", False).higher is higher

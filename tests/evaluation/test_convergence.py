@@ -10,7 +10,7 @@ from stored_runs import add_run
 
 from fltk.errors import FltkError
 from fltk.evaluation.compare import compare
-from fltk.evaluation.convergence import first_reach
+from fltk.evaluation.convergence import courses, first_reach
 from fltk.registry import Store
 
 
@@ -33,6 +33,14 @@ def test_the_first_round_is_that_of_the_moving_average() -> None:
         assert first_reach((rounds, values), target) == expected
     assert first_reach((rounds, values), 0.71) is None
     assert first_reach((np.array([2, 4, 6]), np.array([0.9, 0.0, 0.4])), 0.2) == 6, "the window is in rounds"
+
+
+def test_the_target_does_not_care_how_often_its_run_was_evaluated(tmp_path: Path) -> None:
+    with Store(tmp_path / "r.db", create=True) as store:
+        course(store, "fedavg-ft", [0.8] * 5, every=2, eval_every=2, seed=0)
+        run = course(store, "attn", [0.7, 0.8, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9], eval_every=1, seed=0)
+        found = courses(store, [store.find_run(1), store.find_run(run)], "rounds_to_target")
+    assert found[run] == 5
 
 
 def test_rounds_bytes_and_seconds_to_the_target(tmp_path: Path) -> None:

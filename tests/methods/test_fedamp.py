@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from statistics import median
+import statistics
 
 import pytest
 import torch
 from torch import Tensor
 from toys import aggregated, final, job, made_up, models, play, random, uploads
 
+from fltk import methods
 from fltk.engine.base import Bench
-from fltk.methods.fedamp import FedAMP, squared_distances, with_self_weight
+from fltk.methods.fedamp import FedAMP, median, squared_distances, with_self_weight
 from fltk.methods.rows import mix
 
 TASK = job("fedamp").task()
@@ -45,7 +46,7 @@ def test_the_papers_weights_as_loops() -> None:
 def test_the_median_scaled_weights_as_loops() -> None:
     method, w = FedAMP(sigma=0.5, share=0.6), cohort(4)
     d = [[float((a.double() - b.double()).square().sum()) for b in w] for a in w]
-    unit = 0.5 * median(d[i][j] for i in range(4) for j in range(4) if i != j)
+    unit = 0.5 * statistics.median(d[i][j] for i in range(4) for j in range(4) if i != j)
     expected = torch.zeros(4, 4, dtype=torch.float64)
     for i in range(4):
         for j in range(4):
@@ -129,3 +130,17 @@ def test_the_map_is_the_pull_alone() -> None:
     assert done.map is not None
     assert done.map.kind == "pull"
     torch.testing.assert_close(done.map.whole(), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 8, 1000])
+def test_the_median_is_the_usual_one(count: int) -> None:
+    values = random(count)
+    assert torch.equal(median(values), values.quantile(0.5))
+
+
+def test_more_clients_than_torch_has_a_quantile_for() -> None:
+    method = methods.create("fedamp", {})
+    assert isinstance(method, FedAMP)
+    rows = random(4100, 3)
+    xi = method.attention(rows, job("fedamp").task())
+    torch.testing.assert_close(xi.sum(1), torch.ones(4100, dtype=torch.float64))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from toys import SIZES, federation, final, job, models, play
+
+from fltk.engine.base import Bench
 
 
 def test_a_client_trains_the_same_whoever_else_takes_part() -> None:
@@ -42,3 +45,16 @@ def test_nothing_is_sent() -> None:
     assert done.scalars["bytes_up"] == done.scalars["bytes_down"] == 0
     assert done.state.server["w"].numel() == 0
     assert made.method.global_model(done.state, made.task()) is None
+
+
+@pytest.mark.parametrize(("participation", "trained"), [(1.0, 8), (0.5, 4), (0.25, 2)])
+def test_a_newcomer_trains_in_as_many_rounds_as_the_others_on_average(participation: float, trained: int) -> None:
+    made = job("local", rounds=8, participation=participation, data=federation(sizes=[12] * 8))
+    state, bench = play(made)[-1].state, Bench(made)
+    rounds = int(state.last.max()) + 1
+    joined = made.method.join(state, bench.client(0), bench.trainer.at(0, 0), made.task())
+    w = made.task().w0
+    for k in range(trained):
+        w = bench.trainer.at(k * rounds // trained, 0).sgd(w, bench.client(0).train)
+    assert rounds == 8
+    assert torch.equal(joined.model, w)

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from toys import final, job, models, play, random, uploads
+from toys import federation, final, job, models, play, random, uploads
 
 from fltk.engine.base import Bench, Job
 from fltk.errors import UsageError
-from fltk.methods.base import Context, Method, State, Upload
+from fltk.methods.base import Context, Joined, Method, State, Upload
 
 
 def gradient(made: Job, w: Tensor, client: int) -> Tensor:
@@ -157,3 +157,23 @@ def test_both_variates_travel() -> None:
     layout = made.task().layout
     cost = made.method.cost(layout)
     assert cost.up == cost.down == 8 * layout.size
+
+
+def test_a_long_server_step_leaves_running_statistics_alone() -> None:
+    """Past the mean of variances it would come out below zero."""
+    sizes = {"data": federation(shape=(1, 8, 8)), "model": "resnet8-bn", "rounds": 1}
+    long, plain = (job("scaffold", {"server_lr": step}, **sizes) for step in (2.0, 1.0))
+    cut = long.task().layout.trainable
+    a, b, w0 = play(long)[-1].state.server["w"], play(plain)[-1].state.server["w"], long.task().w0
+    assert torch.equal(a[cut:], b[cut:])
+    torch.testing.assert_close(a[:cut] - w0[:cut], 2 * (b - w0)[:cut], rtol=0, atol=1e-5)
+    assert not torch.equal(b[cut:], w0[cut:])
+
+
+def test_newcomers_keep_the_servers_variate_the_mean() -> None:
+    made = job("scaffold", data=federation(sizes=(12, 23, 8)))
+    state, larger = play(made)[-1].state, job("scaffold")
+    joined = Joined(made.task().w0, made.task().w0)
+    grown = made.method.admit(state, [joined], larger.task())
+    torch.testing.assert_close(grown.server["c"], grown.client["c"].mean(0), rtol=0, atol=1e-6)
+    assert float(grown.server["c"].norm()) > 0.01
