@@ -21,7 +21,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from fltk.data.federation import ClientData
@@ -61,7 +60,7 @@ class PFedMe(Method):
         return replace(super().init(task), client={"theta": task.w0.repeat(task.n_clients, 1)})
 
     def local_update(self, down: Down, client: ClientData, trainer: Trainer) -> Upload:
-        w, theta = self._both(down.w, min(1.0, trainer.lr * self.lam), client, trainer)
+        w, theta = self._both(down.w, trainer.lr * self.lam, client, trainer)
         return Upload(w, own={"theta": theta})
 
     def _both(self, w: Tensor, reach: float, client: ClientData, trainer: Trainer) -> tuple[Tensor, Tensor]:
@@ -69,7 +68,7 @@ class PFedMe(Method):
         theta = w
         for batch in trainer.batches(client.train):
             theta = trainer.sgd(theta, batch, epochs=self.inner_steps, lr=self.personal_lr, pull=(w, self.lam))
-            w = torch.lerp(w, theta, reach)
+            w = stepped(w, theta, reach, trainer.layout.trainable)
         return w, theta
 
     def aggregate(self, state: State, uploads: Sequence[Upload], ctx: Context) -> State:

@@ -61,12 +61,12 @@ def _sparse(a: Tensor, some: slice) -> Tensor | None:
         return a[some].to_sparse_csr()
 
 
-def stepped(old: Tensor, mean: Tensor, step: float, parameters: int) -> Tensor:
-    """old + step (mean - old) in the first columns, (P,); float buffers behind them are the mean's.
+def stepped(old: Tensor, new: Tensor, step: float, parameters: int) -> Tensor:
+    """old + step (new - old) in the first columns, (P,); float buffers behind them are those of `new`.
 
     A longer step would throw a running variance below zero.
     """
-    return mean if step == 1 else torch.cat([torch.lerp(old, mean, step)[:parameters], mean[parameters:]])
+    return new if step == 1 else torch.cat([torch.lerp(old, new, step)[:parameters], new[parameters:]])
 
 
 def equal_weights(count: int) -> Tensor:

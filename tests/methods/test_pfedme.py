@@ -21,9 +21,11 @@ def slope(w: Tensor, batch: Split, hidden: int = 6) -> Tensor:
     return torch.autograd.grad(loss, w)[0]
 
 
+@pytest.mark.parametrize("lam", [3.0, 15.0])
 @pytest.mark.parametrize("step", ["fast", "autograd"])
-def test_a_round_as_loops(step: str) -> None:
-    lam, eta, own = 3.0, 0.1, 0.05
+def test_a_round_as_loops(step: str, lam: float) -> None:
+    """Also where eta lam is larger than 1."""
+    eta, own = 0.1, 0.05
     made = job("pfedme", {"lam": lam, "personal_lr": own, "inner_steps": 3}, lr=eta, step=step)
     state, bench = play(made)[-1].state, Bench(made)
     sent = uploads(made, state, ids=(1,), round=2)[0]
