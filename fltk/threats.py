@@ -98,7 +98,7 @@ def check(job: Job, task: Task) -> tuple[str, ...]:
             f"at most {max(0, guard.defence.most(n))}"
         )
     guard.check(found.name, n, task.class_head is not None)
-    if guard.defence.needs_root and not any(len(client.train) for client in job.federation.newcomers):
+    if guard.defence.needs_root and not any(len(part) for part in job.federation.held_out):
         raise UsageError(
             f"--defence {found.name} needs a clean set on the server, which is drawn from the newcomers' data: train "
             "with --newcomers 4"

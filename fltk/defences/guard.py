@@ -19,6 +19,8 @@ from fltk.train.streams import Streams
 PREFIX = "defence."
 NAMES = {ONE: "one global model", CLUSTERS: "cluster models", MIXED: "one mixed model per client"}
 
+BLANK = {"trust": 1.0, "rows": torch.nan}  # the guard's own records of clients -> what they hold of an unknown one
+
 Mean = Callable[[Sequence[Tensor], Tensor, Sequence[int]], Tensor]  # rows, weights, client ids -> one row
 
 
@@ -302,6 +304,23 @@ def rows_left(server: Mapping[str, Tensor], bank: Tensor) -> Tensor:
     """Last rows (N, P) as others may use them, from those that were sent: what the last round clipped, clipped."""
     kept = server.get(f"{PREFIX}rows")
     return bank if kept is None else torch.where(kept.isnan(), bank, kept)
+
+
+def grown(server: Mapping[str, Tensor], n: int, total: int) -> dict[str, Tensor]:
+    """The defence's tensors of the run's state when the federation grows from n to `total` clients.
+
+    Newcomers begin as everybody did: trusted, and nothing is remembered of them (rows NaN, histories 0).
+    """
+    out = {}
+    for name, tensor in server.items():
+        if not name.startswith(PREFIX):
+            continue
+        key = name.removeprefix(PREFIX)
+        if key in BLANK or (key.startswith("screen:") and tensor.shape[:1] == (n,)):
+            blank = tensor.new_full((total - n, *tensor.shape[1:]), BLANK.get(key, 0.0))
+            tensor = torch.cat([tensor, blank])
+        out[name] = tensor
+    return out
 
 
 def stacked(rows: Sequence[Tensor]) -> Tensor:

@@ -25,6 +25,7 @@ from fltk.clustering.fit import Clusters, respond
 from fltk.clustering.space import directions, principal, project
 from fltk.data.federation import ClientData
 from fltk.defences.base import CLUSTERS, weighted_sum
+from fltk.defences.guard import PREFIX
 from fltk.methods.base import Context, Down, Joined, Map, Method, State, Task, Upload, hyper, spread
 from fltk.methods.clusters import cluster_map, cluster_means
 from fltk.train.trainer import Trainer
@@ -224,7 +225,7 @@ class WarmClusters(Method):
 
     def admit(self, state: State, joined: Sequence[Joined], task: Task) -> State:
         n, new, server = len(state.last), task.n_clients - len(state.last), state.server
-        plain = replace(state, server={k: server[k] for k in ("w", "p") if k in server})
+        plain = replace(state, server={k: v for k, v in server.items() if k in ("w", "p") or k.startswith(PREFIX)})
         grown = super().admit(plain, joined, task)
         if "models" not in server:
             return grown
