@@ -72,6 +72,8 @@ class Mixture(Method):
         known = torch.nonzero(state.last >= 0).flatten()
         xi = torch.eye(ctx.task.n_clients, dtype=torch.float64)
         xi[known[:, None], known] = self.attention(of_clients(w, known), ctx.task)
+        if ctx.watch is not None:
+            ctx.watch.remember([u.client for u in uploads], ctx.watch.clipped)
         whole = ((0, w.shape[1]),)
         got = defended(xi[None], w, (whole,), ctx, lambda: list(self._targets(before, ctx.task)))
         client = {**state.client, "w": w} | ({} if got.rows is None else {"mixed": got.rows})

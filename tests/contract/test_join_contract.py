@@ -158,10 +158,14 @@ def test_those_who_were_there_keep_everything_when_others_enter(trained: tuple[J
 
 def test_newcomers_enter_with_the_model_that_they_joined_with(trained: tuple[Job, State]) -> None:
     job, state = trained
-    grown, task, larger, joined = admitted(job, state)
+    grown, _, larger, joined = admitted(job, state)
+    have_what_they_joined_with(grown, larger, joined)
+
+
+def have_what_they_joined_with(grown: Job, larger: State, joined: Sequence[Joined]) -> None:
     bench = Bench(grown)
     for i, one in enumerate(joined, start=N):
-        [w] = grown.method.personal_model(larger, [i], task)
+        [w] = grown.method.personal_model(larger, [i], bench.task)
         w = grown.method.personalise(w, bench.client(i), bench.trainer.at(0, i))
         torch.testing.assert_close(w, one.model, rtol=0, atol=1e-6)
 
@@ -228,7 +232,8 @@ def test_newcomers_enter_a_defended_run_trusted_and_unknown(
     job = make_job(name, guests, rounds=4, participation=0.75)
     job = defended(replace(job, method=CLUSTERED.get(name, job.method)), rule, DEFENDED[rule], share=0.2)
     state = play(job)[-1].state
-    grown, task, larger, _ = admitted(job, state)
+    grown, task, larger, joined = admitted(job, state)
+    have_what_they_joined_with(grown, larger, joined)
     records = {"defence.trust": 1.0, "defence.rows": torch.nan, "defence.screen:history": 0, "defence.screen:means": 0}
     for key, before in state.server.items():
         if key.startswith("defence."):
