@@ -226,6 +226,10 @@ class Watch:
             self._note("a client without a trusted peer kept its own model", "defence_kept")
         return torch.where(changed[:, None], torch.where(total > 0, free / total.clamp_min(1e-300), own), a)
 
+    def memory(self, target: str) -> bytes:
+        """What the rule remembers of a target, to be compared with that of another."""
+        return b"".join(name.encode() + tensor.numpy().tobytes() for name, tensor in sorted(self._of(target).items()))
+
     def copy(self, place: str, twin: str) -> None:
         """Give a target the state of one that is computed alike."""
         for name in self._of(twin):

@@ -130,6 +130,32 @@ def test_targets_that_share_their_products_get_what_each_gets_alone(name: str) -
         left, kept = watch.left, other.left
 
 
+def test_targets_that_have_become_alike_keep_what_each_remembers() -> None:
+    """Two targets with other models come to the same one; from then on they differ in their last updates v alone."""
+    n, d = 4, 12
+    rows, current = random(n, d, seed=1), random(n, d, seed=2)
+    a = torch.full((n, n), 1 / n, dtype=torch.float64)
+    context = Context(0, job("fedavg", data=federation(sizes=[12] * n)).task())
+    left: dict[str, torch.Tensor] = {}
+    for tau in (1e9, 0.1):
+        wary = guard("centered-clip", n, d, tau=tau)
+        watch = wary.watch(0, range(n), list(rows), list(current), torch.ones(n) / n, left)
+        models = list(current)
+        got = mixed(a[None], rows, [((0, d),)], _with(context, watch), lambda models=models: models)
+        assert got.rows is not None
+        alone = [
+            wary.watch(0, range(n), list(rows), models, torch.ones(n) / n, left).apply(
+                list(rows), a[i], list(range(n)), models[i], f"part0-client{i}", lambda r, p, ids: weighted_sum(r, p), d
+            )[0]
+            for i in range(n)
+        ]
+        torch.testing.assert_close(got.rows, torch.stack(alone), rtol=1e-5, atol=1e-6)
+        if tau > 1:
+            assert bool((got.rows == got.rows[0]).all())
+        current, left = got.rows.clone(), watch.left
+    assert not bool(torch.isclose(got.rows[1:], got.rows[0]).all(1).any())
+
+
 def _with(context: Context, watch: object) -> Context:
     return replace(context, watch=watch)
 
