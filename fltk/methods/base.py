@@ -309,6 +309,10 @@ class Method:
         w, p = ctx.combine([u.w for u in uploads], ctx.weights(ids), ids, state.server["w"])
         return self.keep(state, uploads, ctx, server={"w": w, "p": spread(p, uploads, ctx.task)})
 
+    def missed(self, state: State, round: int) -> State:
+        """The next state after a round of which no upload is left; for a method that counts rounds."""
+        return state
+
     def keep(self, state: State, uploads: Sequence[Upload], ctx: Context, server: Mapping[str, Tensor]) -> State:
         """The next state: `server` tensors replaced, and what the participants keep put into their rows."""
         client = dict(state.client)
