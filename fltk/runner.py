@@ -127,6 +127,8 @@ def _round(job: Job, engine: Engine, task: Task, state: State, t: int, undo: Und
     if faced.uploads:
         context = replace(faced.context, sums=sums, undo=undo)
         state = job.method.aggregate(state, faced.uploads, context)
+    else:
+        state = job.method.missed(state, t)
     del downs, starts, cohort, uploads  # models of all clients, for which evaluation needs the room
     faced = threats.settled(faced, job, task.n_clients)
     state = faced.remembered(state)

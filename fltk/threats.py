@@ -103,7 +103,7 @@ def check(job: Job, task: Task) -> tuple[str, ...]:
             f"--defence {found.name} does not go with this --method: clients also send {job.method.beside}, which it "
             "neither clips nor hides"
         )
-    if guard.defence.needs_root and not any(len(client.train) for client in job.federation.newcomers):
+    if guard.defence.needs_root and not any(len(part) for part in job.federation.held_out):
         raise UsageError(
             f"--defence {found.name} needs a clean set on the server, which is drawn from the newcomers' data: train "
             "with --newcomers 4"

@@ -27,10 +27,14 @@ def judged(rows: Tensor, starts: Tensor, clip: float | None, trust: bool) -> tup
     """Uploads (K, P) that came from `starts` (K, P): clipped, and their log trust (K,) from before the clipping."""
     updates = rows - starts
     found = log_trust(gram(updates, torch.zeros_like(updates[0]))) if trust else None
-    if clip is None:
-        return rows, found
-    factor = clip_factors(updates.norm(dim=1), clip)[:, None]
-    return torch.where(factor < 1, starts + factor * updates, rows), found
+    return rows if clip is None else shortened(rows, starts, clip, updates.norm(dim=1)), found
+
+
+def shortened(rows: Tensor, starts: Tensor, clip: float, norms: Tensor) -> Tensor:
+    """Rows (K, P) that came from `starts` (K, P), with updates no longer than `clip` medians of `norms` (M,)."""
+    updates = rows - starts
+    factor = clip_factors(updates.norm(dim=1), clip, norms)[:, None]
+    return torch.where(factor < 1, starts + factor * updates, rows)
 
 
 def followed(before: Mapping[str, Tensor], again: Tensor, updates: Tensor, starts: Tensor) -> dict[str, Tensor]:

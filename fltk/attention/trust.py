@@ -46,6 +46,7 @@ def _beyond(x: Tensor, limit: float) -> Tensor:
     return (x - limit).clamp_min(0)
 
 
-def clip_factors(norms: Tensor, limit: float) -> Tensor:
-    """min(1, limit median / |D_j|): norms of updates (K,) -> (K,). The median is that of all of them."""
-    return (limit * norms.quantile(0.5) / norms.clamp_min(TINY)).clamp_max(1)
+def clip_factors(norms: Tensor, limit: float, everybody: Tensor | None = None) -> Tensor:
+    """min(1, limit median / |D_j|): norms of updates (K,) -> (K,). The median is that of `everybody`."""
+    median = (norms if everybody is None else everybody).quantile(0.5)
+    return (limit * median / norms.clamp_min(TINY)).clamp_max(1)

@@ -50,6 +50,7 @@ class _Facts:
 
     bounds: Ints  # (N_all, 3, 2) first and last + 1 sample of train, val and test
     n_newcomers: int
+    held_out: Ints  # (M, 2) first and last + 1 training sample of those whom the partition has as newcomers
     groups: Tensor | None
     classes: tuple[str, ...]
     names: tuple[str, ...]
@@ -61,9 +62,11 @@ class Federation:
     """Clients and newcomers over two shared tensors.
 
     `x` (n, ...) float32 and `y` (n,) int64 hold all samples; `clients` and `newcomers` are views into them, with ids
-    0..N-1 and N..N_all-1. `groups` (N_all,) int64 are the known groups, or None. `names` (N_all) are natural owners or
-    "client 0", ...; `classes` the class names; `shape` that of one sample; `label_counts` (N_all, C) counts the
-    training parts, after label permutations; `fingerprint` is the partition's, which covers the data set's.
+    0..N-1 and N..N_all-1. `held_out` are the training parts of all whom the partition has as newcomers, also of those
+    who have entered since: what a server may take clean samples of its own from. `groups` (N_all,) int64 are the known
+    groups, or None. `names` (N_all) are natural owners or "client 0", ...; `classes` the class names; `shape` that of
+    one sample; `label_counts` (N_all, C) counts the training parts, after label permutations; `fingerprint` is the
+    partition's, which covers the data set's.
 
     Pickling keeps `x`, `y` and the bounds and makes the views anew, so that torch.multiprocessing sends both tensors as
     shared memory, and each once.
@@ -77,6 +80,7 @@ class Federation:
         n_clients = len(everyone) - facts.n_newcomers
         self.clients = tuple(everyone[:n_clients])
         self.newcomers = tuple(everyone[n_clients:])
+        self.held_out = tuple(Split(x[a:b], y[a:b]) for a, b in facts.held_out.tolist())
         self.groups = facts.groups
         self.classes = facts.classes
         self.n_classes = len(facts.classes)
@@ -204,6 +208,7 @@ def _facts(dataset: Dataset, partition: Partition, bounds: Ints, y: Tensor) -> _
     return _Facts(
         bounds,
         partition.n_newcomers,
+        bounds[partition.n_clients - partition.n_newcomers :, 0],
         None if partition.group is None else torch.from_numpy(partition.group.astype(np.int64)),
         dataset.classes,
         _names(dataset, partition),

@@ -205,7 +205,8 @@ class Defence:
     def screen(self, updates: Tensor, facts: Facts, state: Mapping[str, Tensor]) -> Screened:
         """Judge the updates (K, d) of a round, each as its sender's own.
 
-        state: what the last call returned, {} at first; records of clients are tensors (N, ...) by client id.
+        state: what the last call returned, {} at first; records of clients are tensors (N, ...) by client id, zero
+        for clients that were never judged, and nothing else has a first dimension of N.
         """
         return Screened(torch.ones(len(updates), dtype=torch.float64), state=state)
 

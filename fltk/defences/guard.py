@@ -20,6 +20,8 @@ PREFIX = "defence."
 CLIENTS = ("clipped",)  # numbers of rules that count clients
 NAMES = {ONE: "one global model", CLUSTERS: "cluster models", MIXED: "one mixed model per client"}
 
+BLANK = {"trust": 1.0, "rows": torch.nan}  # the guard's own records of clients -> what they hold of an unknown one
+
 Mean = Callable[[Sequence[Tensor], Tensor, Sequence[int]], Tensor]  # rows, weights, client ids -> one row
 
 
@@ -173,7 +175,6 @@ class Watch:
             self._enter(members, [rows[k] for k in group], refs[group] if some else refs, found)
         if guard.kind == MIXED:
             self.state["trust"] = self.trust.clone()
-            self._remember(ids, rows)
 
     def _enter(self, ids: Sequence[int], rows: Sequence[Tensor], refs: Tensor, found: Screened) -> None:
         """The verdict on a group."""
@@ -187,17 +188,24 @@ class Watch:
                 length = (before[:d] - r[:d]).double().norm().clamp_min(1e-300)
                 self.factor[i] = (after[:d] - r[:d]).double().norm() / length
 
-    def _remember(self, ids: Sequence[int], rows: Sequence[Tensor]) -> None:
-        """Last rows as others may use them; kept from the first clipped one on."""
-        if not self.clipped and "rows" not in self.state:
+    def remember(self, ids: Sequence[int], rows: Mapping[int, Tensor]) -> None:
+        """The last rows of the clients `ids` are this round's; `rows` (P,) are those of which others get another form.
+
+        The method says so, which alone knows whose upload it has kept, and as what. Kept from the first row on.
+        """
+        kept = self.state.get("rows")
+        if kept is None and not rows:
             return
-        kept = self.state.get("rows", rows[0].new_full((self.guard.n_clients, len(rows[0])), torch.nan)).clone()
-        for i, row in zip(ids, rows, strict=True):
-            kept[i] = self.clipped.get(i, row)
+        if kept is None:
+            kept = torch.full_like(next(iter(rows.values())), torch.nan).repeat(self.guard.n_clients, 1)
+        kept = kept.clone()
+        kept[list(ids)] = torch.nan
+        for i, row in rows.items():
+            kept[i] = row
         self.state["rows"] = kept
 
     def usable(self, bank: Tensor) -> Tensor | None:
-        """Last rows (N, P) as others may use them, from those that were sent; None where nothing was clipped."""
+        """Last rows (N, P) as others may use them, from those of the method; None where nothing was clipped."""
         return rows_left(self.left, bank) if "rows" in self.state else None
 
     def weigh(self, weights: Tensor, ids: Sequence[int]) -> Tensor:
@@ -224,6 +232,10 @@ class Watch:
         if bool((changed & (total[:, 0] <= 0)).any()):
             self._note("a client without a trusted peer kept its own model", "defence_kept")
         return torch.where(changed[:, None], torch.where(total > 0, free / total.clamp_min(1e-300), own), a)
+
+    def memory(self, target: str) -> bytes:
+        """What the rule remembers of a target, to be compared with that of another."""
+        return b"".join(name.encode() + tensor.numpy().tobytes() for name, tensor in sorted(self._of(target).items()))
 
     def copy(self, place: str, twin: str) -> None:
         """Give a target the state of one that is computed alike."""
@@ -309,9 +321,26 @@ def trust_left(server: Mapping[str, Tensor], n: int) -> Tensor:
 
 
 def rows_left(server: Mapping[str, Tensor], bank: Tensor) -> Tensor:
-    """Last rows (N, P) as others may use them, from those that were sent: what the last round clipped, clipped."""
+    """Last rows (N, P) as others may use them, from those of the method: what a screen has clipped, clipped."""
     kept = server.get(f"{PREFIX}rows")
     return bank if kept is None else torch.where(kept.isnan(), bank, kept)
+
+
+def grown(server: Mapping[str, Tensor], n: int, total: int) -> dict[str, Tensor]:
+    """The defence's tensors of the run's state when the federation grows from n to `total` clients.
+
+    Newcomers begin as everybody did: trusted, and nothing is remembered of them (rows NaN, histories 0).
+    """
+    out = {}
+    for name, tensor in server.items():
+        if not name.startswith(PREFIX):
+            continue
+        key = name.removeprefix(PREFIX)
+        if key in BLANK or (key.startswith("screen:") and tensor.shape[:1] == (n,)):
+            blank = tensor.new_full((total - n, *tensor.shape[1:]), BLANK.get(key, 0.0))
+            tensor = torch.cat([tensor, blank])
+        out[name] = tensor
+    return out
 
 
 def stacked(rows: Sequence[Tensor]) -> Tensor:

@@ -158,9 +158,8 @@ class Bench:
 
     @cached_property
     def root(self) -> Split:
-        """The server's clean set, drawn from the training data of newcomers, who take no part."""
-        protection = self.job.protection
-        parts = [client.train for client in self.federation.newcomers]
+        """The server's clean set, drawn from the training data of newcomers; the same when some have entered."""
+        protection, parts = self.job.protection, self.federation.held_out
         if protection is None or not parts:
             return Split(self.federation.x[:0], self.federation.y[:0])
         x, y = torch.cat([part.x for part in parts]), torch.cat([part.y for part in parts])

@@ -62,7 +62,7 @@ from fltk.methods.base import Context, Cost, Down, Joined, State, Task, Upload, 
 from fltk.methods.heads import head_shape, trained_offset, with_offset
 from fltk.methods.learned import Cohort, learned_shares, members, products, taught, teachers, told
 from fltk.methods.parts import blend
-from fltk.methods.placed import Placed, believed, fit, prototypes
+from fltk.methods.placed import Placed, believed, fit, last_mean, prototypes
 from fltk.models.layout import Layout
 from fltk.train.trainer import Trainer
 
@@ -312,7 +312,7 @@ class Attn(Banked):
         samples = torch.ones(task.n_clients) if task.uniform else task.n
         others = believed(Others(samples, self.fresh(state, round), state.server.get("trust")), state.server)
         fedavg = self.is_fedavg(round) and bool(maps.any())
-        mean = maps[:, 0] if fedavg else mean_row(others, self.gamma).expand(len(maps), -1)
+        mean = last_mean(maps, state, task) if fedavg else mean_row(others, self.gamma).expand(len(maps), -1)
         if "mixed" in state.client:  # under a defence that clips, rows of a map may sum to less than 1
             mean = mean / mean.sum(1, keepdim=True).clamp_min(1e-300)
         if not bool(mean.any()):

@@ -10,7 +10,7 @@ finite or far out of range are screened before any product touches them.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, cast
 
@@ -19,9 +19,10 @@ from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 from fltk.attention import Attention
-from fltk.attention.bank import followed, judged, layer_columns, of_clients, screen
+from fltk.attention.bank import followed, judged, layer_columns, of_clients, screen, shortened
 from fltk.data.federation import ClientData
 from fltk.defences.base import MIXED
+from fltk.defences.guard import rows_left
 from fltk.methods.base import Context, Down, Joined, Map, Method, State, Task, Upload, hyper, spread
 from fltk.methods.class_head import ClassHead
 from fltk.methods.heads import trained_offset, with_offset
@@ -157,12 +158,13 @@ class Banked(Method):
             state = replace(state, server={**state.server, "map": p.expand_as(state.server["map"]).clone()})
         else:
             state = self._attend(state, ctx)
-        return self._defended(state, before, ctx)
+        return self._defended(state, before, good, ctx)
 
-    def _defended(self, state: State, before: State, ctx: Context) -> State:
+    def _defended(self, state: State, before: State, good: Sequence[Upload], ctx: Context) -> State:
         """The state with the maps, and where these are not all, the mixtures that the round's defence leaves."""
         if ctx.watch is None:
             return state
+        ctx.watch.remember([u.client for u in good], self._for_others(before, good, ctx.watch.clipped, ctx.task))
         maps, cuts, everyone = self.maps(state), list(self.parts(ctx.task).values()), range(ctx.task.n_clients)
         got = defended(maps, state.client["bank"], cuts, ctx, lambda: self.starts(before, everyone, ctx.task))
         client = state.client if got.rows is None else {**state.client, "mixed": got.rows}
@@ -193,6 +195,21 @@ class Banked(Method):
         if "birth" in client and len(new):  # they started from theta^0
             client["birth"][new] = self.births(of_clients(client["bank"], new), state, task)
         return client, server
+
+    def _for_others(
+        self, state: State, good: Sequence[Upload], changed: Mapping[int, Tensor], task: Task
+    ) -> dict[int, Tensor]:
+        """Rows (P,) that others use of uploads which a defence has `changed`: no longer than `clip` lets the bank's be.
+
+        Of uploads that are not stored others use nothing.
+        """
+        left = {u.client: changed[u.client] for u in good if u.client in changed}
+        if self.clip is None or not left:
+            return left
+        starts, sent = torch.stack(self.starts(state, [u.client for u in good], task)), torch.stack([u.w for u in good])
+        at = [k for k, u in enumerate(good) if u.client in left]
+        short = shortened(torch.stack(list(left.values())), starts[at], self.clip, (sent - starts).norm(dim=1))
+        return dict(zip(left, short, strict=True))
 
     def _attend(self, state: State, ctx: Context) -> State:
         """Rows for every client that has a model in the bank; columns for those whose model is fresh."""
@@ -291,7 +308,8 @@ class Banked(Method):
         if "mixed" in client:
             cuts = list(self.parts(task).values())
             client["mixed"] = client["mixed"].clone()
-            client["mixed"][n:] = mix_parts(maps, client["bank"], cuts, task.class_head)[n:]
+            others = rows_left(grown.server, client["bank"])
+            client["mixed"][n:] = mix_parts(maps, others, cuts, task.class_head)[n:]
         server = {**grown.server, "map": maps.reshape_as(grown.server["map"]), "stored": stored}
         return replace(grown, server=server, client=client)
 

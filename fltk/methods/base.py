@@ -19,7 +19,7 @@ from torch import Tensor
 
 from fltk.data.federation import ClientData
 from fltk.defences.base import ONE, weighted_sum
-from fltk.defences.guard import Watch
+from fltk.defences.guard import PREFIX, Watch, grown
 from fltk.hyper import hyper as hyper
 from fltk.methods.class_head import ClassHead
 from fltk.methods.rows import average, common_rows, enlarged, equal_weights, renewed
@@ -310,6 +310,10 @@ class Method:
         w, p = ctx.combine([u.w for u in uploads], ctx.weights(ids), ids, state.server["w"])
         return self.keep(state, uploads, ctx, server={"w": w, "p": spread(p, uploads, ctx.task)})
 
+    def missed(self, state: State, round: int) -> State:
+        """The next state after a round of which no upload is left; for a method that counts rounds."""
+        return state
+
     def keep(self, state: State, uploads: Sequence[Upload], ctx: Context, server: Mapping[str, Tensor]) -> State:
         """The next state: `server` tensors replaced, and what the participants keep put into their rows."""
         client = dict(state.client)
@@ -350,10 +354,12 @@ class Method:
 
         Every tensor keeps its values in its leading block; the rest is as `init` makes it, and what newcomers keep
         (`own`, and the private columns of their models) stands in their rows. Tensors that `init` does not know
-        are filled with zeros, and each of their dimensions of N clients grows.
+        are filled with zeros, and each of their dimensions of N clients grows. A defence's grow by `guard.grown`.
         """
         n, new = len(state.last), self.init(task)
-        server = {k: enlarged(old, new.server.get(k), n, task.n_clients) for k, old in state.server.items()}
+        own = {k: old for k, old in state.server.items() if not k.startswith(PREFIX)}
+        server = {k: enlarged(old, new.server.get(k), n, task.n_clients) for k, old in own.items()}
+        server |= grown(state.server, n, task.n_clients)
         client = {k: enlarged(old, new.client.get(k), n, task.n_clients).clone() for k, old in state.client.items()}
         for i, one in enumerate(joined, start=n):
             private = {"private": task.layout.take(one.model, task.layout.rest(self.shared))}

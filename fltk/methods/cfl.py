@@ -35,6 +35,7 @@ from torch import Tensor
 from fltk.attention.tokens import cosines, gram
 from fltk.data.federation import ClientData
 from fltk.defences.base import CLUSTERS
+from fltk.defences.guard import grown
 from fltk.methods.base import Context, Down, Joined, Map, Method, State, Task, Upload, hyper
 from fltk.methods.clusters import cluster_map, cluster_means
 from fltk.train.trainer import Trainer
@@ -147,14 +148,15 @@ class CFL(Method):
         )
 
     def admit(self, state: State, joined: Sequence[Joined], task: Task) -> State:
-        server, new = state.server, task.n_clients - len(state.last)
+        server, n, new = state.server, len(state.last), task.n_clients - len(state.last)
         clusters = torch.stack([one.own["cluster"] for one in joined])
-        grown = {
+        larger = {
             "rows": torch.cat([server["rows"], server["rows"].new_zeros(len(server["rows"]), new)], 1),
             "side": torch.cat([server["side"], server["side"].new_full((len(server["side"]), new), -1)], 1),
             "cluster": torch.cat([server["cluster"], clusters]),
         }
-        return State({**server, **grown}, {}, torch.cat([state.last, state.last.new_full((new,), -1)]))
+        larger |= grown(server, n, task.n_clients)
+        return State({**server, **larger}, {}, torch.cat([state.last, state.last.new_full((new,), -1)]))
 
     def diagnostics(self, state: State, task: Task) -> dict[str, float]:
         """The two norms of the cluster whose mean update is shortest, which the thresholds are compared with."""

@@ -15,7 +15,7 @@ from fltk.defences.base import MIXED
 from fltk.defences.guard import rows_left, trust_left
 from fltk.methods.base import Context, Down, Joined, Map, Method, State, Task, Upload, hyper, pull_strength, pulled_map
 from fltk.methods.parts import defended
-from fltk.methods.rows import average, mix, renewed
+from fltk.methods.rows import average, by_trust, mix, renewed
 from fltk.train.trainer import Trainer
 from fltk.undo import Undo
 
@@ -72,6 +72,8 @@ class Mixture(Method):
         known = torch.nonzero(state.last >= 0).flatten()
         xi = torch.eye(ctx.task.n_clients, dtype=torch.float64)
         xi[known[:, None], known] = self.attention(of_clients(w, known), ctx.task)
+        if ctx.watch is not None:
+            ctx.watch.remember([u.client for u in uploads], ctx.watch.clipped)
         whole = ((0, w.shape[1]),)
         got = defended(xi[None], w, (whole,), ctx, lambda: list(self._targets(before, ctx.task)))
         client = {**state.client, "w": w} | ({} if got.rows is None else {"mixed": got.rows})
@@ -101,12 +103,12 @@ class Mixture(Method):
         head = None if task.class_head is None else task.class_head.with_client(client.train.y)
         w = trainer.sgd(task.w0, client.train)
         everyone = torch.cat([rows, w[None]])
-        xi = believed(self.attention(everyone, task)[-1], torch.cat([trust, trust.new_ones(1)]))
+        xi = by_trust(self.attention(everyone, task)[-1], torch.cat([trust, trust.new_ones(1)]))
         u = average(list(everyone), xi, ids, head)
         others = torch.zeros(task.n_clients, dtype=torch.float64)
         others[known] = xi[:-1]
         mass = float(others.sum())
-        p = believed(task.weights(ids[:-1]), trust)
+        p = by_trust(task.weights(ids[:-1]), trust)
         return Joined(
             arrival=average(list(rows), p, ids[:-1], task.class_head) if bool(p.any()) else task.w0,
             model=u,
@@ -117,11 +119,3 @@ class Mixture(Method):
             up=4 * task.layout.size,
             note="" if mass > 0 else "no client is near: its own model",
         )
-
-
-def believed(weights: Tensor, trust: Tensor) -> Tensor:
-    """Weights (K,) times trust (K,), normalised: the weights themselves under full trust, zeros where none is left."""
-    if bool((trust == 1).all()):
-        return weights
-    mass = weights * trust
-    return mass / mass.sum().clamp_min(1e-300)

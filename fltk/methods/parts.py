@@ -85,7 +85,7 @@ def defended(
 def _by_rule(
     maps: Tensor, bank: Tensor, others: Tensor, cuts: Sequence[Ranges], watch: Watch, current: Tensor
 ) -> Mixed:
-    """Every target by the rule; targets with equal weights, rows and models are computed once."""
+    """Every target by the rule; targets with equal weights, rows, models and memories are computed once."""
     out, used = current.clone(), maps.clone()
     for g, (a, cut) in enumerate(zip(maps, cuts, strict=True)):
         mine, theirs, start = columns(bank, cut), columns(others, cut), columns(current, cut)
@@ -97,8 +97,8 @@ def _by_rule(
         for i in torch.nonzero(a.any(1)).flatten().tolist():
             ids = torch.nonzero(a[i]).flatten().tolist()
             own = b"" if torch.equal(mine[i], theirs[i]) or not a[i, i] else bytes([i % 256, i // 256])
-            key = (a[i].numpy().tobytes(), start[i].numpy().tobytes(), own)
             target = f"part{g}-client{i}"
+            key = (a[i].numpy().tobytes(), start[i].numpy().tobytes(), own, watch.memory(target))
             if key in done:
                 twin, row, weights = done[key]
                 watch.copy(f"part{g}-client{twin}", target)

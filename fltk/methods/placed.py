@@ -17,7 +17,9 @@ from fltk.attention.prototypes import class_means
 from fltk.attention.tokens import TINY
 from fltk.data.federation import ClientData, Split
 from fltk.defences.guard import trust_left
+from fltk.methods.base import State, Task
 from fltk.methods.heads import head_shape
+from fltk.methods.rows import by_trust
 from fltk.models.layout import Ranges
 from fltk.train.trainer import Trainer
 
@@ -41,6 +43,21 @@ def believed(others: Others, server: Mapping[str, Tensor]) -> Others:
         return others
     log = trust.clamp_min(TINY).log()
     return replace(others, keys=others.keys & (trust > 0), trust=log if others.trust is None else others.trust + log)
+
+
+def last_mean(maps: Tensor, state: State, task: Task) -> Tensor:
+    """FedAvg's weights in the last round, (G, N), as its defence left them, from the maps (G, N, N) of that round.
+
+    Every row of the maps holds them, but under a defence client i is exempt from trust in row i.
+    """
+    stored = state.server["stored"]
+    ids = torch.nonzero(stored == stored.max()).flatten().tolist()
+    trust = trust_left(state.server, task.n_clients)[ids]
+    if bool((trust == 1).all()):
+        return maps[:, 0]
+    p = torch.zeros(task.n_clients, dtype=torch.float64)
+    p[ids] = by_trust(task.weights(ids), trust)
+    return p.expand(len(maps), -1)
 
 
 def prototypes(start: Tensor, client: ClientData, trainer: Trainer) -> Tensor:

@@ -74,6 +74,14 @@ def equal_weights(count: int) -> Tensor:
     return torch.full((count,), 1 / count, dtype=torch.float64)
 
 
+def by_trust(weights: Tensor, trust: Tensor) -> Tensor:
+    """Weights (K,) times trust (K,), normalised: the weights themselves under full trust, zeros where none is left."""
+    if bool((trust == 1).all()):
+        return weights
+    mass = weights * trust
+    return mass / mass.sum().clamp_min(1e-300)
+
+
 def common_rows(p: Tensor) -> Tensor:
     """The map (N, N) of clients that all start from the mean by weights p (N,); own models where nobody entered it."""
     n = len(p)

@@ -25,6 +25,7 @@ from fltk.clustering.fit import Clusters, respond
 from fltk.clustering.space import directions, principal, project
 from fltk.data.federation import ClientData
 from fltk.defences.base import CLUSTERS, weighted_sum
+from fltk.defences.guard import PREFIX
 from fltk.methods.base import Context, Down, Joined, Map, Method, State, Task, Upload, hyper, spread
 from fltk.methods.clusters import cluster_map, cluster_means
 from fltk.train.trainer import Trainer
@@ -66,8 +67,7 @@ class WarmClusters(Method):
         if "models" not in state.server:
             return [Down(state.server["w"]) for _ in ids]
         placed, own = placed_clients(state), self.personal_model(state, ids, task)
-        again = int(state.last.max()) + 1 if self.recluster else -1  # the round to come, counted from 0
-        probe = {"probe": everybody(state, task)} if self._due(again) else {}
+        probe = {"probe": everybody(state, task)} if self._due(coming(state)) else {}
         return [
             Down(w, server=probe) if placed[i] else Down(state.server["w"], first=True)
             for i, w in zip(ids, own, strict=True)
@@ -92,6 +92,10 @@ class WarmClusters(Method):
         models, rows = shared_means(state.server, there, ctx)
         server = {**state.server, "models": models, "rows": rows}
         return replace(state, server=self._placed(server, state.client["token"]))
+
+    def missed(self, state: State, round: int) -> State:
+        """A lost round counts: else the next ones would be taken for those before, and probes sent in the wrong one."""
+        return replace(state, server={**state.server, "missed": torch.tensor(round)}) if self.recluster else state
 
     def _due(self, round: int) -> bool:
         """Whether clients are clustered anew at the end of this round, counted from 0."""
@@ -224,7 +228,7 @@ class WarmClusters(Method):
 
     def admit(self, state: State, joined: Sequence[Joined], task: Task) -> State:
         n, new, server = len(state.last), task.n_clients - len(state.last), state.server
-        plain = replace(state, server={k: server[k] for k in ("w", "p") if k in server})
+        plain = replace(state, server={k: v for k, v in server.items() if k in ("w", "p") or k.startswith(PREFIX)})
         grown = super().admit(plain, joined, task)
         if "models" not in server:
             return grown
@@ -251,6 +255,11 @@ class WarmClusters(Method):
 def placed_clients(state: State) -> Tensor:
     """(N,) bool: clients that belong to a cluster."""
     return state.server["r"].any(1)
+
+
+def coming(state: State) -> int:
+    """The round to come, counted from 0: behind the last in which somebody was heard, and the last that was lost."""
+    return 1 + max(int(state.last.max()), int(state.server.get("missed", -1)))
 
 
 def shares_of(state: State, task: Task) -> Tensor:

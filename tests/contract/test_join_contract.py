@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -9,9 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from attacked import defended
 from toys import fingerprint, models, play
 
-from fltk import engine, partition, runner
+from fltk import engine, methods, partition, runner, threats
+from fltk.cohort import Cohort
 from fltk.config import PartitionConfig
 from fltk.data import load
 from fltk.data.federation import Federation, build
@@ -19,6 +22,7 @@ from fltk.engine.base import Bench, Job
 from fltk.engine.serial import Serial
 from fltk.evaluation.join import Newcomer, Tuning, few_shots, join_all
 from fltk.methods.base import Joined, State, Task
+from fltk.sweep.assault import refusal
 
 MakeJob = Callable[..., Job]
 N, M = 8, 2
@@ -154,10 +158,14 @@ def test_those_who_were_there_keep_everything_when_others_enter(trained: tuple[J
 
 def test_newcomers_enter_with_the_model_that_they_joined_with(trained: tuple[Job, State]) -> None:
     job, state = trained
-    grown, task, larger, joined = admitted(job, state)
+    grown, _, larger, joined = admitted(job, state)
+    have_what_they_joined_with(grown, larger, joined)
+
+
+def have_what_they_joined_with(grown: Job, larger: State, joined: Sequence[Joined]) -> None:
     bench = Bench(grown)
     for i, one in enumerate(joined, start=N):
-        [w] = grown.method.personal_model(larger, [i], task)
+        [w] = grown.method.personal_model(larger, [i], bench.task)
         w = grown.method.personalise(w, bench.client(i), bench.trainer.at(0, i))
         torch.testing.assert_close(w, one.model, rtol=0, atol=1e-6)
 
@@ -207,3 +215,61 @@ def test_fewer_shots_are_a_part_of_more(guests: Federation, make_job: MakeJob) -
         previous = now
     assert torch.equal(few.train.x, client.train.x)
     assert few_shots(client, 0, streams) is client
+
+
+# Under a defence
+
+DEFENDED = {"foolsgold": {}, "centered-clip": {"momentum": 0.9}, "fltrust": {}, "multi-krum": {}, "norm-clip": {}}
+CLUSTERED = {name: methods.create(name, {"warmup": 2, "k": 2}) for name in ("cluster-kmeans", "cluster-gmm")}
+
+
+@pytest.mark.parametrize("rule", DEFENDED)
+def test_newcomers_enter_a_defended_run_trusted_and_unknown(
+    name: str, rule: str, make_job: MakeJob, guests: Federation
+) -> None:
+    if refusal(name, rule):
+        pytest.skip(str(refusal(name, rule)))
+    job = make_job(name, guests, rounds=4, participation=0.75)
+    job = defended(replace(job, method=CLUSTERED.get(name, job.method)), rule, DEFENDED[rule], share=0.2)
+    state = play(job)[-1].state
+    grown, task, larger, joined = admitted(job, state)
+    have_what_they_joined_with(grown, larger, joined)
+    records = {"defence.trust": 1.0, "defence.rows": torch.nan, "defence.screen:history": 0, "defence.screen:means": 0}
+    for key, before in state.server.items():
+        if key.startswith("defence."):
+            now = larger.server[key]
+            assert torch.equal(now[:N].nan_to_num(), before[:N].nan_to_num()), key
+            assert now.shape == (N + M if key in records else len(before), *before.shape[1:]), key
+            if key in records:
+                blank = torch.full_like(now[N:], records[key])
+                torch.testing.assert_close(now[N:], blank, rtol=0, atol=0, equal_nan=True)
+    longer = replace(grown, train=replace(grown.train, rounds=6))
+    done = list(runner.rounds(longer, Serial(longer), resume=(4, larger), task=task))
+    assert [r.round for r in done] == [5, 6]
+    assert torch.isfinite(models(longer, done[-1].state)).all()
+    assert all(len(values) == N + M for values in done[-1].clients.values())
+
+
+def test_the_root_set_stays_when_those_enter_from_whom_it_was_drawn(make_job: MakeJob, guests: Federation) -> None:
+    job = defended(make_job("fedavg", guests), "fltrust")
+    root = Bench(job).root
+    assert len(root) == min(100, sum(len(client.train) for client in guests.newcomers))
+    few = few_shots(guests.newcomers[1], 2, job.streams())
+    for entered in ([few], [few, guests.newcomers[0]]):
+        grown = replace(job, federation=pickle.loads(pickle.dumps(guests.grown(entered))))
+        assert torch.equal(Bench(grown).root.x, root.x)
+        assert torch.equal(Bench(grown).root.y, root.y)
+
+
+def test_others_listen_to_newcomers_who_have_not_been_judged_yet(make_job: MakeJob, guests: Federation) -> None:
+    """A newcomer that is not sampled in the first round behind its entry is in the bank, and trusted like anybody."""
+    job = defended(make_job("attn", guests, rounds=2), "multi-krum", share=0.0)
+    grown, task, larger, _ = admitted(job, play(job)[-1].state)
+    ids = range(N)
+    sent = Cohort.of(grown.method, task, larger, ids, 2).trained(Serial(grown))[0]
+    downs = grown.method.downlink(larger, ids, task)
+    faced = threats.face(grown, Serial(grown), task, larger, downs, sent, 2)
+    after = grown.method.aggregate(larger, faced.uploads, faced.context)
+    free = grown.method.aggregate(larger, faced.uploads, replace(faced.context, watch=None))
+    assert torch.equal(after.server["map"], free.server["map"])
+    assert float(after.server["map"][:N, N:].sum()) > 0

@@ -9,16 +9,16 @@ import torch
 from attacked import attacked, defended
 from toys import federation, job, play, random
 
-from fltk import defences
+from fltk import defences, threats
 from fltk.attention import tokens
 from fltk.defences import base
 from fltk.defences.base import MIXED, Combined, Facts, Gram, weighted_sum
 from fltk.defences.bucketing import Bucketing
 from fltk.defences.centered_clip import CenteredClip
-from fltk.defences.guard import Guard
+from fltk.defences.guard import Guard, rows_left
 from fltk.engine.base import Bench, Job
 from fltk.methods import parts
-from fltk.methods.base import Context
+from fltk.methods.base import Context, State, Upload
 from fltk.methods.parts import defended as mixed
 from fltk.train.streams import Streams
 from fltk.train.trainer import Trainer
@@ -128,6 +128,32 @@ def test_targets_that_share_their_products_get_what_each_gets_alone(name: str) -
             torch.testing.assert_close(got.rows[i], row, rtol=1e-5, atol=1e-5)
             torch.testing.assert_close(got.maps[0, i], used, rtol=1e-6, atol=1e-9)
         left, kept = watch.left, other.left
+
+
+def test_targets_that_have_become_alike_keep_what_each_remembers() -> None:
+    """Two targets with other models come to the same one; from then on they differ in their last updates v alone."""
+    n, d = 4, 12
+    rows, current = random(n, d, seed=1), random(n, d, seed=2)
+    a = torch.full((n, n), 1 / n, dtype=torch.float64)
+    context = Context(0, job("fedavg", data=federation(sizes=[12] * n)).task())
+    left: dict[str, torch.Tensor] = {}
+    for tau in (1e9, 0.1):
+        wary = guard("centered-clip", n, d, tau=tau)
+        watch = wary.watch(0, range(n), list(rows), list(current), torch.ones(n) / n, left)
+        models = list(current)
+        got = mixed(a[None], rows, [((0, d),)], _with(context, watch), lambda models=models: models)
+        assert got.rows is not None
+        alone = [
+            wary.watch(0, range(n), list(rows), models, torch.ones(n) / n, left).apply(
+                list(rows), a[i], list(range(n)), models[i], f"part0-client{i}", lambda r, p, ids: weighted_sum(r, p), d
+            )[0]
+            for i in range(n)
+        ]
+        torch.testing.assert_close(got.rows, torch.stack(alone), rtol=1e-5, atol=1e-6)
+        if tau > 1:
+            assert bool((got.rows == got.rows[0]).all())
+        current, left = got.rows.clone(), watch.left
+    assert not bool(torch.isclose(got.rows[1:], got.rows[0]).all(1).any())
 
 
 def _with(context: Context, watch: object) -> Context:
@@ -246,3 +272,48 @@ def test_without_a_trusted_client_a_newcomer_arrives_at_the_common_start() -> No
     got = made.method.join(state, replace(GROUPS.clients[0], id=8), Bench(made).trainer.at(0, 8), task)
     assert torch.equal(got.arrival, task.w0)
     assert (got.row, got.self_weight) == (None, 1.0)
+
+
+# Rows that a defence has changed and a method stores in a form of its own, or not at all
+
+
+def test_what_others_use_is_no_longer_than_the_methods_own_clipping_allows() -> None:
+    """attn with clip=0.5 under norm-clip: others use w^_j, shortened like w_j to half the median length."""
+    made = job("attn", {"clip": 0.5}, data=GROUPS, rounds=1)
+    made = attacked(made, "scale", {"data": "none", "gamma": 4.0}, malicious=(1,))
+    free, task = play(made)[-1].state, made.task()
+    most = float((free.client["bank"] - task.w0).norm(dim=1).max())
+    for limit in (1.2, 0.5):  # what the defence leaves is longer than the method's own limit, and shorter
+        state = play(defended(made, "norm-clip", {"limit": limit * most}, share=0.0))[-1].state
+        assert torch.equal(state.client["bank"], free.client["bank"])
+        lengths = (rows_left(state.server, state.client["bank"]) - task.w0).norm(dim=1)
+        torch.testing.assert_close(lengths, torch.full((8,), min(1.0, limit) * most))
+
+
+def test_an_upload_that_the_method_rejects_is_not_remembered() -> None:
+    """Others go on with the client's last row that was stored, as the defence had left it then."""
+    made = attacked(job("attn", data=GROUPS), "scale", {"data": "none", "gamma": 60.0}, malicious=(1,), start=1)
+    before, after = (done.state for done in play(defended(made, "norm-clip", share=0.0)))
+    assert after.server["screened"].nonzero().flatten().tolist() == [1]
+    assert after.server["stored"].tolist() == [1, 0, 1, 1, 1, 1, 1, 1]
+    assert torch.equal(used_by_others(after, "bank")[1], used_by_others(before, "bank")[1])
+
+
+def used_by_others(state: State, name: str) -> torch.Tensor:
+    """Everybody's last row (N, P)."""
+    return rows_left(state.server, state.client[name])
+
+
+def test_a_row_that_is_not_clipped_any_more_is_the_methods_own() -> None:
+    made = defended(job("fedamp", data=GROUPS, rounds=1), "norm-clip", {"limit": 0.2}, share=0.0)
+    state, task, guard = play(made)[-1].state, made.task(), threats.guard_of(made, made.task())
+    assert guard is not None
+    before, ids, w = used_by_others(state, "w"), [2, 5], state.client["w"]
+    assert not torch.equal(before[ids], w[ids])
+    sent = [Upload(w[i] + 1e-4, own={"pulled": torch.tensor(0.0)}, client=i) for i in ids]
+    watch = guard.watch(1, ids, [u.w for u in sent], list(w[ids]), torch.ones(2) / 2, state.server)
+    state = made.method.aggregate(state, sent, Context(1, task, watch))
+    after = used_by_others(replace(state, server=watch.left), "w")
+    assert torch.equal(after[ids], state.client["w"][ids])
+    others = [i for i in range(8) if i not in ids]
+    assert torch.equal(after[others], before[others])

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from attacked import attacked, defended
 from torch import Tensor
 from toys import SIZES, aggregated, federation, final, job, made_up, models, play, uploads
 
@@ -204,6 +205,34 @@ def test_an_infinite_width_hands_out_fedavgs_model_bit_for_bit() -> None:
     assert torch.equal(got.arrival, average)
     assert torch.equal(got.row, TASK.weights(range(N)))
     assert (got.down, got.up) == (4 * P, 0)
+
+
+@pytest.mark.parametrize("params", [{"tau": "inf"}, {"warmup": 9}], ids=str)
+@pytest.mark.parametrize("bad", [0, 1])
+def test_a_mean_for_newcomers_exempts_nobody_from_trust(params: Params, bad: int) -> None:
+    """p_j t_j / sum of p t; row `bad` of the map alone lets client `bad` in."""
+    made = job("attn", params, federation([12, 9, 15, 8, 11, 20]), rounds=2)
+    made = defended(attacked(made, "sign-flip", {"lam": 4}, malicious=(bad,)), "multi-krum", share=0.2)
+    state, task = play(made)[-1].state, made.task()
+    trust = state.server["defence.trust"]
+    assert trust[bad] == 0 and state.server["map"][bad, bad] > 0
+    mass = task.n.double() * trust
+    got = made.method.join(state, NEW, Bench(made).trainer.at(0, 6), task)
+    assert got.row is not None
+    torch.testing.assert_close(got.row, mass / mass.sum())
+    torch.testing.assert_close(got.model, blended(mass / mass.sum(), state.client["bank"]), rtol=0, atol=1e-6)
+
+
+def test_a_mean_for_newcomers_is_that_of_the_last_rounds_participants() -> None:
+    made = defended(job("attn", {"tau": "inf"}, rounds=2), "multi-krum", share=0.0)
+    last = play(made)[-1].state
+    trust = torch.tensor([0, 0.5, 1, 1], dtype=torch.float64)
+    server = {**last.server, "stored": torch.tensor([1, 1, 0, 1]), "defence.trust": trust}
+    got = join(made, replace(last, server=server))
+    mass = TASK.n.double() * trust * torch.tensor([1, 1, 0, 1])
+    torch.testing.assert_close(got.row, mass / mass.sum())
+    nobody = {**server, "defence.trust": torch.zeros(N, dtype=torch.float64)}
+    assert torch.equal(join(made, replace(last, server=nobody)).model, TASK.w0)
 
 
 def test_before_anybody_has_a_model_there_is_the_common_start() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from attacked import attacked
 from torch import Tensor
 from toys import aggregated, federation, final, job, made_up, models, play, random, rows, uploads
 
@@ -223,6 +224,23 @@ def test_clusters_are_made_anew_from_updates_of_one_common_model() -> None:
         assert torch.equal(token, state.client["token"]) != (due or t < 2)
         if t > 0:
             assert labels(made, state) == [0, 1, 0, 1, 0, 1]
+
+
+@pytest.mark.parametrize("lost", [2, 3, 4])
+def test_a_round_whose_uploads_are_all_lost_does_not_move_the_clustering(lost: int) -> None:
+    """Rounds 3 and 5, counted from 0, are due; of a lost one nothing is left, and the others come when they are due."""
+    made = grouped("cluster-kmeans", {"recluster": 2}, rounds=6)
+    made = attacked(made, "same-value", {"value": 1e39}, malicious=range(6), start=lost, stop=lost + 1)
+    done = play(made)
+    assert [d.scalars["dropped"] for d in done] == [6.0 * (t == lost) for t in range(6)]
+    tokens = [torch.zeros_like(done[0].state.client["token"]), *(d.state.client["token"] for d in done)]
+    heard = [t for t in range(6) if not torch.equal(tokens[t], tokens[t + 1])]
+    assert heard == [t for t in (0, 1, 3, 5) if t != lost]
+    for t in (2, 3, 4, 5):
+        downs = made.method.downlink(done[t - 1].state, range(6), made.task())
+        assert all(("probe" in d.server) == (t in (3, 5)) for d in downs), "nobody trains a probe in vain"
+    stored = State.from_tensors(done[lost].state.tensors())
+    assert [d.digest for d in play(made, resume=(lost + 1, stored))] == [d.digest for d in done[lost + 1 :]]
 
 
 def test_a_clusters_number_outlives_the_clustering() -> None:
