@@ -11,7 +11,6 @@ map_group_share     a number of the last collaboration map, see `maps`
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -23,6 +22,7 @@ import numpy.typing as npt
 from fltk.errors import FltkError, UsageError
 from fltk.evaluation import metrics
 from fltk.evaluation.convergence import COURSES, courses
+from fltk.evaluation.keys import higher_is_better
 from fltk.evaluation.maps import MAPS, of_maps
 from fltk.evaluation.robustness import attackers
 from fltk.registry import EvaluationRow, RunRow, Store
@@ -43,26 +43,6 @@ EVALUATED = {
     "val_mean": "validation accuracy, mean over clients",
     "gain_vs_local": "gain against local training, mean over clients",
     "harmed": "share of clients that lose against local training",
-}
-_LOWER = {
-    "loss",
-    "error",
-    "err",
-    "mae",
-    "rmse",
-    "std",
-    "harmed",
-    "seconds",
-    "bytes",
-    "asr",
-    "drop",
-    "gap",
-    "malicious",
-    "target",
-    "mal",
-    "fpr",
-    "dropped",
-    "epsilon",
 }
 # What an evaluation stored before it could be asked for.
 _ASKED = {"deploy_prior": "0", "deploy_w": "1"}
@@ -89,7 +69,7 @@ class Metric:
     @property
     def higher(self) -> bool:
         """Whether more is better."""
-        return not _LOWER & set(re.split(r"[^a-z]+", self.name.lower()))
+        return higher_is_better(self.name)
 
     @property
     def vector(self) -> str:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from fltk.evaluation.keys import is_percent, named
 from fltk.evaluation.settings import Entry
 from fltk.plots.curves import Curve, accuracy_curves
-from fltk.plots.stored import named
 from fltk.report.content import Content, Section
 from fltk.report.figures import image, row
 from fltk.report.markup import Safe, element, joined
@@ -36,7 +36,7 @@ def _figure(content: Content, setting: str, entries: Sequence[Entry], key: str) 
             curves.append(Curve(entry.method, rounds, values))
     if not curves:
         return None
-    percent = key.endswith("_acc")
+    percent = is_percent(key)
     figure, rows = accuracy_curves(curves, y_label=named(key), percent=percent)
     last = {line["label"]: line["mean"] for line in rows}
     ends = ", ".join(f"{label} {_told(value, percent)}" for label, value in last.items())
