@@ -307,10 +307,12 @@ def attack(
 ) -> None:
     """Accuracy that attacks cost benign clients, attacks x methods, and the weight that attackers get over rounds.
 
-    RUN is a run of fltk attack; without any, all of the registry that fulfil the filters. Runs that differ in their
-    seed are averaged. A column is a method with its defence.
+    RUN is a run of fltk attack; without any, all of the registry that fulfil the filters. Runs that differ in
+    nothing but their seeds are averaged. A row is an attack and a column a method with its defence, each with the
+    settings in which runs differ.
     """
     from fltk.plots.attack import attack_figure
+    from fltk.plots.labels import attack_labels
     from fltk.plots.stored import attacked_run
     from fltk.registry import Store
 
@@ -319,8 +321,10 @@ def attack(
         clean = [r.label for r in found if r.kind != "attack"]
         if clean:
             raise UsageError(f"{clean[0]} is no attacked run; fltk attack --run {clean[0]} makes one of it")
-        drawn = [attacked_run(store, r, _column(r.method, r.config)) for r in sorted(found, key=_place)]
-    default = figure_name("attack", [r.id for r in found])
+        labels = attack_labels(sorted(found, key=_place))
+        drawn = [attacked_run(store, r, labels.names[r.id], labels.conditions[r.id]) for r in labels.runs]
+    settings.notes(labels.notes)
+    default = figure_name("attack", sorted(r.id for r in labels.runs))
     write_figure(lambda w: attack_figure(drawn, width=w), default, output, data, width)
 
 
@@ -329,11 +333,6 @@ def _place(run: RunRow) -> tuple[int, ...]:
     asked = [run.config.get(table, {}).get(key, "") for table, key in (("attack", "kind"), ("defence", "defence"))]
     known = ((METHODS, run.method), (DEFENCES, asked[1]), (ATTACKS, asked[0]))
     return tuple([*names].index(name) if name in names else -1 for names, name in known)
-
-
-def _column(method: str, config: dict[str, Any]) -> str:
-    """A method and its defence."""
-    return f"{method} + {config['defence']['defence']}" if "defence" in config else method
 
 
 for member in (embeddings, clusters, attention_gif, attention_stats):

@@ -96,7 +96,12 @@ def _wide(values: Sequence[float]) -> bool:
 
 
 def draw_curves(
-    ax: Axes, curves: Sequence[Curve], *, share: bool = False, styles: Mapping[str, int] | None = None
+    ax: Axes,
+    curves: Sequence[Curve],
+    *,
+    share: bool = False,
+    bands: bool = True,
+    styles: Mapping[str, int] | None = None,
 ) -> tuple[list[Line2D], list[str], list[Row]]:
     """The lines of `accuracy_curves` into `ax`: handles and labels for a legend, and the rows that were drawn."""
     lines = [_line(label, curves) for label in dict.fromkeys(curve.label for curve in curves)]
@@ -107,7 +112,8 @@ def draw_curves(
         # staggered, so that markers of lines that run together do not cover each other
         first = index * every // max(1, len(lines))
         handles.append(_drawn(ax, line, style, (first, every)))
-        _band(ax, line, style.color, share=share)
+        if bands:
+            _band(ax, line, style.color, share=share)
     return handles, [line.name for line in lines], [row for line in lines for row in _rows(line)]
 
 

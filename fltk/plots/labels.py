@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fltk.evaluation.settings import Entry, lines, listed
+from fltk.evaluation.settings import Entry, attack_places, lines, listed
 from fltk.registry import RunRow
 
 
@@ -45,6 +45,19 @@ def line_labels(runs: Sequence[RunRow], each: bool = False) -> Labels:
     lone = [run for run in distinct if run.id in kept and run.status != "done"]
     notes += [f"no part of a mean: {stopped(run)}" for run in lone] if len(kept) > 1 else []
     return Labels(tuple(run for run in distinct if run.id in kept), names, conditions, tuple(notes))
+
+
+def attack_labels(runs: Sequence[RunRow]) -> Labels:
+    """Attacks (`names`) and methods with their defence (`conditions`) of finished runs, as far as they differ."""
+    done = [run for run in runs if run.status == "done"]
+    places, seeds = attack_places(done), {number: entry.seeds for number, entry in lines(done).items()}
+    latest = {(places[run.id], seeds[run.id]): run.id for run in sorted(done, key=lambda run: run.id)}
+    kept = [run for run in done if run.id in set(latest.values())]
+    repeated = [run for run in done if run not in kept]
+    notes = [f"repeated runs left out, the latest counts: {listed(repeated)}"] if repeated else []
+    notes += [f"not finished, left out: {stopped(run)}" for run in runs if run.status != "done"]
+    names, conditions = ({run.id: places[run.id][side] for run in kept} for side in (0, 1))
+    return Labels(tuple(kept), names, conditions, tuple(notes))
 
 
 def stopped(run: RunRow) -> str:

@@ -89,8 +89,8 @@ def malicious_of(run: RunRow, n: int) -> Array | None:
     return np.isin(np.arange(n), attackers(run.config, n))
 
 
-def attacked_run(store: Store, run: RunRow, label: str) -> AttackedRun:
-    """What an attack did to a run; `label` is the column of its method and defence."""
+def attacked_run(store: Store, run: RunRow, attack: str, column: str) -> AttackedRun:
+    """What an attack did to a run, and what its row and column are called."""
     from fltk.evaluation.robustness import summary
 
     found = summary(run, store)
@@ -99,8 +99,7 @@ def attacked_run(store: Store, run: RunRow, label: str) -> AttackedRun:
     else:
         rounds, share = np.zeros(0, np.int64), np.zeros(0)
     drop = math.nan if found["drop"] is None else found["drop"]
-    attack = found["attack"] if found["malicious"] else None
-    return AttackedRun(attack or "no attack", label, drop, rounds, share)
+    return AttackedRun(attack, column, drop, rounds, share)
 
 
 def _parts(run: RunRow, stored: StoredMap, layer: str) -> list[str]:

@@ -168,6 +168,9 @@ def test_attackers_are_no_clients_of_a_figure(tmp_path: Path) -> None:
     rows = draw(db, tmp_path, "clients", "run1", "run2")
     clients = {name: {row["client"] for row in rows if row["label"] == name} for name in {r["label"] for r in rows}}
     assert clients == {"fedavg": set("0123"), "fedavg attack=label-flip": set("013")}
+    done(db, "attack", "--run", "run1", "--kind", "label-flip", "--attackers", "1,2")
+    cells = {row["attack"]: row["runs"] for row in draw(db, tmp_path, "attack") if row["panel"] == "drop"}
+    assert cells == {"label-flip attackers=2": "1", "label-flip attackers=1,2": "1"}, "other attackers are no seed"
 
 
 def test_a_single_client_has_no_maps_to_measure(tmp_path: Path) -> None:
