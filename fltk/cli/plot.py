@@ -266,9 +266,11 @@ def critical_difference(
 ) -> None:
     """Average ranks of methods over settings, with bars over those that do not differ (Nemenyi).
 
-    Ranks are taken by the mean over seeds, in the settings that all methods have.
+    Ranks are taken by the mean over seeds, in the settings that all methods have. Methods that never reach a target
+    (rounds_to_target, ...) come last.
     """
     from fltk.evaluation.compare import compare
+    from fltk.evaluation.readings import DERIVED
     from fltk.plots.critical_difference import critical_difference as figure
     from fltk.plots.style import COLUMN
     from fltk.registry import Store
@@ -281,8 +283,9 @@ def critical_difference(
         raise UsageError(
             "average ranks need two settings in which all of at least two methods have a value; see fltk compare"
         )
-    settings.notes(table.notes)
-    what = table.metric.name
+    settings.notes([*table.notes, *table.advice])
+    told = f": {table.metric.description}" if table.metric.source in DERIVED else ""
+    what = table.metric.name + told
     default = figure_name("critical-difference", [r.id for r in found], metric)
     write_figure(lambda w: figure(ranks, what=what, width=w or COLUMN), default, output, data, width)
 

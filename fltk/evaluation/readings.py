@@ -106,6 +106,7 @@ class Reading:
     metric: Metric
     values: Mapping[int, float]  # run -> number, finite
     notes: tuple[str, ...]
+    never: frozenset[int] = frozenset()  # runs that do not reach the target of a DERIVED number
 
 
 def read(store: Store, runs: Sequence[RunRow], name: str | None) -> Reading:
@@ -125,7 +126,8 @@ def read(store: Store, runs: Sequence[RunRow], name: str | None) -> Reading:
     values = {number: value for number, value in found.items() if value is not None and math.isfinite(value)}
     if not values:
         raise FltkError(f"--metric: none of these runs has a value of {metric.name}")
-    return Reading(metric, values, (*notes, *_missing(runs, values, metric)))
+    never = frozenset(number for number, value in found.items() if value == math.inf and metric.source in DERIVED)
+    return Reading(metric, values, (*notes, *_missing(runs, values, metric)), never)
 
 
 def choose(runs: Iterable[RunRow], evaluations: Mapping[int, EvaluationRow]) -> Metric:
