@@ -83,11 +83,15 @@ class _Config:
 
 
 def arrange(runs: Iterable[RunRow]) -> Arrangement:
-    """Rows, columns and seeds of the runs. Of runs that agree in all three the latest counts."""
+    """Rows, columns and seeds of the runs. Of runs that agree in all three the latest counts, if any is done of these."""
     ordered = sorted(runs, key=lambda run: run.id)
     keyed, found, rows = _read(ordered)
     label = {key: rows[config.variant] for key, config in found.items()}
-    latest = {(label[key], found[key].setting, seeds): run for run, key, seeds in keyed}
+    latest: dict[tuple[str, str, tuple[int, ...]], RunRow] = {}
+    for run, key, seeds in keyed:
+        place = (label[key], found[key].setting, seeds)
+        if run.status == "done" or latest.get(place, run).status != "done":
+            latest[place] = run
     entries = tuple(Entry(run, *place) for place, run in latest.items())
     kept = {run.id for run in latest.values()}
     repeated = [run for run in ordered if run.id not in kept]

@@ -104,6 +104,13 @@ def test_of_repeated_runs_the_latest_counts(store: Store) -> None:
     assert found.notes == (f"repeated runs left out, the latest counts: run{first}",)
 
 
+def test_a_repeated_run_that_failed_does_not_count(store: Store) -> None:
+    finished = add_run(store, "local")
+    add_run(store, "local", status="failed")
+    found = arranged(store)
+    assert [entry.run.id for entry in found.entries] == [finished] and "run2" in found.notes[0]
+
+
 def test_unfinished_runs_are_told(store: Store) -> None:
     add_run(store, "local", status="interrupted", rounds=9)
     assert arranged(store).notes == ("not finished: run1 (local) interrupted after round 2",)
