@@ -83,7 +83,7 @@ class _Config:
 
 
 def arrange(runs: Iterable[RunRow]) -> Arrangement:
-    """Rows, columns and seeds of the runs. Of runs that agree in all three the latest counts, if any is done of these."""
+    """Rows, columns and seeds of the runs. Of runs that agree in all three the latest counts, finished ones first."""
     ordered = sorted(runs, key=lambda run: run.id)
     keyed, found, rows = _read(ordered)
     label = {key: rows[config.variant] for key, config in found.items()}
