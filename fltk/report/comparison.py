@@ -42,7 +42,8 @@ def section(content: Content) -> Section | None:
     parts += _ranks(tables)
     parts += _differences(pairings)
     told = dict.fromkeys(note for name, made in tables.items() if name != GLOBAL for note in made.notes)
-    parts.append(items([*_unfinished(content), *(note for note in told if note not in content.trained.notes)]))
+    own = (note for note in told if note not in content.trained.notes and not note.startswith("not finished"))
+    parts.append(items([*_unfinished(content), *own]))
     return Section("comparison", "Comparison over seeds" if len(runs) > 1 else "Accuracy", joined(parts))
 
 
