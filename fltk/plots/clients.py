@@ -9,9 +9,21 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from fltk.errors import FltkError
-from fltk.plots.style import COLUMN, Array, Row, legend_above, line_styles, new_figure, paper, value_axis, whole_ticks
+from fltk.plots.style import (
+    COLUMN,
+    Array,
+    LineStyle,
+    Row,
+    legend_above,
+    line_styles,
+    new_figure,
+    paper,
+    value_axis,
+    whole_ticks,
+)
 
 FEW = 10  # clients; a tenth of fewer is none
 
@@ -52,26 +64,31 @@ def client_accuracy(
         figure = new_figure(width, 2.0)
         ax = figure.add_subplot()
         _shade_worst(ax, [len(values) for _, values in sorted_runs])
-        handles = []
-        looks = line_styles([entry.label for entry in scores], styles)
-        for index, ((_, values), style) in enumerate(zip(sorted_runs, looks, strict=True)):
-            every = max(1, len(values) // 20)
-            (handle,) = ax.plot(
-                np.arange(1, len(values) + 1),
-                values,
-                color=style.color,
-                linestyle=style.dash,
-                marker=style.marker,
-                markevery=(index * every // max(1, len(scores)), every),
-                markeredgecolor="white",
-                markeredgewidth=0.3,
-            )
-            handles.append(handle)
+        handles = _draw(ax, [values for _, values in sorted_runs], line_styles([s.label for s in scores], styles))
         value_axis(ax, y_label, percent=percent)
         ax.set_xlabel("client, from worst to best")
         whole_ticks(ax.xaxis)
         legend_above(figure, handles, _names(scores))
     return figure, [row for entry, run in zip(scores, sorted_runs, strict=True) for row in _rows(entry.label, *run)]
+
+
+def _draw(ax: Axes, lines: Sequence[Array], looks: Sequence[LineStyle]) -> list[Line2D]:
+    """Handles of the lines."""
+    handles = []
+    for index, (values, style) in enumerate(zip(lines, looks, strict=True)):
+        every = max(1, len(values) // 20)
+        (handle,) = ax.plot(
+            np.arange(1, len(values) + 1),
+            values,
+            color=style.color,
+            linestyle=style.dash,
+            marker=style.marker,
+            markevery=(index * every // max(1, len(lines)), every),  # staggered, so that no marker covers another
+            markeredgecolor="white",
+            markeredgewidth=0.3,
+        )
+        handles.append(handle)
+    return handles
 
 
 def _names(scores: Sequence[ClientScores]) -> list[str]:
