@@ -39,7 +39,8 @@ def crowd() -> Federation:
     return build(dataset, partition.make(dataset, config))
 
 
-CLIPPING = ("centered-clip", "dp-fedavg", "norm-clip", "fltrust", "signguard")  # what they cut off stays with the model that there was
+# What they cut off stays with the model that there was.
+CLIPPING = ("centered-clip", "dp-fedavg", "norm-clip", "fltrust", "signguard")
 
 
 def fine(done: RoundDone, made: Job, rule: str = "") -> None:
