@@ -182,7 +182,7 @@ def _json(pairing: Pairing, found: list[Difference] | None) -> str:
         "ties_over": pairing.tie_unit,
         "ranks": rank_row(table.ranks()),
         "differences": None if found is None else difference_rows(table, found),
-        "notes": table.notes,
+        "notes": [*table.notes, *table.advice],
     }
     return render(cell_rows(table, _ties(pairing)), [], "json", extra=extra)
 
@@ -203,7 +203,7 @@ def _table(table: Comparison, found: list[Difference] | None, percent: bool) -> 
     better = "higher" if table.metric.higher else "lower"
     title = f"{table.metric.name}{' in percent' if percent else ''}: {table.metric.description} ({better} is better)"
     text = render(rows, columns, "table", title=title)
-    notes = [f"{seeds_told(table)} *: best mean of a column.", *table.notes]
+    notes = [f"{seeds_told(table)} *: best mean of a column.", *table.notes, *table.advice]
     if ranks:
         distance = f"critical difference {ranks.critical_difference:.2f} (Nemenyi, alpha {ranks.alpha:g})"
         notes.insert(1, f"average ranks over {ranks.settings} settings: Friedman p {_p(ranks.friedman_p)}, {distance}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -52,6 +52,11 @@ class Settings:
         """One line on stderr for a person; `level` 1 needs -v, and -q silences all."""
         if self.verbosity >= level:
             click.echo(message, err=True)
+
+    def notes(self, texts: Iterable[str]) -> None:
+        """What a reader of a figure or table should know, a line each."""
+        for text in texts:
+            self.say(f"note: {text}")
 
 
 @contextmanager

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FOLDER = Path("plots")
+MOST = 4  # runs that a file's name has one by one
+LONGEST = 100  # characters of a file's name
 
 
 def figure_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -73,6 +77,23 @@ def write_figure(
     if data is not None:
         save_data(rows, data)
         click.echo(data)
+
+
+def figure_name(kind: str, runs: Sequence[int], *options: object) -> str:
+    """A file's name that tells figures of other runs and options apart: each run, or spans of many, then the options.
+
+    Options that are None were left at their default. Of very long names the end is a digest.
+    """
+    spans = [[runs[0], runs[0]]] if runs else []
+    for number in runs[1:]:
+        if len(runs) > MOST and number == spans[-1][1] + 1:
+            spans[-1][1] = number
+        else:
+            spans.append([number, number])
+    told = [f"run{first}" if first == last else f"run{first}to{last}" for first, last in spans]
+    told += [re.sub(r"[^\w.+]+", "_", str(value)) for value in options if value is not None]
+    name = "-".join([kind, *told])
+    return name if len(name) <= LONGEST else f"{name[:LONGEST]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def rounds_of(text: str | None) -> list[int] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ import click
 
 from fltk.cli.command import Option, epilog, group
 from fltk.cli.context import Settings
-from fltk.cli.figures import figure_options, rounds_of, write_figure
+from fltk.cli.figures import figure_name, figure_options, rounds_of, write_figure
 from fltk.cli.filters import filter_options, select_runs
 from fltk.cli.plot_clients import attention_gif, attention_stats, clusters, embeddings
 from fltk.errors import UsageError
@@ -17,6 +18,8 @@ from fltk.names import ATTACKS, DEFENCES, METHODS
 
 if TYPE_CHECKING:
     from fltk.registry import RunRow
+
+PERSONAL = "personal_test_acc"  # what is drawn where no other number is named
 
 
 @group(
@@ -76,7 +79,8 @@ def attention_maps(
         there = store.map_rounds(found.id)
         chosen = rounds_of(rounds) or (there[-1:] if several else spread_rounds(there))
         panels, who = map_panels(store, found, chosen, layer)
-    write_figure(lambda w: figure(panels, who, width=w or DOUBLE), f"attention-maps-run{found.id}", output, data, width)
+    default = figure_name("attention-maps", [found.id], rounds, None if layer == "whole" else layer)
+    write_figure(lambda w: figure(panels, who, width=w or DOUBLE), default, output, data, width)
 
 
 @plot.command(
@@ -86,7 +90,7 @@ def attention_maps(
 @click.argument("run", nargs=-1, required=True)
 @click.option(
     "--key",
-    default="personal_test_acc",
+    default=PERSONAL,
     cls=Option,
     section="Figure",
     help="which number of a round is drawn",
@@ -103,20 +107,25 @@ def curves(
 ) -> None:
     """Accuracy over communication rounds.
 
-    Runs of one method (and hyper-parameters) over several seeds become one line with a band of one standard deviation.
+    Runs that differ in nothing but their seeds become one line with a band of one standard deviation. One that is not
+    finished stands alone.
     """
+    from fltk.evaluation.keys import is_percent, is_share, named, scale
     from fltk.plots.curves import Curve, accuracy_curves
-    from fltk.plots.stored import labels_of, named
+    from fltk.plots.labels import line_labels
     from fltk.plots.style import COLUMN
     from fltk.registry import Store
 
     with Store(settings.db, readonly=True) as store:
-        found = [store.find_run(ref) for ref in run]
-        labels = labels_of(found)
-        lines = [Curve(labels[r.id], *store.scalars(r.id, key)[key]) for r in found]
+        labels = line_labels([store.find_run(ref) for ref in run])
+        found = [(labels.names[r.id], *store.scalars(r.id, key)[key]) for r in labels.runs]
+    lines = [Curve(name, rounds, values / scale(key)) for name, rounds, values in found]
+    settings.notes(labels.notes)
     write_figure(
-        lambda w: accuracy_curves(lines, width=w or COLUMN, y_label=named(key), percent=key.endswith("_acc")),
-        "curves-" + "-".join(f"run{r.id}" for r in found[:4]),
+        lambda w: accuracy_curves(
+            lines, width=w or COLUMN, y_label=named(key), percent=is_percent(key), share=is_share(key)
+        ),
+        figure_name("curves", [r.id for r in labels.runs], None if key == PERSONAL else key),
         output,
         data,
         width,
@@ -130,7 +139,7 @@ def curves(
 @click.argument("run", nargs=-1, required=True)
 @click.option(
     "--key",
-    default="personal_test_acc",
+    default=PERSONAL,
     cls=Option,
     section="Figure",
     help="which number of a client is drawn",
@@ -145,19 +154,29 @@ def clients(
     data: Path | None,
     width: str | None,
 ) -> None:
-    """Accuracy of every client in the last round, sorted, for one or several runs."""
-    from fltk.plots.clients import ClientScores, client_accuracy
-    from fltk.plots.stored import labels_of, named
+    """Accuracy of every client in the last round, sorted, for one or several runs.
+
+    Malicious clients are left out.
+    """
+    from fltk.evaluation.keys import higher_is_better, is_percent, named
+    from fltk.plots.clients import client_accuracy
+    from fltk.plots.labels import line_labels
+    from fltk.plots.stored import last_values
     from fltk.plots.style import COLUMN
     from fltk.registry import Store
 
     with Store(settings.db, readonly=True) as store:
-        found = [store.find_run(ref) for ref in run]
-        labels = labels_of(found, each=True)
-        scores = [ClientScores(labels[r.id], store.client_values(r.id, key)[1][-1]) for r in found]
+        labels = line_labels([store.find_run(ref) for ref in run], each=True)
+        scores = [replace(last_values(store, r, key), label=labels.names[r.id]) for r in labels.runs]
     write_figure(
-        lambda w: client_accuracy(scores, width=w or COLUMN, y_label=named(key), percent=key.endswith("_acc")),
-        "clients-" + "-".join(f"run{r.id}" for r in found[:4]),
+        lambda w: client_accuracy(
+            scores,
+            width=w or COLUMN,
+            y_label=named(key),
+            percent=is_percent(key),
+            higher=higher_is_better(key),
+        ),
+        figure_name("clients", [r.id for r in labels.runs], None if key == PERSONAL else key),
         output,
         data,
         width,
@@ -206,19 +225,21 @@ def join(
 ) -> None:
     """Accuracy of newcomers over epochs of fine-tuning, and over shots where runs have several.
 
-    RUN is a run of join-new-client. Runs of one method over several seeds become one line with a band of one standard
-    deviation. Training from scratch and FedAvg with fine-tuning have made at least as many steps at each point as the
-    method that takes the most.
+    RUN is a run of join-new-client. Runs that differ in nothing but their seeds become one line with a band of one
+    standard deviation. Training from scratch and FedAvg with fine-tuning have made at least as many steps at
+    each point as the method that takes the most. The left panel shows every epoch of fine-tuning, the right one what a
+    newcomer kept of it.
     """
     from fltk.plots.join import join_figure
-    from fltk.plots.stored import join_run, labels_of
+    from fltk.plots.labels import line_labels
+    from fltk.plots.stored import join_run
     from fltk.registry import Store
 
     with Store(settings.db, readonly=True) as store:
-        found = [store.find_run(ref, "join") for ref in run]
-        labels = labels_of(found)
-        drawn = [join_run(store, r, labels[r.id]) for r in found]
-    default = "join-" + "-".join(f"run{r.id}" for r in found[:4])
+        labels = line_labels([store.find_run(ref, "join") for ref in run])
+        drawn = [join_run(store, r, labels.names[r.id], labels.conditions[r.id]) for r in labels.runs]
+    settings.notes(labels.notes)
+    default = figure_name("join", [r.id for r in labels.runs], shots and f"shots{shots}")
     write_figure(lambda w: join_figure(drawn, shots=shots, width=w), default, output, data, width)
 
 
@@ -245,24 +266,28 @@ def critical_difference(
 ) -> None:
     """Average ranks of methods over settings, with bars over those that do not differ (Nemenyi).
 
-    Ranks are taken by the mean over seeds, in the settings that all methods have.
+    Ranks are taken by the mean over seeds, in the settings that all methods have. Methods that never reach a target
+    (rounds_to_target, ...) come last.
     """
     from fltk.evaluation.compare import compare
+    from fltk.evaluation.readings import DERIVED
     from fltk.plots.critical_difference import critical_difference as figure
     from fltk.plots.style import COLUMN
     from fltk.registry import Store
 
     with Store(settings.db, readonly=True) as store:
-        table = compare(store, select_runs(store, run, filters, kind="train", status="done"), metric)
+        found = select_runs(store, run, filters, kind="train", status="done")
+        table = compare(store, found, metric)
     ranks = table.ranks()
     if ranks is None:
         raise UsageError(
             "average ranks need two settings in which all of at least two methods have a value; see fltk compare"
         )
-    for note in table.notes:
-        settings.say(f"note: {note}")
-    what = table.metric.name
-    write_figure(lambda w: figure(ranks, what=what, width=w or COLUMN), "critical-difference", output, data, width)
+    settings.notes([*table.notes, *table.advice])
+    told = f": {table.metric.description}" if table.metric.source in DERIVED else ""
+    what = table.metric.name + told
+    default = figure_name("critical-difference", [r.id for r in found], metric)
+    write_figure(lambda w: figure(ranks, what=what, width=w or COLUMN), default, output, data, width)
 
 
 @plot.command(
@@ -285,10 +310,12 @@ def attack(
 ) -> None:
     """Accuracy that attacks cost benign clients, attacks x methods, and the weight that attackers get over rounds.
 
-    RUN is a run of fltk attack; without any, all of the registry that fulfil the filters. Runs that differ in their
-    seed are averaged. A column is a method with its defence.
+    RUN is a run of fltk attack; without any, all of the registry that fulfil the filters. Runs that differ in
+    nothing but their seeds are averaged. A row is an attack and a column a method with its defence, each with the
+    settings in which runs differ.
     """
     from fltk.plots.attack import attack_figure
+    from fltk.plots.labels import attack_labels
     from fltk.plots.stored import attacked_run
     from fltk.registry import Store
 
@@ -297,8 +324,10 @@ def attack(
         clean = [r.label for r in found if r.kind != "attack"]
         if clean:
             raise UsageError(f"{clean[0]} is no attacked run; fltk attack --run {clean[0]} makes one of it")
-        drawn = [attacked_run(store, r, _column(r.method, r.config)) for r in sorted(found, key=_place)]
-    default = "attack-" + "-".join(f"run{r.id}" for r in found[:4])
+        labels = attack_labels(sorted(found, key=_place))
+        drawn = [attacked_run(store, r, labels.names[r.id], labels.conditions[r.id]) for r in labels.runs]
+    settings.notes(labels.notes)
+    default = figure_name("attack", sorted(r.id for r in labels.runs))
     write_figure(lambda w: attack_figure(drawn, width=w), default, output, data, width)
 
 
@@ -307,11 +336,6 @@ def _place(run: RunRow) -> tuple[int, ...]:
     asked = [run.config.get(table, {}).get(key, "") for table, key in (("attack", "kind"), ("defence", "defence"))]
     known = ((METHODS, run.method), (DEFENCES, asked[1]), (ATTACKS, asked[0]))
     return tuple([*names].index(name) if name in names else -1 for names, name in known)
-
-
-def _column(method: str, config: dict[str, Any]) -> str:
-    """A method and its defence."""
-    return f"{method} + {config['defence']['defence']}" if "defence" in config else method
 
 
 for member in (embeddings, clusters, attention_gif, attention_stats):

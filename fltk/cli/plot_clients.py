@@ -9,7 +9,7 @@ import click
 
 from fltk.cli.command import Option, command
 from fltk.cli.context import Settings
-from fltk.cli.figures import FOLDER, figure_options, rounds_of, write_figure
+from fltk.cli.figures import FOLDER, figure_name, figure_options, rounds_of, write_figure
 from fltk.cli.options import Names
 from fltk.errors import UsageError
 
@@ -84,9 +84,9 @@ def embeddings(
     if tokens.note:
         settings.say(f"{found.label}: {tokens.note}")
     points = in_plane(tokens.rows, projection, found.seed)
-    write_figure(
-        lambda w: client_embeddings(points, marks, width=w or COLUMN), f"embeddings-run{found.id}", output, data, width
-    )
+    chosen = (None if token == "method" else token, None if projection == "pca" else projection)
+    name = figure_name("embeddings", [found.id], *chosen, round_ and f"round{round_}", None if newcomers else "clients")
+    write_figure(lambda w: client_embeddings(points, marks, width=w or COLUMN), name, output, data, width)
 
 
 def _marks(store: Store, run: RunRow, tokens: Tokens) -> Marks:
@@ -192,7 +192,8 @@ def attention_gif(
         found = store.find_run(run, "train")
         if output is None:
             FOLDER.mkdir(exist_ok=True)
-            output = FOLDER / f"attention-run{found.id}.gif"
+            name = figure_name("attention", [found.id], rounds, None if layer == "whole" else layer)
+            output = FOLDER / f"{name}.gif"
         check_film_path(output)
         if data is not None:
             check_data_path(data)
@@ -217,30 +218,30 @@ def attention_stats(
 ) -> None:
     """Self-weight and row entropy of the collaboration maps over the rounds.
 
-    A self-weight of 1 is local training, an entropy of 1 the same weight for everybody. Runs of one method (and
-    hyper-parameters) over several seeds become one line with a band of one standard deviation.
+    A self-weight of 1 is local training, an entropy of 1 the same weight for everybody. Runs that differ in
+    nothing but their seeds become one line with a band of one standard deviation. One that is not finished stands
+    alone.
     """
     from fltk.plots.attention_stats import attention_stats as figure
     from fltk.plots.attention_stats import map_stats
-    from fltk.plots.stored import labels_of
+    from fltk.plots.labels import line_labels
+    from fltk.plots.stored import map_rounds
     from fltk.plots.style import COLUMN
     from fltk.registry import Store
 
     with Store(settings.db, readonly=True) as store:
-        found = [store.find_run(ref, "train") for ref in run]
-        labels = labels_of(found)
+        labels = line_labels([store.find_run(ref, "train") for ref in run])
         stats = []
-        for each in found:
-            rounds = store.map_rounds(each.id)
-            if not rounds:
-                raise UsageError(f"{each.label} has no maps yet: it has finished no round")
+        for each in labels.runs:
+            rounds = map_rounds(store, each)
             maps = (
                 store.maps(each.id, [number])[0] for number in rounds
             )  # one at a time: maps of many clients are big
-            stats.append(map_stats(labels[each.id], ((m.round, m.array[0]) for m in maps)))
+            stats.append(map_stats(labels.names[each.id], ((m.round, m.array[0]) for m in maps)))
+    settings.notes(labels.notes)
     write_figure(
         lambda w: figure(stats, width=w or COLUMN),
-        "attention-stats-" + "-".join(f"run{r.id}" for r in found[:4]),
+        figure_name("attention-stats", [r.id for r in labels.runs]),
         output,
         data,
         width,

@@ -8,6 +8,7 @@ federations and not about new ones, but it has pairs enough to tell methods apar
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -41,13 +42,14 @@ class Score:
 class Cell:
     """One method in one setting: sample mean and standard deviation over seeds, NaN where unknown.
 
-    `planned` counts the seeds that any method has in this setting.
+    `planned` counts the seeds that any method has in this setting, `never` the runs that do not reach their target.
     """
 
     method: str
     setting: str
     scores: tuple[Score, ...]
     planned: int
+    never: int = 0
 
     @cached_property
     def values(self) -> Floats:
@@ -58,6 +60,11 @@ class Cell:
     def mean(self) -> float:
         """NaN for a missing cell."""
         return float(self.values.mean()) if self.scores else math.nan
+
+    @property
+    def known(self) -> bool:
+        """Whether the cell can be ranked."""
+        return bool(self.scores or self.never)
 
     @property
     def std(self) -> float:
@@ -100,7 +107,7 @@ class Comparison:
     @property
     def complete(self) -> list[str]:
         """The settings in which every method has a value."""
-        return [s for s in self.settings if all(self.cells[m, s].scores for m in self.methods)]
+        return [s for s in self.settings if all(self.cells[m, s].known for m in self.methods)]
 
     def best(self, setting: str) -> list[str]:
         """The methods with the best mean; several where means are equal, none where no method has a value."""
@@ -114,8 +121,22 @@ class Comparison:
         chosen = self.complete
         if len(chosen) < 2 or len(self.methods) < 2:
             return None
-        scores = [[self.cells[m, s].mean for m in self.methods] for s in chosen]
+        scores = [self._ranked(s) for s in chosen]
         return stats.rank_methods(self.methods, np.array(scores), higher=self.metric.higher)
+
+    def _ranked(self, setting: str) -> list[float]:
+        """What methods are ranked by: their means, and behind all of them the more runs never reach their target."""
+        cells = [self.cells[m, setting] for m in self.methods]
+        last = 1.0 + max((cell.mean for cell in cells if cell.scores), default=0.0)
+        return [last * (1 + cell.never) if cell.never else cell.mean for cell in cells]
+
+    @property
+    def advice(self) -> list[str]:
+        """What to type for ranks over more settings."""
+        lacking = [m for m in self.methods if not all(self.cells[m, s].known for s in self.settings)]
+        left_out = len(self.complete) < len(self.settings) > 1
+        others = len(self.methods) - len(lacking) > 1
+        return [f"--method without {', '.join(lacking)} ranks the others over more"] if left_out and others else []
 
 
 def compare(store: Store, runs: Sequence[RunRow], metric: str | None = None) -> Comparison:
@@ -126,13 +147,16 @@ def compare(store: Store, runs: Sequence[RunRow], metric: str | None = None) -> 
     reading = readings.read(store, [entry.run for entry in arranged.entries], metric)
     cells: dict[tuple[str, str], list[Score]] = {}
     planned: dict[str, set[Seeds]] = {}
+    never = Counter((e.method, e.setting) for e in arranged.entries if e.run.id in reading.never)
     for entry in arranged.entries:
         planned.setdefault(entry.setting, set()).add(entry.seeds)
         if entry.run.id in reading.values:
             score = Score(entry, reading.values[entry.run.id])
             cells.setdefault((entry.method, entry.setting), []).append(score)
     table = {
-        (m, s): Cell(m, s, tuple(sorted(cells.get((m, s), []), key=lambda x: x.entry.seeds)), len(planned[s]))
+        (m, s): Cell(
+            m, s, tuple(sorted(cells.get((m, s), []), key=lambda x: x.entry.seeds)), len(planned[s]), never[m, s]
+        )
         for m in arranged.methods
         for s in arranged.settings
     }
@@ -281,16 +305,12 @@ def _seed_notes(cells: Mapping[tuple[str, str], Cell]) -> list[str]:
 
 
 def _rank_notes(comparison: Comparison) -> list[str]:
-    """Who keeps settings out of the average ranks."""
-    left_out = len(comparison.settings) - len(comparison.complete)
-    if not left_out or len(comparison.settings) < 2:
+    """Over how many settings ranks are taken, where these are not all."""
+    ranked, several = len(comparison.complete), len(comparison.settings)
+    if ranked == several or several < 2:
         return []
-    lacking = [m for m in comparison.methods if not all(comparison.cells[m, s].scores for s in comparison.settings)]
-    ranked = len(comparison.complete)
-    told = f"{ranked} of {len(comparison.settings)} settings have all methods"
     need = "" if ranked > 1 else ", and average ranks need two"
-    others = len(comparison.methods) - len(lacking) > 1
-    return [told + need + (f"; --method without {', '.join(lacking)} ranks the others over more" if others else "")]
+    return [f"{ranked} of {several} settings have {comparison.metric.name} of all methods{need}"]
 
 
 def _data_notes(entries: Iterable[Entry]) -> list[str]:

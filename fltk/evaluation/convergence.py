@@ -6,12 +6,13 @@ bytes_to_target     bytes that all clients have sent and received until then
 seconds_to_target   seconds of training, averaging and evaluation until then
 
 The target is 95 % of what `fedavg-ft` ends with on the same partition, with the same seed and training set-up. A run
-that never reaches it, or has no such run among those compared, has no value. Validation data only: nothing here looks
-at test accuracy.
+that never reaches it is infinitely late; one that has no such run among those compared has no value. Validation data
+only: nothing here looks at test accuracy.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -33,7 +34,7 @@ Course = tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]  # rounds (R,), a
 
 
 def courses(store: Store, runs: Sequence[RunRow], name: str) -> dict[int, float | None]:
-    """The number `name` of each run; None where it has none."""
+    """The number `name` of each run; None where it has none, inf where it never reaches its target."""
     targets = {_conditions(run): SHARE * run.last[MEASURE] for run in runs if _is_reference(run)}
     found: dict[int, float | None] = {}
     for run in runs:
@@ -45,7 +46,8 @@ def courses(store: Store, runs: Sequence[RunRow], name: str) -> dict[int, float 
             found[run.id] = float(course[1].mean())
         else:
             reached = None if target is None else first_reach(course, target)
-            found[run.id] = None if reached is None else _price(series, name, reached)
+            late = None if target is None else math.inf
+            found[run.id] = late if reached is None else _price(series, name, reached)
     return found
 
 

@@ -11,7 +11,6 @@ map_group_share     a number of the last collaboration map, see `maps`
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -23,6 +22,7 @@ import numpy.typing as npt
 from fltk.errors import FltkError, UsageError
 from fltk.evaluation import metrics
 from fltk.evaluation.convergence import COURSES, courses
+from fltk.evaluation.keys import higher_is_better
 from fltk.evaluation.maps import MAPS, of_maps
 from fltk.evaluation.robustness import attackers
 from fltk.registry import EvaluationRow, RunRow, Store
@@ -43,26 +43,6 @@ EVALUATED = {
     "val_mean": "validation accuracy, mean over clients",
     "gain_vs_local": "gain against local training, mean over clients",
     "harmed": "share of clients that lose against local training",
-}
-_LOWER = {
-    "loss",
-    "error",
-    "err",
-    "mae",
-    "rmse",
-    "std",
-    "harmed",
-    "seconds",
-    "bytes",
-    "asr",
-    "drop",
-    "gap",
-    "malicious",
-    "target",
-    "mal",
-    "fpr",
-    "dropped",
-    "epsilon",
 }
 # What an evaluation stored before it could be asked for.
 _ASKED = {"deploy_prior": "0", "deploy_w": "1"}
@@ -89,7 +69,7 @@ class Metric:
     @property
     def higher(self) -> bool:
         """Whether more is better."""
-        return not _LOWER & set(re.split(r"[^a-z]+", self.name.lower()))
+        return higher_is_better(self.name)
 
     @property
     def vector(self) -> str:
@@ -126,6 +106,7 @@ class Reading:
     metric: Metric
     values: Mapping[int, float]  # run -> number, finite
     notes: tuple[str, ...]
+    never: frozenset[int] = frozenset()  # runs that do not reach the target of a DERIVED number
 
 
 def read(store: Store, runs: Sequence[RunRow], name: str | None) -> Reading:
@@ -145,7 +126,8 @@ def read(store: Store, runs: Sequence[RunRow], name: str | None) -> Reading:
     values = {number: value for number, value in found.items() if value is not None and math.isfinite(value)}
     if not values:
         raise FltkError(f"--metric: none of these runs has a value of {metric.name}")
-    return Reading(metric, values, (*notes, *_missing(runs, values, metric)))
+    never = frozenset(number for number, value in found.items() if value == math.inf and metric.source in DERIVED)
+    return Reading(metric, values, (*notes, *_missing(runs, values, metric)), never)
 
 
 def choose(runs: Iterable[RunRow], evaluations: Mapping[int, EvaluationRow]) -> Metric:

@@ -22,6 +22,8 @@ Array = np.ndarray[Any, Any]
 
 def attackers(config: Mapping[str, Any], n: int) -> tuple[int, ...]:
     """The malicious clients among the n of a stored configuration, ascending; none without an attack."""
+    if "attack" not in config:  # nor does it matter then whether this version knows the method
+        return ()
     found = campaign_of(RunConfig.from_dict(config), n)
     return () if found is None else found.malicious
 

@@ -35,6 +35,8 @@ BUDGET = tuple(
 )
 # Rounds between evaluations change no number that is compared; the last round is always evaluated.
 _APART = ("method", "train.eval_every")
+_HEADS = ("attack.kind", "defence.defence", "kind")  # what a table of a configuration is called by
+_IDENTITY = ("partition.dataset", "partition.scheme", "partition.alpha")
 _SHOWN = 8  # run numbers written out in a note
 
 # Seeds in a stored configuration. A quote inside a text would follow a backslash, so that only names match.
@@ -81,15 +83,15 @@ class _Config:
 
 
 def arrange(runs: Iterable[RunRow]) -> Arrangement:
-    """Rows, columns and seeds of the runs. Of runs that agree in all three the latest counts."""
+    """Rows, columns and seeds of the runs. Of runs that agree in all three the latest counts, finished ones first."""
     ordered = sorted(runs, key=lambda run: run.id)
-    keyed = [(run, *_key(run)) for run in ordered]
-    first = {key: run for run, key, _ in reversed(keyed)}
-    keys = list(dict.fromkeys(key for _, key, _ in keyed))
-    found = dict(zip(keys, _settings([_taken_apart(first[key]) for key in keys]), strict=True))
-    rows = _methods(list(found.values()))
+    keyed, found, rows = _read(ordered)
     label = {key: rows[config.variant] for key, config in found.items()}
-    latest = {(label[key], found[key].setting, seeds): run for run, key, seeds in keyed}
+    latest: dict[tuple[str, str, tuple[int, ...]], RunRow] = {}
+    for run, key, seeds in keyed:
+        place = (label[key], found[key].setting, seeds)
+        if run.status == "done" or latest.get(place, run).status != "done":
+            latest[place] = run
     entries = tuple(Entry(run, *place) for place, run in latest.items())
     kept = {run.id for run in latest.values()}
     repeated = [run for run in ordered if run.id not in kept]
@@ -107,10 +109,72 @@ def arrange(runs: Iterable[RunRow]) -> Arrangement:
     )
 
 
+def lines(runs: Iterable[RunRow]) -> dict[int, Entry]:
+    """By run: its place among the runs, repeated ones too, with the setting as short as tells lines of a figure apart.
+
+    The setting is empty where all runs share it, and names the data only where they differ.
+    """
+    keyed, found, rows = _read(sorted(runs, key=lambda run: run.id))
+    several = len({config.setting for config in found.values()}) > 1
+    same = len({_identity(config.base) for config in found.values()}) == 1
+    places = {}
+    for run, key, seeds in keyed:
+        config = found[key]
+        told = config.setting.removeprefix(_identity(config.base)).strip() if same else config.setting
+        places[run.id] = Entry(run, rows[config.variant], told if several else "", seeds)
+    return places
+
+
+def attack_places(runs: Sequence[RunRow]) -> dict[int, tuple[str, str]]:
+    """By attacked run: its attack and its method with its defence, each with the settings that tell it from others."""
+    configs = {run.id: _taken_apart(run) for run in runs}
+    named = {run.id: (_threat(run.config), _guarded(run)) for run in runs}
+    facts = {number: _attack_facts(config) for number, config in configs.items()}
+    identities = {_identity(config.base) for config in configs.values()}
+    found: list[dict[int, str]] = []
+    for side in (0, 1):
+        labels: dict[int, str] = {}
+        for name in dict.fromkeys(names[side] for names in named.values()):
+            own = {k: facts[k][side] for k, names in named.items() if names[side] == name}
+            keys = differing_keys(list(own.values()))
+            for k, fact in own.items():
+                data = [_identity(configs[k].base)] if side and len(identities) > 1 else []
+                shown = [key for key in keys if not (data and key in _IDENTITY)]
+                labels[k] = " ".join([name, *data, *_written(fact, shown)])
+        found.append(labels)
+    return {run.id: (found[0][run.id], found[1][run.id]) for run in runs}
+
+
+def _threat(config: Facts) -> str:
+    return str(config["attack"]["kind"]) if "attack" in config else "no attack"
+
+
+def _guarded(run: RunRow) -> str:
+    return f"{run.method} + {run.config['defence']['defence']}" if "defence" in run.config else run.method
+
+
+def _attack_facts(config: _Config) -> tuple[Facts, Facts]:
+    """What the rows of attacks differ in, and what the columns of methods do."""
+    whole = config.base | config.budget
+    rows = {key: value for key, value in whole.items() if key.startswith("attack")}
+    return rows, config.params | {key: value for key, value in whole.items() if key not in rows}
+
+
 def listed(runs: Sequence[RunRow]) -> str:
     """Their numbers; of many the first."""
     more = f" and {len(runs) - _SHOWN} more" if len(runs) > _SHOWN else ""
     return ", ".join(f"run{run.id}" for run in runs[:_SHOWN]) + more
+
+
+def _read(
+    ordered: Sequence[RunRow],
+) -> tuple[list[tuple[RunRow, str, tuple[int, ...]]], dict[str, _Config], dict[str, str]]:
+    """Each run with the key of its configuration and its seeds, the configuration of each key, and labels of rows."""
+    keyed = [(run, *_key(run)) for run in ordered]
+    first = {key: run for run, key, _ in reversed(keyed)}
+    keys = list(dict.fromkeys(key for _, key, _ in keyed))
+    found = dict(zip(keys, _settings([_taken_apart(first[key]) for key in keys]), strict=True))
+    return keyed, found, _methods(list(found.values()))
 
 
 def _key(run: RunRow) -> tuple[str, tuple[int, ...]]:
@@ -179,8 +243,27 @@ def _identity(base: Facts) -> str:
 
 def _labels(identity: str, settings: Mapping[str, Facts]) -> dict[str, str]:
     """Each setting's identity and what else tells it from the others of that identity."""
-    differing = differing_keys(list(settings.values()))
+    differing = _telling(list(settings.values()))
     return {key: " ".join([identity, *_written(base, differing)]) for key, base in settings.items()}
+
+
+def _telling(facts: Sequence[Facts]) -> list[str]:
+    """The keys that differ, without those that only say once more that a table is there: its name has said so."""
+    differing = differing_keys(facts)
+    constant = {key for key in differing if len({written(item[key]) for item in facts if key in item}) == 1}
+    kept: list[str] = []
+    for key in sorted(differing, key=lambda key: (key not in _HEADS, key in constant)):
+        if key not in constant or _adds(facts, kept, key):
+            kept.append(key)
+    return [key for key in differing if key in kept]
+
+
+def _adds(facts: Sequence[Facts], kept: Sequence[str], key: str) -> bool:
+    """Whether some have the key and others do not that are alike in all of `kept`."""
+    there: dict[tuple[str, ...], set[bool]] = {}
+    for item in facts:
+        there.setdefault(tuple(written(item.get(name)) for name in kept), set()).add(key in item)
+    return any(len(found) > 1 for found in there.values())
 
 
 # Rows
@@ -248,8 +331,8 @@ def differing_keys(facts: Sequence[Facts]) -> list[str]:
 
 
 def short(key: str) -> str:
-    """train.lr as one types it: lr."""
-    return key.rpartition(".")[2]
+    """train.lr as one types it: lr. The kind of an attack is the attack."""
+    return "attack" if key == "attack.kind" else key.rpartition(".")[2]
 
 
 def written(value: Any) -> str:

@@ -196,7 +196,8 @@ def _draw_map(ax: Axes, panel: MapPanel, limit: float, order: Array) -> AxesImag
 
 def panel_title(panel: MapPanel) -> str:
     """Two lines: the round and the part, the alignment."""
-    title = f"round {panel.round}" + (f", {panel.part}" if panel.part else "")
+    part = f"layer {panel.part}" if panel.part[:1].isdigit() else panel.part
+    title = f"round {panel.round}" + (f", {part}" if part else "")
     if not math.isnan(panel.alignment):
         title += f"\n$\\rho$ = {panel.alignment:.2f}".replace("-", "\u2212")
         title += "" if math.isnan(panel.p_value) else f", $p$ = {panel.p_value:.3f}"

@@ -50,7 +50,7 @@ def attention_stats(runs: Sequence[MapStats], *, width: float = COLUMN) -> tuple
             (below, "entropy", "row entropy", "equal weights"),
         ):
             found = [Curve(run.label, run.rounds, getattr(run, key)) for run in runs]
-            handles, labels, drawn = draw_curves(ax, found)
+            handles, labels, drawn = draw_curves(ax, found, share=True)
             rows += [{"measure": key, **row} for row in drawn]
             _axis(ax, name, end)
         below.set_xlabel("communication round")

@@ -6,13 +6,40 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import matplotlib
+import numpy as np
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from fltk.plots.style import PALETTE
 
-MOST = 20  # categories that have colours and a legend entry of their own
+MOST = 20  # categories that have a legend entry of their own
+NONE = "#999999"
+_SPREAD = 6  # entries of a legend of more
+
+# P. Tol's discrete rainbow without its palest: neighbours differ for colour-blind readers too, and the order is seen.
+RAINBOW = (
+    "#D1BBD7",
+    "#BA8DB4",
+    "#AA6F9E",
+    "#994F88",
+    "#882E72",
+    "#1965B0",
+    "#437DBF",
+    "#5289C7",
+    "#7BAFDE",
+    "#4EB265",
+    "#90C987",
+    "#CAE0AB",
+    "#F7F056",
+    "#F7CB45",
+    "#F4A736",
+    "#EE8026",
+    "#E65518",
+    "#DC050C",
+    "#A5170E",
+    "#72190E",
+)
 _CHARACTER = 0.058  # inches, of 7 pt
 
 
@@ -24,9 +51,12 @@ class Categories:
     colors: tuple[str, ...]
 
     @property
-    def many(self) -> bool:
-        """Too many for a legend: colours follow a scale."""
-        return len(self.values) > MOST
+    def listed(self) -> tuple[int, ...]:
+        """The values in the legend: all, or of more than it has room for some, evenly spread, with both ends."""
+        if len(self.values) <= MOST:
+            return self.values
+        places = np.linspace(0, len(self.values) - 1, _SPREAD).round().astype(int)
+        return tuple(self.values[place] for place in places)
 
     def color(self, value: int) -> str:
         """The colour of a value."""
@@ -34,15 +64,17 @@ class Categories:
 
 
 def categories(values: Sequence[int]) -> Categories:
-    """The distinct ones of `values` and their colours."""
+    """The distinct ones of `values` and their colours; what is negative, which is no category, is grey."""
     distinct = tuple(sorted(set(values)))
-    n = len(distinct)
+    n = sum(value >= 0 for value in distinct)
     if n <= len(PALETTE):
-        return Categories(distinct, PALETTE[:n])
-    if n <= MOST:
-        return Categories(distinct, tuple(to_hex(matplotlib.colormaps["tab20"](k)) for k in range(n)))
-    scale = matplotlib.colormaps["turbo"]
-    return Categories(distinct, tuple(to_hex(scale(0.02 + 0.96 * k / (n - 1))) for k in range(n)))
+        colors = PALETTE[:n]
+    elif n <= MOST:
+        colors = tuple(RAINBOW[k * (MOST - 1) // (n - 1)] for k in range(n))
+    else:
+        scale = matplotlib.colormaps["viridis"]
+        colors = tuple(to_hex(scale(k / (n - 1))) for k in range(n))
+    return Categories(distinct, (NONE,) * (len(distinct) - n) + colors)
 
 
 def square(color: str) -> Line2D:

@@ -44,9 +44,8 @@ def cluster_membership(data: Membership, *, width: float = COLUMN) -> tuple[Figu
         ax = _axes(figure, data, top)
         _cells(ax, table[:, order], np.asarray(data.rounds), found)
         _names(ax, data.groups, order)
-        shown = found.values if not found.many else (found.values[0], found.values[-1])
-        marks = [square(found.color(value)) for value in shown]
-        entries = [str(value) for value in shown]
+        marks = [square(found.color(value)) for value in found.listed]
+        entries = [str(value) for value in found.listed]
         if not np.isfinite(table).all():
             marks, entries = [*marks, square(EMPTY)], [*entries, "none"]
         legend_lines(figure, [("cluster", marks, entries)])

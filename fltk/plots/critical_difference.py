@@ -6,6 +6,7 @@ J. Demšar, "Statistical Comparisons of Classifiers over Multiple Data Sets", JM
 from __future__ import annotations
 
 import math
+import textwrap
 from dataclasses import dataclass
 
 from matplotlib.axes import Axes
@@ -18,6 +19,7 @@ from fltk.plots.style import COLUMN, Row, new_figure, paper
 _ROW = 0.15  # inches a row of labels takes
 _BAR = 0.07  # inches between bars
 _ABOVE = 0.5  # inches for the numbers of the axis and the critical difference
+_SHORTEST = 0.012  # share of the axis that a bar takes at least
 _GREY = "#666666"
 
 
@@ -39,9 +41,10 @@ def critical_difference(ranks: Ranks, *, what: str, width: float = COLUMN) -> tu
         raise FltkError("a critical difference needs two methods or more")
     groups = cliques(ranks.average, ranks.critical_difference)
     labels = _placed(ranks)
+    told = textwrap.fill(f"average rank over {ranks.settings} settings, {what}", int(width / 0.05))
     depth = _BAR * (len(groups) + 1) + _ROW * (max(label.row for label in labels) + 1)
     with paper():
-        figure = new_figure(width, _ABOVE + depth + 0.35)
+        figure = new_figure(width, _ABOVE + depth + 0.35 + 0.11 * told.count("\n"))
         ax = figure.add_subplot()
         ax.set_axis_off()
         k = len(ranks.methods)
@@ -50,18 +53,23 @@ def critical_difference(ranks: Ranks, *, what: str, width: float = COLUMN) -> tu
         _axis(ax, k)
         _distance(ax, ranks.critical_difference, k)
         for number, group in enumerate(groups, start=1):
-            ends = [ranks.average[index] for index in (group[0], group[-1])]
-            bar = ax.plot(ends, [-_BAR * number] * 2, color="black", linewidth=2.5, clip_on=False)[0]
-            bar.set_solid_capstyle("projecting")  # so that the bar of equal ranks is seen
+            ends = _ends(ranks.average[group[0]], ranks.average[group[-1]], k)
+            ax.plot(ends, [-_BAR * number] * 2, color="black", linewidth=2.5, clip_on=False)
         for label in labels:
             _label(ax, label, ranks, k, -_BAR * (len(groups) + 1) - _ROW * (label.row + 0.5))
         figure.supxlabel(
-            f"average rank over {ranks.settings} settings, {what}\ncritical difference "
+            f"{told}\ncritical difference "
             f"{ranks.critical_difference:.2f} (Nemenyi, {ranks.alpha:g}), Friedman p {_p(ranks.friedman_p)}",
             color=_GREY,
             fontsize=6.5,
         )
     return figure, _rows(ranks, groups)
+
+
+def _ends(first: float, last: float, k: int) -> tuple[float, float]:
+    """Where a bar begins and ends: one over equal ranks, which has no length, is as long as can be seen."""
+    missing = max(0.0, _SHORTEST * (k - 1) - (last - first))
+    return first - missing / 2, last + missing / 2
 
 
 def _placed(ranks: Ranks) -> list[_Label]:

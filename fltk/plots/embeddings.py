@@ -20,6 +20,8 @@ from fltk.plots.categories import Categories, categories, dot, legend_lines
 from fltk.plots.style import COLUMN, MARKERS, Array, Row, new_figure, paper
 
 LEAST = 5  # clients that t-SNE needs
+TIE = -1
+LONGEST = 12  # characters of a label that a legend has room for
 
 
 @dataclass(frozen=True)
@@ -126,9 +128,8 @@ def _shapes(clusters: Array | None) -> dict[int | None, str]:
 def _legends(
     marks: Marks, colors: Categories, shapes: dict[int | None, str]
 ) -> list[tuple[str, list[Line2D], list[str]]]:
-    shown = (colors.values[0], colors.values[-1]) if colors.many else colors.values
-    text = [marks.names.get(value, str(value)) for value in shown]
-    lines = [(marks.title, [dot(colors.color(value)) for value in shown], text)]
+    text = [marks.names.get(value, str(value)) for value in colors.listed]
+    lines = [(marks.title, [dot(colors.color(value)) for value in colors.listed], text)]
     grey = "#666666"
     if shapes:
         handles = [dot(grey, marker) for marker in shapes.values()]
@@ -150,8 +151,14 @@ def _rows(points: Points, marks: Marks) -> list[Row]:
 
 
 def kind_of(groups: Sequence[int] | None, counts: Array, classes: Sequence[str]) -> tuple[Array, str, dict[int, str]]:
-    """Colour by known group, else by the label a client has most of: (M,), a title, and names of the values."""
+    """Colour by known group, else by the label a client has most of: (M,), a title, and names of the values.
+
+    Clients that have most of several labels, or no sample, are a `TIE`. Labels have names where all are short.
+    """
     if groups is not None:
         return np.asarray(groups, np.int64), "group", {}
-    dominant = np.asarray(counts).argmax(1)
-    return dominant, "most frequent label", {k: name for k, name in enumerate(classes) if len(name) <= 12}
+    table = np.asarray(counts)
+    most = table == table.max(1, keepdims=True)
+    dominant = np.where(most.sum(1) == 1, most.argmax(1), TIE)
+    short = all(len(name) <= LONGEST for name in classes)
+    return dominant, "most frequent label", {TIE: "tie"} | (dict(enumerate(classes)) if short else {})

@@ -49,7 +49,8 @@ def map_evolution(
         image, frames = ax.get_images()[0], []
         for panel in panels:
             image.set_data(np.asarray(panel.weights, np.float64)[np.ix_(order, order)])
-            ax.set_title(panel_title(replace(panel, p_value=math.nan)), linespacing=1.25)  # p would flicker
+            # p would flicker, and set_title would put the text back over the marks of attackers
+            ax.title.set_text(panel_title(replace(panel, p_value=math.nan)))
             frames.append(_pixels(figure))
     step = round(1000 / fps)
     return Film(tuple(frames), (*[step] * (len(frames) - 1), min(HOLD * step, MOST_MS))), map_rows(

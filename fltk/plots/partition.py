@@ -12,6 +12,8 @@ from matplotlib.lines import Line2D
 from fltk.errors import FltkError
 from fltk.plots.style import COLUMN, PALETTE, Array, Row, new_figure, paper, thin_ticks
 
+SMALLEST = 0.8  # square points of a bubble
+
 
 @dataclass(frozen=True)
 class PartitionTable:
@@ -43,10 +45,11 @@ def partition_bubbles(table: PartitionTable, *, width: float = COLUMN) -> tuple[
         ax.scatter(
             [row["position"] for row in rows],
             [row["class"] for row in rows],
-            s=[row["samples"] * scale for row in rows],
+            s=[_area(row["samples"], scale) for row in rows],
             c=[_colour(table, row) for row in rows],
             linewidths=0,
             alpha=0.85,
+            clip_on=False,
         )
         _axes(ax, table, order, width, height)
         if table.groups is not None:
@@ -92,10 +95,19 @@ def _area_per_sample(table: PartitionTable, width: float, height: float) -> floa
     """Square points per sample: the largest bubble fills its cell, or more where cells are tiny."""
     counts = np.asarray(table.counts)
     n, n_classes = counts.shape
-    margin = 1.0 + 0.058 * max(len(name) for name in table.classes)  # inches: label names and the legend
-    cell_width, cell_height = 72 * (width - margin) / n, 72 * (height - 0.9) / n_classes
+    cell_width, cell_height = 72 * _room(table, width) / n, 72 * (height - 0.9) / n_classes
     diameter = min(1.05 * cell_height, max(cell_width, 5.0))
     return float(diameter**2 / counts.max())
+
+
+def _area(samples: int, scale: float) -> float:
+    """Square points of a bubble; the smallest are larger than in proportion, so that none vanishes."""
+    return max(samples * scale, SMALLEST)
+
+
+def _room(table: PartitionTable, width: float) -> float:
+    """Inches that label names and the legend leave to the clients."""
+    return max(0.8, width - 1.0 - 0.058 * max(len(name) for name in table.classes))
 
 
 def _colour(table: PartitionTable, row: Row) -> str:
@@ -107,9 +119,10 @@ def _axes(ax: Axes, table: PartitionTable, order: Array, width: float, height: f
     ids = order if table.ids is None else np.asarray(table.ids)[order]
     names = [str(int(i)) for i in ids]
     room = 0.07 + 0.062 * max(len(name) for name in names)  # inches that a client's name takes
-    thin_ticks(ax.xaxis, names, int((width - 1.0) / room))
+    thin_ticks(ax.xaxis, names, int(_room(table, width) / room))
     thin_ticks(ax.yaxis, list(table.classes), int((height - 0.8) / 0.105))
-    ax.set_xlim(-0.8, n - 0.2)
+    radius = 2.5 * n / (72 * _room(table, width))  # of the largest bubbles, in clients, where these are many
+    ax.set_xlim(-0.2 - max(0.6, radius), n - 0.8 + max(0.6, radius))
     ax.set_ylim(-0.8, n_classes - 0.2)
     ax.set_xlabel("client")
     ax.set_ylabel("label")
@@ -155,7 +168,7 @@ def _size_legend(figure: Figure, largest: int, scale: float) -> None:
             marker="o",
             color="#555555",
             markeredgewidth=0,
-            markersize=(v * scale) ** 0.5,
+            markersize=_area(v, scale) ** 0.5,
         )
         for v in values
     ]

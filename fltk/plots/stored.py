@@ -13,6 +13,7 @@ from fltk.evaluation.maps import size_prior
 from fltk.evaluation.metrics import attention_alignment, label_similarity
 from fltk.plots.attack import AttackedRun
 from fltk.plots.attention_maps import Clients, MapPanel
+from fltk.plots.clients import ClientScores
 from fltk.plots.join import JoinRun
 from fltk.plots.partition import PartitionTable
 from fltk.plots.style import Array
@@ -46,13 +47,10 @@ def partition_table(summary: dict[str, Any]) -> PartitionTable:
 
 def map_panels(store: Store, run: RunRow, rounds: Sequence[int], layer: str) -> tuple[list[MapPanel], Clients]:
     """The run's maps of these rounds and parts (by name, separated by commas, or all), and what is known of clients."""
+    map_rounds(store, run)
     stored = store.maps(run.id, rounds)
-    if not stored:
-        raise UsageError(f"{run.label} has no maps yet: it has finished no round")
     summary = summary_of(store, run)
     counts = np.array(summary["label_counts"])[: summary["clients"]]
-    if len(counts) < 2:
-        raise UsageError(f"{run.label} has a single client: there is nobody to learn from and no map to draw")
     similarity = label_similarity(counts)
     panels = []
     for part in _parts(run, stored[0], layer):
@@ -61,6 +59,25 @@ def map_panels(store: Store, run: RunRow, rounds: Sequence[int], layer: str) -> 
             fit = attention_alignment(weights, similarity, prior=size_prior(run, counts))
             panels.append(MapPanel(m.round, weights, fit.spearman, fit.p_value, "" if part == "whole" else part))
     return panels, Clients(similarity, groups_of(summary, len(counts)), malicious_of(run, len(counts)))
+
+
+def map_rounds(store: Store, run: RunRow) -> list[int]:
+    """The rounds that have a map to draw. UsageError where there is none."""
+    if run.config["partition"]["clients"] == 1:
+        raise UsageError(f"{run.label} has a single client: there is nobody to learn from and no map to draw")
+    found = store.map_rounds(run.id)
+    if not found:
+        raise UsageError(f"{run.label} has no maps yet: it has finished no round")
+    return list(found)
+
+
+def last_values(store: Store, run: RunRow, key: str) -> ClientScores:
+    """The last stored values of its clients, without malicious ones; the label tells how many these are."""
+    rounds, values = store.client_values(run.id, key)
+    bad = malicious_of(run, values.shape[1])
+    if bad is None:
+        return ClientScores("", values[-1], round=int(rounds[-1]))
+    return ClientScores("", np.where(bad, np.nan, values[-1]), round=int(rounds[-1]), malicious=int(bad.sum()))
 
 
 def malicious_of(run: RunRow, n: int) -> Array | None:
@@ -72,8 +89,8 @@ def malicious_of(run: RunRow, n: int) -> Array | None:
     return np.isin(np.arange(n), attackers(run.config, n))
 
 
-def attacked_run(store: Store, run: RunRow, label: str) -> AttackedRun:
-    """What an attack did to a run; `label` is the column of its method and defence."""
+def attacked_run(store: Store, run: RunRow, attack: str, column: str) -> AttackedRun:
+    """What an attack did to a run, and what its row and column are called."""
     from fltk.evaluation.robustness import summary
 
     found = summary(run, store)
@@ -82,8 +99,7 @@ def attacked_run(store: Store, run: RunRow, label: str) -> AttackedRun:
     else:
         rounds, share = np.zeros(0, np.int64), np.zeros(0)
     drop = math.nan if found["drop"] is None else found["drop"]
-    attack = found["attack"] if found["malicious"] else None
-    return AttackedRun(attack or "no attack", label, drop, rounds, share)
+    return AttackedRun(attack, column, drop, rounds, share)
 
 
 def _parts(run: RunRow, stored: StoredMap, layer: str) -> list[str]:
@@ -97,8 +113,8 @@ def _parts(run: RunRow, stored: StoredMap, layer: str) -> list[str]:
     return names
 
 
-def join_run(store: Store, run: RunRow, label: str) -> JoinRun:
-    """What `fltk join-new-client` stored of a run."""
+def join_run(store: Store, run: RunRow, label: str, condition: str = "") -> JoinRun:
+    """What `fltk join-new-client` stored of a run; `condition` is its setting where runs have several."""
     stored = store.evaluations(run.id)
     if not stored:
         raise UsageError(f"{run.label} was stopped before its newcomers had joined: there is nothing to draw")
@@ -110,27 +126,5 @@ def join_run(store: Store, run: RunRow, label: str) -> JoinRun:
         {step: arrays[f"{step}_test_acc"] for step in JOIN_STEPS},
         {step: arrays[f"curve_{step}_test_acc"] for step in ("tuned", "scratch", "fedavg_ft")},
         float(arrays["join_epochs"].max()),
+        condition,
     )
-
-
-def named(key: str) -> str:
-    """`personal_test_acc` as a person would say it."""
-    return key.replace("_acc", "_accuracy").replace("_", " ")
-
-
-def labels_of(runs: Sequence[RunRow], each: bool = False) -> dict[int, str]:
-    """Names of the lines: the method, and what else tells runs apart (the run number only where each is a line)."""
-
-    def label(run: RunRow, *, long: bool) -> str:
-        partition = run.config["partition"]
-        parts = [run.method, *(f"{k}={v}" for k, v in run.set_params.items())]
-        if len({str({**r.config["partition"], "partition_seed": 0}) for r in runs}) > 1:
-            scheme = partition["scheme"]
-            parts.append(
-                f"{partition['dataset']} {scheme}" + (f" {partition['alpha']:g}" if "dirichlet" in scheme else "")
-            )
-        return " ".join(parts) + (f" (run{run.id})" if long else "")
-
-    short = {run.id: label(run, long=False) for run in runs}
-    twice = {text for text in short.values() if list(short.values()).count(text) > 1}
-    return {run.id: label(run, long=each and short[run.id] in twice) for run in runs}

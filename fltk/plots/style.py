@@ -5,6 +5,8 @@ Figures are built from `Figure` objects inside `paper()`; pyplot and its global 
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedFormatter, FixedLocator, PercentFormatter
+from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, PercentFormatter
 
 Array = npt.NDArray[Any]
 Row = dict[str, Any]
@@ -29,6 +31,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "p")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)), (0, (3, 3)))
 ALERT = "#D55E00"
 EMPTY = "#d9d9d9"  # a cell without a value
+_CHARACTER, _HANDLE = 0.058, 0.42  # inches, of a legend's 7 pt and of its line with the gap behind
 
 _RC: dict[str, Any] = {
     "font.family": "sans-serif",
@@ -97,6 +100,18 @@ def line_style(index: int) -> LineStyle:
     return LineStyle(PALETTE[index % len(PALETTE)], MARKERS[index % len(MARKERS)], DASHES[index % len(DASHES)])
 
 
+def line_styles(labels: Sequence[str], places: Mapping[str, int] | None = None) -> list[LineStyle]:
+    """A style for each label, in their order, or at its place where that is known, so that figures of a page agree."""
+    places = places or {}
+    free = iter(range(max(places.values(), default=-1) + 1, len(places) + len(labels) + 1))
+    return [line_style(places[label] if label in places else next(free)) for label in labels]
+
+
+def whole_ticks(axis: Axis) -> None:
+    """Ticks at whole numbers, a single one where there is no more."""
+    axis.set_major_locator(MaxNLocator(8, integer=True, steps=[1, 2, 5, 10], min_n_ticks=1))
+
+
 def thin_ticks(axis: Axis, labels: list[str], most: int) -> None:
     """Ticks at 0..len(labels)-1 with every k-th label only, so that at most `most` are written."""
     steps = (factor * 10**power for power in range(9) for factor in (1, 2, 5))
@@ -115,10 +130,17 @@ def value_axis(ax: Axes, label: str, *, percent: bool) -> None:
 
 
 def legend_above(figure: Figure, handles: list[Any], labels: list[str]) -> None:
-    """A legend over the axes in as many columns as fit the figure's width; the figure grows by its height."""
+    """A legend over the axes in as many columns as fit the figure's width; the figure grows by its height.
+
+    Labels that are wider than the figure go on in another line.
+    """
     width, height = figure.get_size_inches()
-    widest = max(len(label) for label in labels) * 0.058 + 0.42  # inches: characters of 7 pt and the handle
+    room = max(12, int((width - _HANDLE) / _CHARACTER))
+    labels = [textwrap.fill(label, room, break_long_words=True) for label in labels]
+    widest = max(len(line) for label in labels for line in label.split("\n")) * _CHARACTER + _HANDLE
     columns = max(1, min(len(labels), int(width / widest)))
     rows = -(-len(labels) // columns)
-    figure.set_size_inches(width, height + 0.15 * rows)
-    figure.legend(handles, labels, loc="outside upper center", ncols=-(-len(labels) // rows))
+    columns = -(-len(labels) // rows)
+    lines = max(sum(1 + label.count("\n") for label in labels[k : k + rows]) for k in range(0, len(labels), rows))
+    figure.set_size_inches(width, height + 0.15 * lines)
+    figure.legend(handles, labels, loc="outside upper center", ncols=columns)

@@ -9,6 +9,9 @@ import numpy as np
 from fltk.evaluation.readings import Floats, Metric, choose, client_values
 from fltk.evaluation.settings import Entry
 from fltk.plots.clients import ClientScores, client_accuracy
+from fltk.plots.labels import own_line
+from fltk.plots.stored import malicious_of
+from fltk.plots.style import Array
 from fltk.report.content import Content, Section
 from fltk.report.figures import image, row
 from fltk.report.markup import Safe, element, folded, joined, number, numbers, table, words
@@ -28,23 +31,33 @@ def section(content: Content) -> Section | None:
     for setting, entries in content.by_setting(content.trained):
         own = [entry for entry in entries if entry.run.id in values and entry.run.id in first]
         if own:
-            parts += [element("h3", setting), *_setting(setting, own, values, metric)]
+            parts += [element("h3", setting), *_setting(content, setting, own, values, metric)]
     return Section("clients", "Clients", joined(parts)) if parts else None
 
 
-def _setting(setting: str, own: Sequence[Entry], values: dict[int, Floats], metric: Metric) -> list[Safe]:
+def _setting(
+    content: Content, setting: str, own: Sequence[Entry], values: dict[int, Floats], metric: Metric
+) -> list[Safe]:
     what = f"Test accuracy of the {metric.source} model" if metric.evaluated else "Personal test accuracy, last round"
-    scores = [ClientScores(entry.method, values[entry.run.id]) for entry in own]
-    figure, _ = client_accuracy(scores)
+    bad = {entry.run.id: malicious_of(entry.run, values[entry.run.id].size) for entry in own}
+    scores = [_scores(entry, values[entry.run.id], bad[entry.run.id]) for entry in own]
+    figure, _ = client_accuracy(scores, styles=content.styles)
     runs = ", ".join(f"{entry.method} run{entry.run.id}" for entry in own)
     alt = f"Accuracy of every client from worst to best, {setting}: {runs}."
+    left_out = " Malicious clients are left out." if any(found is not None for found in bad.values()) else ""
     heads = [*words("Method", "Run"), *numbers(*QUANTILES)]
     rows = [[entry.method, f"run{entry.run.id}", *_quantiles(values[entry.run.id])] for entry in own]
     made = [
-        row(image(figure, alt, f"{what}; each method's clients sorted on their own, its lowest seed.")),
+        row(image(figure, alt, f"{what}; each method's clients sorted on their own, its lowest seed.{left_out}")),
         table(f"{setting}: distribution over clients (%)", heads, rows),
     ]
     return [*made, *_each(setting, own, values)]
+
+
+def _scores(entry: Entry, values: Floats, bad: Array | None) -> ClientScores:
+    """The clients of a run, which is called by its method, and by how far it came where it is not finished."""
+    count = 0 if bad is None else int(bad.sum())
+    return ClientScores(own_line(entry.method, entry.run), values, malicious=count)
 
 
 def _quantiles(values: Floats) -> list[Safe]:

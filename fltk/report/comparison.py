@@ -10,6 +10,7 @@ from fltk.evaluation.readings import DEPLOYED, FALLBACK
 from fltk.evaluation.statistics import ALPHA, least_p
 from fltk.export.comparison import INTERVAL, TEST, seeds_told
 from fltk.plots.critical_difference import critical_difference
+from fltk.plots.labels import stopped
 from fltk.registry import RunRow, Store
 from fltk.report.content import Content, Section
 from fltk.report.figures import image, row
@@ -28,7 +29,7 @@ REFERENCES = ("fedavg-ft", "fedavg", "local")
 
 def section(content: Content) -> Section | None:
     """One table for each setting, ranks over several settings, and paired differences; None without accuracies."""
-    runs = [entry.run for entry in content.trained.entries]
+    runs = [entry.run for entry in content.comparable]
     tables = {name: compare(content.store, runs, name) for name in measured(content.store, runs)}
     if not tables:
         return None
@@ -41,8 +42,18 @@ def section(content: Content) -> Section | None:
     parts += _ranks(tables)
     parts += _differences(pairings)
     told = dict.fromkeys(note for name, made in tables.items() if name != GLOBAL for note in made.notes)
-    parts.append(items(note for note in told if note not in content.trained.notes))
+    own = (note for note in told if note not in content.trained.notes and not note.startswith("not finished"))
+    parts.append(items([*_unfinished(content), *own]))
     return Section("comparison", "Comparison over seeds" if len(runs) > 1 else "Accuracy", joined(parts))
+
+
+def _unfinished(content: Content) -> list[str]:
+    """Runs that are no part of a mean, and those that are although they are not finished."""
+    kept = {entry.run.id for entry in content.comparable}
+    late = [entry.run for entry in content.trained.entries if entry.run.status != "done"]
+    out, shown = ([stopped(run) for run in late if (run.id in kept) is inside] for inside in (False, True))
+    notes = [f"Not finished and left out of the means: {'; '.join(out)}."] if out else []
+    return notes + ([f"Not finished, and all there is: {'; '.join(shown)}."] if shown else [])
 
 
 def measured(store: Store, runs: list[RunRow]) -> Iterator[str]:
@@ -119,7 +130,7 @@ def _ranks(tables: dict[str, Comparison]) -> list[Safe]:
         tested = [ranks.settings, number(ranks.friedman_p, digits=4), distance]
         rows.append([TITLES[name], *tested, *(number(average[m], digits=2) for m in methods)])
     name, ranks = next(iter(found.items()))
-    drawn, _ = critical_difference(ranks, what=name)
+    drawn, _ = critical_difference(ranks, what=f"{TITLES[name].lower()} accuracy")
     told = ", ".join(f"{m} {a:.2f}" for m, a in sorted(zip(ranks.methods, ranks.average, strict=True), key=_second))
     caption = f"Average ranks by {TITLES[name].lower()} accuracy; bars join what the data cannot tell apart."
     return [

@@ -42,12 +42,24 @@ class Content:
             yield setting, sorted(found, key=lambda entry: (order[entry.method], entry.seeds))
 
     def first_seeds(self, of: Arrangement) -> list[Entry]:
-        """One entry for each method in each setting: that with the lowest seed."""
+        """One entry for each method in each setting: that with the lowest seed, a finished run where there is one."""
         first: dict[tuple[str, str], Entry] = {}
         for _, entries in self.by_setting(of):
-            for entry in entries:
+            for entry in sorted(entries, key=lambda entry: entry.run.status != "done"):
                 first.setdefault((entry.setting, entry.method), entry)
-        return list(first.values())
+        return [entry for _, entries in self.by_setting(of) for entry in entries if entry in first.values()]
+
+    @property
+    def comparable(self) -> list[Entry]:
+        """The finished runs, and the others where a method has none in a setting."""
+        done = {(entry.setting, entry.method) for entry in self.trained.entries if entry.run.status == "done"}
+        entries = self.trained.entries
+        return [e for e in entries if e.run.status == "done" or (e.setting, e.method) not in done]
+
+    @property
+    def styles(self) -> dict[str, int]:
+        """The number of each method's style, the same in all figures of the page."""
+        return {name: k for k, name in enumerate(dict.fromkeys([*self.trained.methods, *self.joins.methods]))}
 
 
 def gather(store: Store, runs: Sequence[RunRow], title: str | None = None) -> Content:

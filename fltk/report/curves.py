@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from fltk.evaluation.keys import is_percent, is_share, named
 from fltk.evaluation.settings import Entry
 from fltk.plots.curves import Curve, accuracy_curves
-from fltk.plots.stored import named
+from fltk.plots.labels import own_line
 from fltk.report.content import Content, Section
 from fltk.report.figures import image, row
 from fltk.report.markup import Safe, element, joined
@@ -33,14 +34,16 @@ def _figure(content: Content, setting: str, entries: Sequence[Entry], key: str) 
             continue
         rounds, values = content.store.scalars(entry.run.id, key)[key]
         if np.isfinite(values).any():
-            curves.append(Curve(entry.method, rounds, values))
+            curves.append(Curve(own_line(entry.method, entry.run), rounds, values))
     if not curves:
         return None
-    percent = key.endswith("_acc")
-    figure, rows = accuracy_curves(curves, y_label=named(key), percent=percent)
+    percent = is_percent(key)
+    shown = {"percent": percent, "share": is_share(key)}
+    figure, rows = accuracy_curves(curves, y_label=named(key), styles=content.styles, **shown)
     last = {line["label"]: line["mean"] for line in rows}
     ends = ", ".join(f"{label} {_told(value, percent)}" for label, value in last.items())
     spread = " Bands: one standard deviation over seeds." if any(line["runs"] > 1 for line in rows) else ""
+    spread += " Runs that are not finished have lines of their own." if any("(run" in label for label in last) else ""
     what = named(key)
     return image(figure, f"{what} over rounds, {setting}. At the end: {ends}.", f"{what.capitalize()}.{spread}")
 

@@ -31,7 +31,7 @@ def section(content: Content) -> Section | None:
     shown = there[:MOST]
     parts = [_numbers(content.store, there), row(*(_figure(content.store, entry) for entry in shown))]
     if len(there) > MOST:
-        parts.append(paragraph(f"{MOST} of {len(there)} maps are drawn; fltk plot attention-maps draws the others."))
+        parts.append(paragraph(f"{MOST} of {len(there)} maps are drawn."))
     return Section("maps", "Collaboration maps", joined(parts))
 
 

@@ -30,9 +30,10 @@ def section(content: Content) -> Section | None:
             continue
         rows = {entry.run.id: stored[entry.run.id].summary["rows"] for entry in done}
         drawn = [join_run(content.store, entry.run, entry.method) for entry in done]
-        figure, _ = join_figure(drawn)
+        figure, _ = join_figure(drawn, styles=content.styles)
         alt = f"Accuracy of newcomers over epochs of fine-tuning, {setting}: {told_runs(e.run for e in done)}."
-        caption = "From arrival over joining through fine-tuning; training from scratch and FedAvg to compare with."
+        caption = "From arrival over joining through every epoch of fine-tuning; training from scratch and FedAvg to "
+        caption += "compare with. Over samples per class: what was kept, where the validation loss fell."
         parts += [element("h3", setting), _steps(setting, done, rows), row(image(figure, alt, caption))]
     return Section("newcomers", "Newcomers", joined([paragraph(LEGEND), *parts])) if parts else None
 

@@ -17,7 +17,7 @@ HEADS = (
     *words("Status"),
     *numbers("Personal accuracy, last round (%)", "Newcomers (%)"),
     *words("Started (UTC)"),
-    *numbers("Hours"),
+    *numbers("Time"),
 )
 
 
@@ -34,7 +34,6 @@ def section(content: Content) -> Section:
 def _row(run: RunRow) -> list[object]:
     partition, planned = run.config["partition"], run.config["train"]["rounds"]
     joins = run.last.get("acc_new")
-    hours = None if run.finished is None else (run.finished - run.started) / 3600
     accuracy = run.last.get("personal_test_acc")
     return [
         run.label,
@@ -47,8 +46,15 @@ def _row(run: RunRow) -> list[object]:
         None if accuracy is None else number(accuracy, percent=True),
         None if joins is None else number(joins, percent=True),
         datetime.fromtimestamp(run.started, UTC).strftime("%Y-%m-%d %H:%M"),
-        None if hours is None else number(hours, digits=2),
+        None if run.finished is None else _lasted(run.finished - run.started),
     ]
+
+
+def _lasted(seconds: float) -> str:
+    """3.2 s, 12.5 min, 4.75 h."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.2f} h"
 
 
 def _labels(content: Content) -> Safe:

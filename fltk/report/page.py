@@ -71,7 +71,7 @@ def page(content: Content, sections: Sequence[Section]) -> str:
 
 def _told(content: Content) -> str:
     """What is compared, in one sentence."""
-    seeds = {entry.seeds for entry in content.trained.entries}
+    seeds = {entry.run.seed for entry in content.trained.entries}
     counts = (
         (len(content.runs), "run"),
         (len(content.trained.methods), "method"),

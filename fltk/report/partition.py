@@ -27,7 +27,7 @@ def section(content: Content) -> Section | None:
     parts = [table("Partitions", heads, [_line(content, part) for part in found])]
     parts.append(row(*(_figure(part) for part in shown if part.summary.get("label_counts"))))
     if len(shown) < len(found):
-        told = f"{len(shown)} of {len(found)} partitions are drawn; fltk plot partition draws the others."
+        told = f"{len(shown)} of {len(found)} partitions are drawn."
         parts.append(paragraph(told))
     return Section("partition", "Partition", joined(parts))
 

@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from calls import TINY, done, fltk
+from stored_runs import add_run
 
+from fltk.cli.figures import figure_name
 from fltk.registry import Store
 
 STARTS = {".png": b"\x89PNG\r\n\x1a\n", ".svg": b"<?xml", ".pdf": b"%PDF-"}
@@ -117,3 +119,62 @@ def test_figures_of_runs_without_test_or_validation_data(tmp_path: Path) -> None
         done(db, "plot", "attention-maps", run, "-o", str(tmp_path / "a.png"))
     rows = draw(db, tmp_path, "curves", "run2")
     assert not any(math.isnan(float(row["mean"])) for row in rows)
+
+
+def test_only_seeds_share_a_line(tmp_path: Path) -> None:
+    """Learning rates, a repeated run and one that was stopped are no seeds."""
+    db = tmp_path / "r.db"
+    with Store(db, create=True) as store:
+        slow, fast, again = add_run(store, lr=0.1), add_run(store, lr=0.2), add_run(store, lr=0.2)
+        seed, part = add_run(store, seed=1, lr=0.2), add_run(store, seed=2, lr=0.2, status="interrupted", rounds=2)
+    refs = [f"run{number}" for number in (slow, fast, again, seed, part, again)]
+    data, args = tmp_path / "a.csv", ("-o", str(tmp_path / "a.png"))
+    called = fltk(db, "plot", "curves", *refs, *args, "--data", str(data), quiet=False)
+    assert {(row["label"], row["runs"]) for row in table(data)} == {
+        ("fedavg lr=0.1", "1"),
+        ("fedavg lr=0.2", "2"),
+        (f"fedavg lr=0.2 (run{part} interrupted, round 2 of 2)", "1"),
+    }
+    assert called.err.splitlines() == [
+        f"note: repeated runs left out, the latest counts: run{fast}",
+        f"note: no part of a mean: run{part} interrupted, round 2 of 2",
+    ]
+
+
+def test_figures_of_other_runs_and_options_have_other_names(
+    db: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = {
+        done(db, "plot", *args)
+        for args in (
+            ("curves", "run1"),
+            ("curves", "run1", "--key", "train_loss"),
+            ("attention-maps", "run3", "--rounds", "1"),
+            ("attention-maps", "run3"),
+        )
+    }
+    assert len(names) == 4 and len(list(Path("plots").iterdir())) == 4
+    assert figure_name("curves", [1, 2, 3, 4]) != figure_name("curves", [1, 2, 3, 4, 5])
+    assert figure_name("curves", [1, 2, 3, 4, 5, 9], "a/b", None) == "curves-run1to5-run9-a_b"
+    many = [figure_name("curves", list(range(1, n, 2))) for n in (99, 101)]
+    assert len(set(many)) == 2 and all(len(name) < 120 for name in many)
+
+
+def test_attackers_are_no_clients_of_a_figure(tmp_path: Path) -> None:
+    db = tmp_path / "r.db"
+    done(db, "train", *TINY, "--method", "fedavg")
+    done(db, "attack", "--run", "run1", "--kind", "label-flip", "--attackers", "2")
+    rows = draw(db, tmp_path, "clients", "run1", "run2")
+    clients = {name: {row["client"] for row in rows if row["label"] == name} for name in {r["label"] for r in rows}}
+    assert clients == {"fedavg": set("0123"), "fedavg attack=label-flip": set("013")}
+    done(db, "attack", "--run", "run1", "--kind", "label-flip", "--attackers", "1,2")
+    cells = {row["attack"]: row["runs"] for row in draw(db, tmp_path, "attack") if row["panel"] == "drop"}
+    assert cells == {"label-flip attackers=2": "1", "label-flip attackers=1,2": "1"}, "other attackers are no seed"
+
+
+def test_a_single_client_has_no_maps_to_measure(tmp_path: Path) -> None:
+    db = tmp_path / "r.db"
+    done(db, "train", "--subset", "300", "--clients", "1", "--newcomers", "0", "--rounds", "1", "--alpha", "10")
+    for figure, suffix in (("attention-stats", "png"), ("attention-maps", "png"), ("attention-gif", "gif")):
+        assert "a single client" in fltk(db, "plot", figure, "run1", "-o", str(tmp_path / f"a.{suffix}")).line

@@ -261,6 +261,36 @@ def test_runs_that_did_not_end(tmp_path: Path) -> None:
     assert "failed: client 3: the <loss>" in page.text and "fltk reproduce" not in page.text
     page = read(written(db, "run1", "run2", "run3"))
     assert "interrupted" in page.text and "fltk train --method a-method-of-tomorrow" not in page.text
+    assert "Not finished, and all there is: run3 interrupted, round 1 of 2." in page.text and "run2" in page.text
+
+
+def test_means_leave_out_what_is_not_finished(tmp_path: Path) -> None:
+    db = tmp_path / "r.db"
+    with Store(db, create=True) as store:
+        add_run(store, "fedavg", 0, 0.8)
+        add_run(store, "fedavg", 1, 0.2, status="interrupted")
+        add_run(store, "local", 0, 0.5)
+    page = read(written(db, "run1", "run2", "run3"))
+    rows = tables(page)["digits dirichlet 0.1"]
+    assert [values(row)[2] for row in rows[1:]] == [[pytest.approx(0.5)], [pytest.approx(0.8)]]
+    assert "Not finished and left out of the means: run2 interrupted, round 2 of 2." in page.text
+    assert "Runs that are not finished have lines of their own." in page.text
+    assert "3 runs, 2 methods, 1 setting, 2 seeds." in page.text
+
+
+def test_attackers_are_nowhere_counted_as_clients(tmp_path: Path) -> None:
+    """The comparison, the clients and the attacks of a page say the same of a run."""
+    db = tmp_path / "r.db"
+    done(db, "train", *TINY, "--method", "fedavg")
+    done(db, "attack", "--run", "run1", "--kind", "label-flip", "--attackers", "2")
+    page = read(written(db, "run2"))
+    with Store(db) as store:
+        benign = np.delete(store.client_values(2, "personal_test_acc")[1][-1], 2)
+    compared, attacked = tables(page)["digits dirichlet 0.1"][1], tables(page)["Runs under attack"][1]
+    mean = pytest.approx(float(benign.astype(np.float64).mean()))
+    assert values(compared)[2] == [mean] and values(attacked)[6] == [mean]
+    assert "Malicious clients are left out." in page.text
+    assert "1 seed." in page.text
 
 
 def test_what_a_report_refuses(lab: Path, tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def crowd() -> Federation:
     return build(dataset, partition.make(dataset, config))
 
 
-# what they cut off stays with the model that there was
+# What they cut off stays with the model that there was.
 CLIPPING = ("centered-clip", "dp-fedavg", "norm-clip", "fltrust", "signguard")
 
 

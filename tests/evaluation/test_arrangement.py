@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from stored_runs import add_run
 
-from fltk.evaluation.settings import Arrangement, arrange, written
+from fltk.evaluation.settings import Arrangement, arrange, attack_places, lines, written
 from fltk.registry import Store
 
 
@@ -104,6 +104,13 @@ def test_of_repeated_runs_the_latest_counts(store: Store) -> None:
     assert found.notes == (f"repeated runs left out, the latest counts: run{first}",)
 
 
+def test_a_repeated_run_that_failed_does_not_count(store: Store) -> None:
+    finished = add_run(store, "local")
+    add_run(store, "local", status="failed")
+    found = arranged(store)
+    assert [entry.run.id for entry in found.entries] == [finished] and "run2" in found.notes[0]
+
+
 def test_unfinished_runs_are_told(store: Store) -> None:
     add_run(store, "local", status="interrupted", rounds=9)
     assert arranged(store).notes == ("not finished: run1 (local) interrupted after round 2",)
@@ -149,3 +156,55 @@ def test_the_order_of_runs_takes_no_part(store: Store) -> None:
 )
 def test_values_in_labels_read_back(value: Any, text: str) -> None:
     assert written(value) == text
+
+
+def attacked(store: Store, method: str = "fedavg", seed: int = 0, **changed: Any) -> int:
+    """A run under an attack; `changed`: tables of its configuration."""
+    run = store.find_run(add_run(store, method, seed, lr=0.5))
+    attack = {"kind": "label-flip", "malicious": 0.2, "attack_seed": -1, **changed.pop("attack", {})}
+    config = {**run.config, "attack": attack, "attack_params": {"target": 1}, **changed}
+    facts: dict[str, Any] = {"data_fingerprint": "d" * 64, "environment": {}, "git": {}, "seed": seed}
+    number = store.begin_run(config, "c" * 64, kind="attack", parent=run.id, **facts)
+    store.finish(number, "done")
+    return number
+
+
+def line(store: Store, *numbers: int) -> dict[int, tuple[str, str]]:
+    found = lines([store.find_run(f"run{number}") for number in numbers])
+    return {number: (entry.method, entry.setting) for number, entry in found.items()}
+
+
+def test_lines_of_a_figure_are_called_by_what_differs(store: Store) -> None:
+    clean, seeds = add_run(store, lr=0.5), [attacked(store, seed=seed) for seed in (0, 1)]
+    assert line(store, clean, *seeds) == {
+        clean: ("fedavg", ""),
+        **dict.fromkeys(seeds, ("fedavg", "attack=label-flip")),
+    }
+    assert line(store, *seeds) == dict.fromkeys(seeds, ("fedavg", ""))
+    swept = [add_run(store, lr=lr) for lr in (0.1, 0.2)]
+    assert [setting for _, setting in line(store, *swept).values()] == ["lr=0.1", "lr=0.2"]
+    data = [add_run(store, alpha=alpha) for alpha in (0.1, 1.0)]
+    assert [setting for _, setting in line(store, *data).values()] == ["digits dirichlet 0.1", "digits dirichlet 1"]
+
+
+def test_repeated_runs_have_a_line_of_the_same_name(store: Store) -> None:
+    first, again = add_run(store), add_run(store)
+    assert line(store, first, again) == {first: ("fedavg", ""), again: ("fedavg", "")}
+
+
+def test_attacks_and_columns_are_called_by_what_differs(store: Store) -> None:
+    numbers = [
+        attacked(store),
+        attacked(store, attack={"malicious": 0.4}),
+        attacked(store, attack={"kind": "alie"}, attack_params={"z": 1.0}),
+        attacked(store, "local", defence={"defence": "krum", "defence_fraction": 0.2}),
+        attacked(store, "local", defence={"defence": "krum", "defence_fraction": 0.4}),
+    ]
+    found = attack_places([store.find_run(f"run{number}") for number in numbers])
+    assert [found[number] for number in numbers] == [
+        ("label-flip malicious=0.2", "fedavg"),
+        ("label-flip malicious=0.4", "fedavg"),
+        ("alie", "fedavg"),
+        ("label-flip malicious=0.2", "local + krum defence_fraction=0.2"),
+        ("label-flip malicious=0.2", "local + krum defence_fraction=0.4"),
+    ]

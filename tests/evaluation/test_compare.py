@@ -300,9 +300,12 @@ def test_ranks_are_over_the_settings_that_all_methods_have(store: Store) -> None
     ranks = table.ranks()
     assert ranks is not None and ranks.settings == 2 and ranks.methods == ("local", "fedavg", "attn")
     assert ranks.average == (3.0, 1.5, 1.5)
-    assert "2 of 3 settings have all methods; --method without attn ranks the others over more" in table.notes
+    assert "2 of 3 settings have personal_test_acc of all methods" in table.notes
+    assert table.advice == ["--method without attn ranks the others over more"]
     late = compare(store, [run for run in store.runs() if run.config["partition"]["alpha"] > 0.4 and run.id != 4])
-    assert late.ranks() is None and late.notes == ("0 of 2 settings have all methods, and average ranks need two",)
+    assert late.ranks() is None and late.notes == (
+        "0 of 2 settings have personal_test_acc of all methods, and average ranks need two",
+    )
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ def test_rounds_bytes_and_seconds_to_the_target(tmp_path: Path) -> None:
             (setting,) = table.settings
             assert table.cells["attn", setting].values.tolist() == [value] and not table.metric.higher
             assert not table.cells["local", setting].scores
-            assert any(f"run{never}" in note for note in table.notes)
+            assert any(f"run{never}" in note for note in table.notes) and table.cells["local", setting].never == 1
         table = compare(store, store.runs(), "auc_rounds")
         assert table.metric.higher and table.cells["attn", setting].mean == pytest.approx(np.mean(slow))
         assert run != never
@@ -65,3 +65,14 @@ def test_no_reference_no_target(tmp_path: Path) -> None:
         course(store, "attn", [0.5] * 6)
         with pytest.raises(FltkError, match="rounds_to_target"):
             compare(store, store.runs(), "rounds_to_target")
+
+
+def test_who_never_reaches_the_target_comes_last(tmp_path: Path) -> None:
+    with Store(tmp_path / "r.db", create=True) as store:
+        for alpha in (0.1, 1.0):
+            course(store, "fedavg-ft", [0.8] * 8, alpha=alpha)
+            course(store, "attn", [0.1, 0.2, 0.7, 0.8, 0.8, 0.8, 0.8, 0.8], alpha=alpha)
+            course(store, "local", [0.75] * 8, alpha=alpha)
+        ranks = compare(store, store.runs(), "rounds_to_target").ranks()
+    assert ranks is not None and ranks.settings == 2
+    assert dict(zip(ranks.methods, ranks.average, strict=True)) == {"fedavg-ft": 1.0, "attn": 2.0, "local": 3.0}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fltk.errors import FltkError
-from fltk.plots.attack import AttackedRun, attack_figure
+from fltk.plots.attack import AttackedRun, _ink, attack_figure
 from fltk.plots.save import save_figure
 
 
@@ -77,3 +77,26 @@ def test_a_small_gain_is_no_negative_zero() -> None:
 def test_nothing_to_draw_is_told() -> None:
     with pytest.raises(FltkError, match="fltk attack makes one"):
         attack_figure([])
+
+
+def test_a_cell_has_the_spread_of_its_runs() -> None:
+    figure, rows = attack_figure(RUNS)
+    spread = {(r["attack"], r["label"]): r["std"] for r in rows if r["panel"] == "drop"}
+    assert spread["ipm", "fedavg"] == pytest.approx(np.std([0.25, 0.35], ddof=1)) and math.isnan(spread["ipm", "attn"])
+    assert figure.axes[0].texts[0].get_text() == "30.0\n\u00b17.1"
+
+
+def test_weights_count_their_runs_and_attacks_and_every_attack_counts_once() -> None:
+    runs = [run("ipm", "attn", 0.1, 1.0), run("ipm", "attn", 0.1, 2.0), run("alie", "attn", 0.1, 0.5)]
+    (row,) = (r for r in attack_figure(runs)[1] if r["panel"] == "weight")
+    assert (row["mean"], row["runs"], row["attacks"]) == (1.0, 3, 2)
+    assert row["std"] == pytest.approx(np.std([1.5, 0.5], ddof=1))
+
+
+def test_numbers_can_be_read_on_their_cells() -> None:
+    assert [_ink(np.array(colour)) for colour in ((1, 1, 1), (0, 0, 0), (0.99, 0.55, 0.24), (0.5, 0.15, 0.02))] == [
+        "black",
+        "white",
+        "black",
+        "white",
+    ]

@@ -9,15 +9,18 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from fltk.errors import FltkError
 from fltk.evaluation.metrics import label_similarity
+from fltk.plots import map_evolution
 from fltk.plots.attention_maps import (
     Clients,
     MapPanel,
     attention_maps,
     colour_limit,
     order_clients,
+    panel_title,
     spread_rounds,
 )
 from fltk.plots.save import save_figure
@@ -148,3 +151,24 @@ def test_unknown_rows_are_drawn_as_empty() -> None:
 def test_without_maps_the_reason_is_told() -> None:
     with pytest.raises(FltkError, match="no collaboration map"):
         attention_maps([])
+
+
+def test_a_layer_that_is_a_number_is_called_a_layer() -> None:
+    titles = [panel_title(MapPanel(3, np.eye(2), part=part)) for part in ("", "head", "1")]
+    assert titles == ["round 3", "round 3, head", "round 3, layer 1"]
+
+
+def test_a_frame_keeps_its_title_off_the_marks_of_attackers(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr(map_evolution, "_pixels", lambda figure: seen.append(_title_gap(figure)) or np.zeros((1, 1, 3)))
+    panels = [MapPanel(k, np.full((3, 3), 1 / 3)) for k in (1, 2)]
+    map_evolution.map_evolution(panels, Clients(malicious=np.array([True, False, False])))
+    figure, _ = attention_maps(panels[:1], Clients(malicious=np.array([True, False, False])), width=3.35)
+    assert seen == pytest.approx([_title_gap(figure)] * 2)
+
+
+def _title_gap(figure: Figure) -> float:
+    """Pixels between the panel and its title."""
+    figure.canvas.draw()
+    ax = figure.axes[0]
+    return float(ax.title.get_window_extent().y0 - ax.get_window_extent().y1)

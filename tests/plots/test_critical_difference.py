@@ -70,3 +70,10 @@ def test_names_stay_inside_the_figure_and_apart(average: tuple[float, ...], widt
 def test_one_method_has_no_rank() -> None:
     with pytest.raises(FltkError, match="two methods"):
         critical_difference(ranks((1.0,)), what="x")
+
+
+def test_methods_of_equal_ranks_have_a_bar_that_is_seen() -> None:
+    figure, rows = critical_difference(ranks((2.0, 2.0, 2.0)), what="x")
+    (bar,) = bars(figure)
+    assert bar[1] - bar[0] == pytest.approx(0.012 * 2) and sum(bar) / 2 == pytest.approx(2.0)
+    assert {row["groups"] for row in rows} == {"1"}

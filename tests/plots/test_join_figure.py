@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -140,3 +142,28 @@ def test_lines_differ_without_colour() -> None:
     figure, _ = join_figure([run(f"m{k}", seed=k) for k in range(5)])
     looks = {(line.get_marker(), str(line.get_linestyle())) for line in figure.axes[0].get_lines()}
     assert len({marker for marker, _ in looks}) == 7
+
+
+def test_lines_of_other_conditions_keep_their_epochs_and_references() -> None:
+    short, long = run("attn epochs=4"), run("attn epochs=9", seed=1)
+    short, long = replace(short, condition="epochs=4"), replace(long, condition="epochs=9")
+    long = replace(long, curves={name: np.pad(c, [(0, 0), (0, 0), (0, 5)]) for name, c in long.curves.items()})
+    _, rows = join_figure([short, long])
+    assert max(points(rows, "epochs", "attn epochs=4")) == 4 and max(points(rows, "epochs", "attn epochs=9")) == 9
+    assert {r["label"] for r in rows if r["step"] == "scratch"} == {"scratch, epochs=4", "scratch, epochs=9"}
+
+
+def test_equal_references_of_two_conditions_are_one() -> None:
+    runs = [replace(run(name, seed=1), condition=name) for name in ("head", "all")]
+    _, rows = join_figure(runs)
+    assert {r["label"] for r in rows} == {"head", "all", "scratch", "fedavg_ft"}
+
+
+def test_arrival_stands_off_where_there_are_many_epochs() -> None:
+    one = run("attn")
+    one = replace(one, curves={name: np.pad(c, [(0, 0), (0, 0), (0, 36)]) for name, c in one.curves.items()})
+    figure, rows = join_figure([one])
+    assert drawn(figure, 0)[0][0][0] == -8 and min(points(rows, "epochs", "attn")) == -1
+    figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in figure.axes[0].get_xticklabels()]
+    assert all(a.x1 < b.x0 for a, b in pairwise(boxes))

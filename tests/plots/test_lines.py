@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from matplotlib.collections import PolyCollection
+from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
@@ -51,15 +51,16 @@ def test_curve_rows_are_the_drawn_points_and_band() -> None:
     assert len(bands) == 1
     drawn = {(float(x), float(y)) for x, y in np.asarray(bands[0].get_paths()[0].vertices)}
     for row in rows[:6]:
-        assert {(row["round"], row["mean"] + row["std"]), (row["round"], row["mean"] - row["std"])} <= drawn
+        low, high = max(0.0, row["mean"] - row["std"]), min(1.0, row["mean"] + row["std"])
+        assert {(row["round"], low), (row["round"], high)} <= drawn
 
 
 def test_curves_skip_rounds_without_evaluation_and_keep_shared_ones() -> None:
     first = Curve("a", np.array([1, 2, 3, 4]), np.array([0.1, np.nan, 0.3, 0.4]))
     second = Curve("a", np.array([1, 2, 3]), np.array([0.3, 0.5, 0.5]))
     _, rows = accuracy_curves([first, second])
-    assert [row["round"] for row in rows] == [1, 3]
-    assert [row["mean"] for row in rows] == pytest.approx([0.2, 0.4])
+    assert [(row["round"], row["runs"]) for row in rows] == [(1, 2), (3, 2), (4, 1)]
+    assert [row["mean"] for row in rows] == pytest.approx([0.2, 0.4, 0.4])
 
 
 def test_curves_without_anything_to_draw() -> None:
@@ -128,3 +129,56 @@ def test_no_figure_needs_pyplot_or_torch() -> None:
         "sys.exit('matplotlib.pyplot' in sys.modules or 'torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_mean_goes_on_without_the_runs_that_end_early() -> None:
+    runs = [Curve("a", np.arange(1, n + 1), np.full(n, value)) for n, value in ((4, 0.2), (4, 0.4), (2, 0.9))]
+    figure, rows = accuracy_curves(runs)
+    assert [(row["round"], row["runs"]) for row in rows] == [(1, 3), (2, 3), (3, 2), (4, 2)]
+    assert [row["mean"] for row in rows] == pytest.approx([0.5, 0.5, 0.3, 0.3])
+    assert legend(figure) == ["a (1 of 3 end early)"]
+
+
+def test_a_single_round_has_a_whole_tick_and_a_bar() -> None:
+    figure, _ = accuracy_curves([Curve("a", np.array([1]), np.array([value])) for value in (0.2, 0.4)])
+    ax = figure.axes[0]
+    assert all(tick == round(tick) for tick in ax.get_xticks())
+    (bar,) = ax.collections
+    assert isinstance(bar, LineCollection)
+
+
+def test_bands_of_accuracies_stay_between_0_and_1() -> None:
+    figure, _ = accuracy_curves([Curve("a", np.arange(3), np.full(3, value)) for value in (0.1, 1.0, 1.0)])
+    (band,) = figure.axes[0].collections
+    heights = band.get_paths()[0].vertices[:, 1]
+    assert heights.max() == 1.0 and heights.min() < 0.2
+
+
+@pytest.mark.parametrize(("values", "scale"), [((1.0, 900.0), "linear"), ((1.0, 1e6), "log"), ((-1.0, 1e6), "linear")])
+def test_losses_over_many_decades_have_a_logarithmic_axis(values: tuple[float, float], scale: str) -> None:
+    figure, _ = accuracy_curves([Curve("a", np.arange(2), np.array(values))], percent=False, share=False)
+    assert figure.axes[0].get_yscale() == scale
+
+
+def test_the_largest_loss_is_the_worst() -> None:
+    figure, rows = client_accuracy([ClientScores("a", np.array([0.1, 2.0, 0.5]))], percent=False, higher=False)
+    assert [row["client"] for row in rows] == [1, 2, 0]
+    assert points(figure)[0] == [(1, 2.0), (2, 0.5), (3, 0.1)]
+
+
+@pytest.mark.parametrize(("clients", "shaded"), [((20, 20), True), ((9, 9), False), ((20, 30), False)])
+def test_the_worst_tenth_is_shaded_where_there_is_one(clients: tuple[int, int], shaded: bool) -> None:
+    figure, _ = client_accuracy([ClientScores(f"{n}", np.linspace(0, 1, n)) for n in clients])
+    assert bool(figure.axes[0].patches) == shaded
+
+
+def test_the_legend_of_clients_tells_attackers_and_rounds() -> None:
+    scores = [ClientScores("a", np.ones(3), round=8), ClientScores("b", np.array([1, np.nan, 1]), malicious=1, round=5)]
+    assert legend(client_accuracy(scores)[0]) == ["a, round 8", "b, round 5, without 1 attacker"]
+
+
+def test_a_label_has_the_style_of_its_place() -> None:
+    curves = [Curve(name, np.arange(2), np.ones(2) / 2) for name in ("b", "new", "a")]
+    figure, _ = accuracy_curves(curves, styles={"a": 0, "b": 1})
+    colours = [line.get_color() for line in figure.axes[0].get_lines()]
+    assert colours == [line_style(place).color for place in (1, 2, 0)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -71,3 +72,25 @@ def test_any_size_fits_the_page(tmp_path: Path, n: int, classes: int) -> None:
 def test_an_empty_partition_is_told() -> None:
     with pytest.raises(FltkError, match="no training samples"):
         partition_bubbles(PartitionTable(np.zeros((3, 4), dtype=int), NAMES))
+
+
+def test_no_bubble_vanishes_or_is_cut() -> None:
+    counts = np.ones((120, 10), int)
+    counts[0, 0], counts[119, 9] = 5000, 5000
+    figure, _ = partition_bubbles(PartitionTable(counts, tuple("0123456789")))
+    figure.canvas.draw()
+    ax = figure.axes[0]
+    bubbles = ax.collections[0]
+    assert bubbles.get_sizes().min() >= 0.8
+    radius = bubbles.get_sizes().max() ** 0.5 / 2 * figure.dpi / 72
+    first, last = ax.transData.transform([(0, 0), (119, 9)])
+    box = ax.get_window_extent()
+    assert first[0] - radius >= box.x0 and last[0] + radius <= box.x1
+
+
+def test_client_numbers_stay_apart_beside_long_label_names() -> None:
+    counts = np.ones((40, 2), int)
+    figure, _ = partition_bubbles(PartitionTable(counts, ("walking_upstairs", "a_label_with_a_long_name")))
+    figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in figure.axes[0].get_xticklabels() if text.get_text()]
+    assert all(a.x1 < b.x0 for a, b in pairwise(boxes))
