@@ -136,7 +136,7 @@ def listing(settings: Settings, /, run: str | None, format: str, by_seed: bool, 
             if by_seed or any(filters.values()):
                 raise UsageError("a RUN is shown whole; filters and --by-seed go with the list")
             found = store.find_run(run)
-            emit(_details(store, found), [Column("key"), Column("value")], format)
+            emit(_details(store, found), [Column("key"), Column("value"), Column("origin")], format)
             return
         rows = store.runs(**filters)
         if by_seed:
@@ -174,7 +174,7 @@ def _line(run: RunRow) -> dict[str, Any]:
 
 
 def _details(store: Store, run: RunRow) -> list[dict[str, Any]]:
-    """Key and value of all that is stored about a run, its numbers last."""
+    """Key and value of all that is stored about a run, its numbers last; of settings also where they came from."""
     facts: dict[str, Any] = {
         "run": run.label,
         "uuid": run.uuid,
@@ -184,7 +184,8 @@ def _details(store: Store, run: RunRow) -> list[dict[str, Any]]:
         "partition": None if run.partition_id is None else f"part{run.partition_id}",
         "configuration hash": run.config_hash,
         "data fingerprint": run.data_fingerprint,
-        "git": f"{run.git.get('commit') or 'no repository'}{' (modified)' if run.git.get('dirty') else ''}",
+        "code": _tree(run.git),
+        "folder": None if (folder := run.git.get("folder", {})).get("same") or not folder else _tree(folder),
         "attempts": len(store.attempts(run.id)),
         "checkpoints": [c.round for c in store.checkpoints(run.id)],
         "maps": len(store.map_rounds(run.id)),
@@ -192,18 +193,18 @@ def _details(store: Store, run: RunRow) -> list[dict[str, Any]]:
         "note": run.note or None,
         "tags": dict(run.tags) or None,
     }
+    rows = [{"key": key, "value": value, "origin": None} for key, value in facts.items()]
     for table, values in run.config.items():
-        if isinstance(values, dict):
-            facts |= {f"{table}.{key}": _told(value, run.origin.get(f"{table}.{key}")) for key, value in values.items()}
-        else:
-            facts[table] = _told(values, run.origin.get(table))
-    facts |= {f"last {key}": value for key, value in run.last.items()}
-    return [{"key": key, "value": value} for key, value in facts.items()]
+        settings = {f"{table}.{k}": v for k, v in values.items()} if isinstance(values, dict) else {table: values}
+        rows += [{"key": key, "value": value, "origin": run.origin.get(key)} for key, value in settings.items()]
+    return rows + [{"key": f"last {key}", "value": value, "origin": None} for key, value in run.last.items()]
 
 
-def _told(value: Any, origin: str | None) -> Any:
-    """The value, with its origin where that is not the default."""
-    return value if origin in (None, "default") else f"{value} ({origin})"
+def _tree(git: Mapping[str, Any]) -> str:
+    """A commit, and whether it was changed; or why there is none."""
+    if not git.get("present"):
+        return " ".join([str(git.get("reason", "no repository")), str(git.get("version", ""))]).strip()
+    return f"{git.get('commit') or 'no commit'}{' (modified)' if git.get('dirty') else ''}"
 
 
 def _groups(store: Store, rows: list[RunRow]) -> list[dict[str, Any]]:

@@ -57,7 +57,7 @@ clean_option = click.option(
     is_flag=True,
     cls=Option,
     section="Run",
-    help="refuse to begin where git knows of changes, or knows nothing",
+    help="refuse to begin where fltk's own repository or that of the current folder has changes, or there is neither",
 )
 
 
@@ -164,18 +164,12 @@ def _refuse_ignored(ctx: click.Context, params: dict[str, Any]) -> None:
 
 
 def refuse_unclean(params: dict[str, Any]) -> None:
-    """UsageError where --require-clean is given and the current folder is not exactly a commit."""
-    from fltk.registry.capture import git_state
+    """UsageError where --require-clean is given and git could not bring back fltk's code or the current folder."""
+    from fltk.registry.capture import unclean
 
-    if not params["require_clean"]:
-        return
-    state = git_state()
-    if not state["present"]:
-        raise UsageError(f"--require-clean: {state['reason']}")
-    if state["dirty"] or state["commit"] is None:
-        raise UsageError(
-            "--require-clean: the working tree is not that of a commit; commit, stash or ignore what has changed"
-        )
+    why = unclean() if params["require_clean"] else None
+    if why:
+        raise UsageError(f"--require-clean: {why}; commit, stash or ignore what has changed")
 
 
 def refuse_readonly(store: Store) -> None:

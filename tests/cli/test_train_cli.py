@@ -79,8 +79,11 @@ def test_flag_beats_variable_beats_file(db: Path, tmp_path: Path, monkeypatch: p
     wanted = {"train.lr": "flag", "train.rounds": "env", "train.batch_size": "file", "train.epochs": "default"}
     assert wanted.items() <= run.origin.items()
     assert (run.origin["method"], run.origin["params.mu"]) == ("file", "flag")
-    told = {row["key"]: row["value"] for row in rows(done(db, "runs", "run1", "--json"))}
-    assert told["train.rounds"] == "2 (env)" and told["train.batch_size"] == "8 (file)" and told["train.epochs"] == 1
+    told = {row["key"]: (row["value"], row["origin"]) for row in rows(done(db, "runs", "run1", "--json"))}
+    assert told["train.lr"] == (0.3, "flag") and told["train.rounds"] == (2, "env")
+    assert told["train.batch_size"] == (8, "file") and told["train.epochs"] == (1, "default")
+    assert told["method"] == ("fedprox", "file") and told["status"] == ("done", None)
+    assert "train.rounds,2,env" in done(db, "runs", "run1", "--format", "csv").splitlines()
     flags = ("--lr", "0.3", "--batch-size", "8", "--set", "mu=0.25", "--seed", "3")
     done(db, "train", "--method", "fedprox", *TINY, *flags)
     assert digests(db, 1) == digests(db, 2)
