@@ -229,6 +229,8 @@ class _Trainer:
         if self.prepared is None or self.dealt != config.partition:
             self.prepared, self.dealt = None, config.partition
             self.prepared = experiment.prepare(config.partition, self.place, self.store, stored)
+            for note in lacking(self.prepared):
+                self.settings.say(f"part{self.prepared.partition_id}: {note}")
         if self.params["skip_done"]:
             digest = experiment.resolve(config, self.prepared, self.place.device).digest()
             for run in self.store.runs(config_hash=digest, status="done"):
@@ -250,6 +252,16 @@ class _Trainer:
                 ),
             )
         return with_profile(finished(self.store, number, self.settings), profile, self.settings)
+
+
+def lacking(prepared: Prepared) -> list[str]:
+    """What to know of a partition without test or validation data."""
+    clients, notes = prepared.federation.clients, []
+    if not any(len(client.test) for client in clients):
+        notes.append("no client has test data, so that test accuracies are unknown; raise --test-share")
+    if not any(len(client.val) for client in clients):
+        notes.append("no client has validation data, so that no round or deployment can be chosen; raise --val-share")
+    return notes
 
 
 def finished(store: Store, number: int, settings: Settings) -> dict[str, Any]:
