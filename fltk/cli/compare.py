@@ -98,7 +98,7 @@ def compare(
     if output is not None:
         format = _file_format(ctx, output)
     with Store(settings.db, readonly=True) as store:
-        runs = select_runs(store, run, filters, kind="train", status="done")
+        runs = select_runs(store, run, filters, "compare", kind="train", status="done")
         table = compared(store, runs, metric)
         if percent and not table.metric.accuracy:
             raise UsageError(f"--percent is for accuracies, and {table.metric.name} is none; leave it out")

@@ -253,7 +253,7 @@ def critical_difference(
     from fltk.registry import Store
 
     with Store(settings.db, readonly=True) as store:
-        table = compare(store, select_runs(store, run, filters, kind="train", status="done"), metric)
+        table = compare(store, select_runs(store, run, filters, "rank", kind="train", status="done"), metric)
     ranks = table.ranks()
     if ranks is None:
         raise UsageError(
@@ -293,7 +293,7 @@ def attack(
     from fltk.registry import Store
 
     with Store(settings.db, readonly=True) as store:
-        found = select_runs(store, run, filters, kind="attack", status="done")
+        found = select_runs(store, run, filters, "draw", kind="attack", status="done")
         clean = [r.label for r in found if r.kind != "attack"]
         if clean:
             raise UsageError(f"{clean[0]} is no attacked run; fltk attack --run {clean[0]} makes one of it")

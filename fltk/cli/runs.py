@@ -10,9 +10,11 @@ import click
 
 from fltk.cli.command import Group, Option, epilog
 from fltk.cli.context import Settings, uncollected
+from fltk.cli.filters import ALL, check_kind
 from fltk.cli.output import Column, emit, output_options
 from fltk.cli.runs_edit import EDITS
 from fltk.errors import UsageError
+from fltk.names import KINDS
 
 if TYPE_CHECKING:
     from fltk.registry import EvaluationRow, RunRow, Store
@@ -55,11 +57,13 @@ GROUPS = [
 class RunsGroup(Group):
     """A group whose `list` runs where no member is named: `fltk runs run42` shows that run."""
 
+    shorthand = "list"
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Put `list` in front of what is no member; global options may stand before either."""
         first = _behind_global(args)
         if args[first : first + 1] not in (["-h"], ["--help"]) and (first == len(args) or args[first] not in MEMBERS):
-            args = [*args[:first], "list", *args[first:]]
+            args = [*args[:first], self.shorthand, *args[first:]]
         return super().parse_args(ctx, args)
 
     def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
@@ -104,6 +108,7 @@ def runs() -> None:
 @click.option("--method", cls=Option, section="Filter", help="only runs of this method")
 @click.option("--dataset", cls=Option, section="Filter", help="only runs on this data set")
 @click.option("--status", cls=Option, section="Filter", help="running, done, interrupted, failed or stale")
+@click.option("--kind", cls=Option, section="Filter", help=f"only runs of this kind: {', '.join(KINDS)}")
 @click.option("--tag", cls=Option, section="Filter", metavar="KEY[=VALUE]", help="only runs with this tag")
 @click.option(
     "--where",
@@ -124,7 +129,9 @@ def runs() -> None:
 @output_options
 @click.pass_obj
 @uncollected()
-def listing(settings: Settings, /, run: str | None, format: str, by_seed: bool, **filters: Any) -> None:
+def listing(
+    settings: Settings, /, run: str | None, format: str, by_seed: bool, kind: str | None, **filters: Any
+) -> None:
     """List and filter the runs, or show one.
 
     `fltk runs` alone does the same.
@@ -133,12 +140,13 @@ def listing(settings: Settings, /, run: str | None, format: str, by_seed: bool, 
 
     with Store(settings.db, readonly=True) as store:
         if run is not None:
-            if by_seed or any(filters.values()):
+            if by_seed or kind or any(filters.values()):
                 raise UsageError("a RUN is shown whole; filters and --by-seed go with the list")
             found = store.find_run(run)
             emit(_details(store, found), [Column("key"), Column("value"), Column("origin")], format)
             return
-        rows = store.runs(**filters)
+        kind = check_kind(kind or ALL)
+        rows = [row for row in store.runs(**filters) if kind in (ALL, row.kind)]
         if by_seed:
             trained = [r for r in rows if r.status == "done" and r.kind == "train"]
             emit(_groups(store, trained), GROUPS, format)

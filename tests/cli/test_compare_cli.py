@@ -59,6 +59,14 @@ def test_named_runs_and_filters(db: Path) -> None:
     assert "no run 'run99'" in fltk(db, "compare", "run1", "run99").line
 
 
+def test_a_kind_that_the_registry_lacks_is_no_unknown_kind(db: Path) -> None:
+    none = fltk(db, "compare", "--kind", "join").line
+    assert "no finished join run fulfils the filters" in none and "fltk join-new-client" in none
+    drawn = fltk(db, "plot", "attack").line
+    assert "no run to draw: no finished attack run" in drawn and "make some with fltk attack" in drawn
+    assert "unknown kind 'atack'; did you mean attack" in fltk(db, "compare", "--kind", "atack").line
+
+
 def test_only_finished_training_runs_unless_asked(tmp_path: Path) -> None:
     db = tmp_path / "r.db"
     with Store(db, create=True) as store:
