@@ -53,9 +53,11 @@ CLIENTS = [
 class DefaultGroup(Group):
     """A group whose first member runs when options follow directly: `fltk partition --alpha 0.1` makes one."""
 
+    shorthand = "make"
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if args and args[0].startswith("-") and args[0] not in ("-h", "--help"):
-            args = ["make", *args]
+            args = [self.shorthand, *args]
         return super().parse_args(ctx, args)
 
 

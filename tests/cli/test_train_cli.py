@@ -195,3 +195,29 @@ def test_pfllib_clients_are_trained(db: Path, data_dir: Path) -> None:
     again = ("train", "--method", "fedavg", "--partition", "part1", "--rounds", "1", "--steps", "2", "--hidden", "8")
     done(db, *again)
     assert digests(db, 1) == digests(db, 2)
+
+
+def test_variables_are_named_after_what_is_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shorthand reads the variables of the group it stands for, and all are called like their options."""
+    db = tmp_path / "r.db"
+    monkeypatch.setenv("FLTK_PARTITION_ALPHA", "0.7")
+    done(db, "partition", *TINY[:6])
+    done(db, "partition", "make", *TINY[:6])
+    with Store(db) as store:
+        assert [row.config["alpha"] for row in store.partitions()] == [0.7]
+    monkeypatch.setenv("FLTK_TRAIN_PARTITION", "part1")
+    done(db, "train", "--method", "local,fedavg", "--rounds", "1")
+    for name in ("FLTK_RUNS_METHOD", "FLTK_RUNS_LIST_METHOD"):
+        with monkeypatch.context() as only:
+            only.setenv(name, "local")
+            for words in (("runs",), ("runs", "list")):
+                assert [row["method"] for row in rows(done(db, *words, "--json"))] == ["local"]
+    monkeypatch.setenv("FLTK_RUNS_METHOD", "local")
+    assert [row["method"] for row in rows(done(db, "runs", "--method", "fedavg", "--json"))] == ["fedavg"]
+
+
+def test_runs_by_kind(db: Path) -> None:
+    done(db, "train", "--method", "local", *TINY)
+    assert len(rows(done(db, "runs", "--kind", "train", "--json"))) == 1
+    assert rows(done(db, "runs", "--kind", "join", "--json")) == []
+    assert "unknown kind 'trian'; did you mean train" in fltk(db, "runs", "--kind", "trian").line
