@@ -9,7 +9,7 @@ import click
 
 from fltk.cli.command import Option, command
 from fltk.cli.context import Settings
-from fltk.cli.figures import FOLDER, figure_options, rounds_of, write_figure
+from fltk.cli.figures import FOLDER, figure_options, film_options, rounds_of, write_figure
 from fltk.cli.options import Names
 from fltk.errors import UsageError
 
@@ -163,7 +163,7 @@ def _at(store: Store, run: RunRow, rounds: Any) -> Any:
     help="part of the model whose map is shown, for methods that treat parts differently",
 )
 @click.option("--fps", default=4.0, cls=Option, section="Figure", help="rounds a second")
-@figure_options
+@film_options
 @click.pass_obj
 def attention_gif(
     settings: Settings,

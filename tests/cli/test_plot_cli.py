@@ -117,3 +117,9 @@ def test_figures_of_runs_without_test_or_validation_data(tmp_path: Path) -> None
         done(db, "plot", "attention-maps", run, "-o", str(tmp_path / "a.png"))
     rows = draw(db, tmp_path, "curves", "run2")
     assert not any(math.isnan(float(row["mean"])) for row in rows)
+
+
+def test_help_names_the_files_that_are_written(tmp_path: Path) -> None:
+    film, still = (done(tmp_path / "r.db", "plot", name, "--help") for name in ("attention-gif", "curves"))
+    assert ".png" not in film and "plots/attention-RUN.gif" in "".join(film.split())
+    assert ".png, .svg or .pdf" in still
