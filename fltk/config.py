@@ -59,7 +59,9 @@ class PartitionConfig:
     classes_per_client: int = option(2, "classes a client holds (pathological, extended-dirichlet)")
     shards_per_client: int = option(2, "shards a client holds (shards)")
     groups: int = option(4, "number of known groups (rotated, permuted-labels)")
-    min_size: int = option(10, "smallest number of samples a client may hold")
+    min_size: int = option(
+        10, "smallest number of samples a client may hold (dirichlet-capped asks for more: one test batch)"
+    )
     balance: bool = option(True, "Dirichlet schemes: a client that holds n/N samples gets no more")
     clients: int = option(20, "clients that train")
     newcomers: int = option(4, "clients that exist from the start but take no part in training")
