@@ -89,6 +89,21 @@ class PartitionConfig:
         _share("val-share", self.val_share, open_top=True)
 
 
+# The schemes that read a setting of the partition; the others are read by all.
+READ_BY = {
+    "alpha": ("dirichlet", "dirichlet-capped", "extended-dirichlet", "quantity"),
+    "balance": ("dirichlet", "extended-dirichlet"),
+    "classes_per_client": ("pathological", "extended-dirichlet"),
+    "shards_per_client": ("shards",),
+    "groups": ("rotated", "permuted-labels"),
+}
+
+
+def ignored(scheme: str) -> frozenset[str]:
+    """The settings of a partition that its scheme does not read, so that they tell no two partitions apart."""
+    return frozenset(name for name, schemes in READ_BY.items() if scheme not in schemes)
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """How the clients train, shared by all methods so that comparisons have equal budgets."""

@@ -14,7 +14,7 @@ from fltk.cli.command import Group, Option, epilog
 from fltk.cli.context import Settings
 from fltk.cli.options import options_from, partition_config
 from fltk.cli.output import Column, emit, output_options
-from fltk.config import PartitionConfig
+from fltk.config import PartitionConfig, ignored
 from fltk.errors import FltkError, UsageError
 
 if TYPE_CHECKING:
@@ -174,13 +174,12 @@ def _write(path: Path, content: bytes) -> None:
 
 def _line(row: PartitionRow) -> dict[str, Any]:
     sizes = row.summary["sizes"]
-    skewed = "dirichlet" in row.config["scheme"] or row.config["scheme"] == "quantity"
     return {
         "partition": f"part{row.id}",
         "name": row.name,
         "dataset": row.config["dataset"],
         "scheme": row.config["scheme"],
-        "alpha": row.config["alpha"] if skewed else None,
+        "alpha": None if "alpha" in ignored(row.config["scheme"]) else row.config["alpha"],
         "clients": row.summary["clients"],
         "newcomers": row.summary["newcomers"],
         "samples": sum(sizes["train"]) + sum(sizes["val"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -176,7 +177,7 @@ def partition(settings: Settings, ref: str, output: Path | None, data: Path | No
     from fltk.registry import Store
 
     with Store(settings.db, readonly=True) as store:
-        if ref.startswith("part"):
+        if re.fullmatch(r"part\d+", ref):
             row = store.find_partition(ref)
             summary, number = row.summary, row.id
         else:

@@ -13,6 +13,7 @@ from fltk.cli.context import Settings, uncollected
 from fltk.cli.filters import ALL, check_kind
 from fltk.cli.output import Column, emit, output_options
 from fltk.cli.runs_edit import EDITS
+from fltk.config import ignored
 from fltk.errors import UsageError
 from fltk.names import KINDS
 
@@ -168,7 +169,7 @@ def _line(run: RunRow) -> dict[str, Any]:
         "method": run.method,
         "dataset": run.dataset,
         "scheme": partition["scheme"],
-        "alpha": partition["alpha"] if "dirichlet" in partition["scheme"] else None,
+        "alpha": None if "alpha" in ignored(partition["scheme"]) else partition["alpha"],
         "model": train["model"],
         "seed": run.seed,
         "rounds": run.rounds_done,
@@ -220,7 +221,8 @@ def _groups(store: Store, rows: list[RunRow]) -> list[dict[str, Any]]:
     groups: dict[str, dict[int, RunRow]] = {}
     for row in rows:
         config = {k: v for k, v in row.config.items() if k != "seed"}
-        config["partition"] = {k: v for k, v in config["partition"].items() if k != "partition_seed"}
+        apart = ignored(row.config["partition"]["scheme"]) | {"partition_seed"}
+        config["partition"] = {k: v for k, v in config["partition"].items() if k not in apart}
         groups.setdefault(_key(config), {})[row.seed] = row
     evaluations = store.last_evaluations(row.id for row in rows)
     return [_group(list(found.values()), evaluations) for found in groups.values()]
