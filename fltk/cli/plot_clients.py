@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from fltk.plots.embeddings import Marks
     from fltk.registry import RunRow, Store
 
+CLUSTERED = "cluster-kmeans, cluster-gmm, cfl, ifca, oracle, and attn with --set hier=kmeans"
+
 
 @command(
     "embeddings",
@@ -114,7 +116,8 @@ def _marks(store: Store, run: RunRow, tokens: Tokens) -> Marks:
 def clusters(settings: Settings, run: str, output: Path | None, data: Path | None, width: str | None) -> None:
     """Who is in which cluster, round by round.
 
-    For methods that put clients into clusters (cluster-kmeans, cluster-gmm, cfl, ifca, oracle, and attn with hier).
+    For methods that put clients into clusters (cluster-kmeans, cluster-gmm, cfl, ifca, oracle, and attn with --set
+    hier=kmeans or hier=gmm).
     Where the true groups are known, clients are ordered by them and the adjusted Rand index is drawn above.
     """
     from fltk.plots.clusters import Membership, cluster_membership
@@ -125,9 +128,7 @@ def clusters(settings: Settings, run: str, output: Path | None, data: Path | Non
     with Store(settings.db, readonly=True) as store:
         found = store.find_run(run, "train")
         if "cluster" not in store.client_keys(found.id):
-            raise UsageError(
-                f"{found.label} ({found.method}) has no clusters; cluster-kmeans, cluster-gmm, cfl and ifca make some"
-            )
+            raise UsageError(f"{found.label} ({found.method}) has no clusters; {CLUSTERED} make some")
         rounds, table = store.client_values(found.id, "cluster")
         groups = groups_of(summary_of(store, found), table.shape[1])
         agreement = _at(store, found, rounds) if groups is not None else None

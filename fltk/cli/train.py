@@ -178,10 +178,13 @@ def refuse_readonly(store: Store) -> None:
 
 
 def _configs(ctx: click.Context, params: dict[str, Any]) -> Iterator[RunConfig]:
-    """One configuration per seed and method, methods of one seed after another so that data are dealt once."""
+    """One configuration per seed and method, methods of one seed after another so that data are dealt once.
+
+    A name or seed that is given twice counts once: the second run would be the first.
+    """
     partition, train = partition_config(ctx, params), config_from(TrainConfig, params)
-    seeds = [_seed(text) for text in params["seed"].split(",")]
-    names = [name.strip() for name in params["method"].split(",")]
+    seeds = dict.fromkeys(_seed(text) for text in params["seed"].split(","))
+    names = dict.fromkeys(name.strip() for name in params["method"].split(","))
     if params["name"] and len(seeds) * len(names) > 1:
         raise UsageError("--name names one run, but several methods or seeds make several")
     given = origins(ctx).get("partition.partition_seed") != "default"

@@ -106,6 +106,15 @@ def test_the_numbers_of_a_partition(db: Path, tmp_path: Path) -> None:
     }
 
 
+def test_a_run_may_be_called_like_a_partition(tmp_path: Path) -> None:
+    db = tmp_path / "r.db"
+    done(db, "train", *TINY, "--method", "local", "--name", "partial")
+    done(db, "plot", "partition", "partial", "-o", str(tmp_path / "a.png"))
+    assert "no partition 'part9'" in fltk(db, "plot", "partition", "part9", "-o", str(tmp_path / "b.png")).line
+    line = fltk(db, "plot", "clusters", "partial").line
+    assert "cluster-kmeans, cluster-gmm, cfl, ifca, oracle, and attn with --set hier" in line
+
+
 def test_figures_of_runs_without_test_or_validation_data(tmp_path: Path) -> None:
     db = tmp_path / "r.db"
     done(db, "train", *TINY, "--method", "fedavg-ft", "--test-share", "0")

@@ -255,6 +255,8 @@ def test_the_best_cell_on_validation_data(db: Path) -> None:
 
 def test_cells_are_evaluated_once(db: Path) -> None:
     grid = write(db, 'method = ["local", "fedavg"]\n[train]\nrounds = 2\n' + SMALL + '[evaluate]\ndeploy = "ft1"\n')
+    told = fltk(db, "sweep", grid, quiet=False).err
+    assert "2/2: fedavg seed=0: done" in told and "evaluation 1: local" in told and "evaluation 2: fedavg" in told
     first = rows(db, grid)
     with Store(db) as store:
         stored = {run.id: store.evaluations(run.id) for run in store.runs()}

@@ -221,3 +221,13 @@ def test_runs_by_kind(db: Path) -> None:
     assert len(rows(done(db, "runs", "--kind", "train", "--json"))) == 1
     assert rows(done(db, "runs", "--kind", "join", "--json")) == []
     assert "unknown kind 'trian'; did you mean train" in fltk(db, "runs", "--kind", "trian").line
+
+
+def test_a_name_given_twice_is_one_run(db: Path) -> None:
+    assert len(rows(done(db, "train", "--method", "local,local", "--seed", "0,0", *TINY, "--json"))) == 1
+
+
+@pytest.mark.parametrize("kind", ["methods", "attacks", "defences"])
+def test_an_unknown_name_blames_no_option(db: Path, kind: str) -> None:
+    line = fltk(db, kind, "nosuch").line
+    assert f"NAME: unknown {kind[:-1]} 'nosuch'" in line and "--" not in line.replace("--help", "")
