@@ -203,9 +203,10 @@ def _details(store: Store, run: RunRow) -> list[dict[str, Any]]:
         "tags": dict(run.tags) or None,
     }
     rows = [{"key": key, "value": value, "origin": None} for key, value in facts.items()]
+    rest = "default" if run.origin else None  # a run that no command line made has no origins
     for table, values in run.config.items():
         settings = {f"{table}.{k}": v for k, v in values.items()} if isinstance(values, dict) else {table: values}
-        rows += [{"key": key, "value": value, "origin": run.origin.get(key)} for key, value in settings.items()]
+        rows += [{"key": key, "value": value, "origin": run.origin.get(key, rest)} for key, value in settings.items()]
     return rows + [{"key": f"last {key}", "value": value, "origin": None} for key, value in run.last.items()]
 
 
