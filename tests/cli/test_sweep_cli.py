@@ -275,6 +275,12 @@ def test_cells_are_evaluated_once(db: Path) -> None:
         assert [len(store.evaluations(run.id)) for run in store.runs()] == [2, 2]
 
 
+def test_a_sweep_tells_what_was_not_chosen(db: Path) -> None:
+    grid = 'method = "local"\n[train]\nrounds = 1\n' + SMALL + "val_share = 0\n[evaluate]\ndeploy = 'vote'\n"
+    told = fltk(db, "sweep", write(db, grid), quiet=False).err
+    assert "run1, round 1: there are no validation data, so that no deployment was chosen" in told
+
+
 def test_what_a_sweep_refuses(db: Path) -> None:
     grid = write(db, GRID)
     for args, part in (
