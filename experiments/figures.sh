@@ -14,8 +14,8 @@ $FLTK plot clients run31 run33 run36 run42 -o plots/clients.png
 [ $# -gt 0 ] || exit 0
 
 runs() { # REGISTRY METHOD DATASET CONDITION: the numbers of its training runs, the first seed first
-    $FLTK --db "$1" runs --method "$2" --dataset "$3" --where "$4" --status done --format csv |
-        grep '^run[0-9]' | grep -v 'join of' | cut -d, -f1
+    $FLTK --db "$1" runs --kind train --method "$2" --dataset "$3" --where "$4" --status done --format csv |
+        grep '^run[0-9]' | cut -d, -f1
 }
 map() { # DATASET CONDITION NAME
     $FLTK --db "$folder/attention.db" plot attention-maps \

@@ -8,8 +8,8 @@ FOLDER is what experiments/performance.sh has filled. In the page, everything be
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -149,8 +149,7 @@ def put(page: str, name: str, text: str) -> str:
     return f"{before}{first}\n{text}\n{last}{after}"
 
 
-def main() -> None:
-    folder, page, figure = (Path(name) for name in sys.argv[1:])
+def main(folder: Path, page: Path, figure: Path) -> None:
     found = report(folder, "all")
     rows, large = found["rows"], report(folder, "memory")["rows"] + report(folder, "clients")["rows"]
     texts = {
@@ -169,4 +168,11 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    parser = argparse.ArgumentParser(description="Tables and the figure of docs/performance.md from measurements.")
+    parser.add_argument("folder", type=Path, help="what experiments/performance.sh has filled")
+    parser.add_argument("page", type=Path, help="docs/performance.md, whose marked tables are replaced")
+    parser.add_argument("figure", type=Path, help="figure to write, such as plots/growth.png")
+    asked = parser.parse_args()
+    if not (asked.folder / "all.json").is_file():
+        parser.error(f"{asked.folder} has no all.json: fill the folder with experiments/performance.sh")
+    main(asked.folder, asked.page, asked.figure)

@@ -10,11 +10,12 @@ defence, of what it leaves.
 
 from __future__ import annotations
 
+import argparse
 import statistics
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from fltk.errors import FltkError
 from fltk.evaluation.robustness import summary
 from fltk.registry import Store
 
@@ -97,4 +98,9 @@ def main(db: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    parser = argparse.ArgumentParser(description="Tables of docs/robustness.md from a registry, as markdown.")
+    parser.add_argument("db", help="the registry that experiments/robustness.sh fills")
+    try:
+        main(parser.parse_args().db)
+    except FltkError as error:
+        parser.error(str(error))

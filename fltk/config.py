@@ -59,7 +59,9 @@ class PartitionConfig:
     classes_per_client: int = option(2, "classes a client holds (pathological, extended-dirichlet)")
     shards_per_client: int = option(2, "shards a client holds (shards)")
     groups: int = option(4, "number of known groups (rotated, permuted-labels)")
-    min_size: int = option(10, "smallest number of samples a client may hold")
+    min_size: int = option(
+        10, "smallest number of samples a client may hold (dirichlet-capped asks for more: one test batch)"
+    )
     balance: bool = option(True, "Dirichlet schemes: a client that holds n/N samples gets no more")
     clients: int = option(20, "clients that train")
     newcomers: int = option(4, "clients that exist from the start but take no part in training")
@@ -85,6 +87,21 @@ class PartitionConfig:
             _at_least(name.replace("_", "-"), getattr(self, name), 0)
         _share("test-share", self.test_share, open_top=True)
         _share("val-share", self.val_share, open_top=True)
+
+
+# The schemes that read a setting of the partition; the others are read by all.
+READ_BY = {
+    "alpha": ("dirichlet", "dirichlet-capped", "extended-dirichlet", "quantity"),
+    "balance": ("dirichlet", "extended-dirichlet"),
+    "classes_per_client": ("pathological", "extended-dirichlet"),
+    "shards_per_client": ("shards",),
+    "groups": ("rotated", "permuted-labels"),
+}
+
+
+def ignored(scheme: str) -> frozenset[str]:
+    """The settings of a partition that its scheme does not read, so that they tell no two partitions apart."""
+    return frozenset(name for name, schemes in READ_BY.items() if scheme not in schemes)
 
 
 @dataclass(frozen=True)

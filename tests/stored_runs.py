@@ -31,14 +31,16 @@ def add_run(
     kind: str = "train",
     environment: dict[str, Any] | None = None,
     git: dict[str, Any] | None = None,
+    dealt: dict[str, Any] | None = None,
     **train: Any,
 ) -> int:
     """A run of two rounds whose clients end with `accuracy` (a number or one for each) and its number.
 
-    `evaluated`: the same of the deployed model in an evaluation. `train`: changes of the training settings.
+    `evaluated`: the same of the deployed model in an evaluation. `dealt` and `train`: changes of the settings of
+    partition and training.
     """
     config = RunConfig(
-        PartitionConfig(alpha=alpha, partition_seed=seed),
+        PartitionConfig(alpha=alpha, partition_seed=seed, **(dealt or {})),
         TrainConfig(**{"model": "mlp", "rounds": 2, **train}),
         method,
         params or {},

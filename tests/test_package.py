@@ -1,10 +1,12 @@
-"""The wheel, as somebody gets it: installed without the checkout, run from another folder."""
+"""What is given away: the wheel, installed without the checkout and run from another folder, and the sources."""
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import venv
 import zipfile
 from pathlib import Path
@@ -13,6 +15,8 @@ import pytest
 from processes import ROOT, clean_environment
 
 import fltk
+
+PAGES = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
 
 
 def checked(*command: str | Path, cwd: Path) -> str:
@@ -78,3 +82,29 @@ def test_the_wheel_works_away_from_the_checkout(tmp_path: Path) -> None:
     tiny = ("--rounds", "1", "--clients", "4", "--newcomers", "0", "--hidden", "8", "--min-size", "5")
     checked(bin / "fltk", "train", *tiny, "--db", "tiny.db", cwd=away)
     assert (away / "tiny.db").exists()
+
+
+def test_the_sources_hold_what_the_pages_point_to(tmp_path: Path) -> None:
+    pytest.importorskip("build")
+    pytest.importorskip("hatchling")
+    if not (ROOT / "pyproject.toml").exists():
+        pytest.skip("not run from a checkout")
+    checked(sys.executable, "-m", "build", "--sdist", "--no-isolation", "--outdir", tmp_path, ROOT, cwd=tmp_path)
+    (sources,) = tmp_path.glob("fltk-*.tar.gz")
+    with tarfile.open(sources) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    wanted = {"README.md", "LICENSE", "Makefile", "pyproject.toml", "results.db.example", "fltk/py.typed"}
+    for folder, ending in (("docs", "md"), ("experiments", "*"), ("tests", "py")):
+        wanted |= {f"{folder}/{path.name}" for path in (ROOT / folder).glob(f"*.{ending}")}
+    shown = re.findall(r"\]\(\.{0,2}/?(plots/[\w-]+\.png)\)", "".join(p.read_text() for p in PAGES))
+    assert shown and names >= wanted | set(shown)
+    assert not any(name.startswith("plots/demo-") for name in names)
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "experiments").glob("*.py")), ids=lambda path: path.name)
+def test_experiments_explain_themselves(script: Path, tmp_path: Path) -> None:
+    """--help starts nothing, and makes no file of that name."""
+    command = [sys.executable, str(script), "--help"]
+    env = {**clean_environment(), "PYTHONPATH": str(ROOT)}
+    told = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120, check=True)
+    assert told.stdout.startswith("usage: ") and not list(tmp_path.iterdir())

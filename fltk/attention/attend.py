@@ -77,11 +77,11 @@ def attend(
     options: Options = DEFAULTS,
     *,
     center: Tensor | str = "mean",
-    samples: Tensor | None = None,
+    samples: Tensor | Sequence[float] | None = None,
     updates: Tensor | None = None,
     secants: Tensor | None = None,
-    keys: Tensor | None = None,
-    trust: Tensor | None = None,
+    keys: Tensor | Sequence[bool] | None = None,
+    trust: Tensor | Sequence[float] | None = None,
 ) -> Attention:
     """Attention of K clients over K clients.
 
@@ -89,11 +89,14 @@ def attend(
     median or none.  samples: (K,) for the data-size prior n_j^gamma (default: all equal).  updates: (K, P) last
     updates, for omega > 0.  secants: (K, P) from `tokens.secant`.  keys: (K,) bool, who may be attended to by others
     (default: all).  trust: (K,) log rho_j <= 0 (default: full).  Raises ValueError where omega lacks its updates.
+    What is one number a client may be a list or an array.
     """
     origin = center if isinstance(center, Tensor) else center_of(models, center, None)
     parts = parts_of(models, origin, options, updates, secants)
     s, mask = compared(parts, options)
-    return weigh(s, options, samples=samples, keys=keys, trust=trust, mask=mask)
+    n, rho = (None if given is None else torch.as_tensor(given, dtype=torch.float64) for given in (samples, trust))
+    known = None if keys is None else torch.as_tensor(keys, dtype=torch.bool)
+    return weigh(s, options, samples=n, keys=known, trust=rho, mask=mask)
 
 
 def compared(parts: Sequence[Part], options: Options) -> tuple[Tensor, Tensor | None]:

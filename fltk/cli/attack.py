@@ -97,13 +97,17 @@ SPARSE = (
 @click.option(
     "--run", "base", default="latest", show_default=True, cls=Option, section="Run", help="the run that is attacked"
 )
-@click.option("--method", default="", cls=Option, section="Run", help="another method, or several with --grid")
+@click.option(
+    "--method", default="", cls=Option, section="Run", help="method, or several with --grid [default: the run's]"
+)
 @set_option
-@click.option("--seed", default="", cls=Option, section="Run", help="another root seed, or several with --grid")
+@click.option(
+    "--seed", default="", cls=Option, section="Run", help="root seed, or several with --grid [default: the run's]"
+)
 @keep_option
 @config_option
-@options_from(PartitionConfig, section="Data and partition")
-@options_from(TrainConfig, section="Training")
+@options_from(PartitionConfig, section="Data and partition", default="the run's")
+@options_from(TrainConfig, section="Training", default="the run's")
 @place_options
 @output_options
 @click.pass_context

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -17,6 +18,19 @@ class Option(click.Option):
     def __init__(self, *args: Any, section: str = "Options", **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.section = section
+
+    def resolve_envvar_value(self, ctx: click.Context) -> str | None:
+        """The variable is called as one types it, FLTK_TRAIN_ROUNDS, and not after the name in the code.
+
+        What a group does without the name of a member needs none in the variable either: FLTK_RUNS_METHOD.
+        """
+        if not self.allow_from_autoenv:
+            return None
+        word = max(self.opts, key=len).lstrip("-").replace("-", "_").upper()
+        above = ctx.parent
+        short = above is not None and getattr(above.command, "shorthand", None) == ctx.command.name
+        prefixes = [ctx.auto_envvar_prefix, above.auto_envvar_prefix if above is not None and short else None]
+        return next((found for prefix in prefixes if prefix and (found := os.environ.get(f"{prefix}_{word}"))), None)
 
 
 class Command(click.Command):
@@ -45,6 +59,7 @@ class Group(click.Group):
 
     command_class = Command
     group_class = type
+    shorthand: str | None = None  # the member that is meant where none is named
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -90,17 +90,18 @@ def global_options(*, hidden: bool) -> list[click.Parameter]:
         return click.Option(names.split(), callback=callback, help=text, envvar=variable, **shared, **more)
 
     db = f"registry of runs [env: FLTK_DB; default: {DEFAULT_DB}]"
-    folder = "folder with data sets [env: FLTK_DATA]"
-    colour = "colours [default: on terminals, unless NO_COLOR is set]"
-    more = "say more; -vv shows tracebacks of internal errors"
+    folder = "folder with data sets [env: FLTK_DATA; default: ~/.cache/fltk]"
+    colour = "colours [env: FLTK_COLOR; default: on terminals, unless NO_COLOR is set]"
+    quiet = "print errors only on stderr [env: FLTK_QUIET=1]"
+    more = "say more; -vv shows tracebacks of internal errors [env: FLTK_VERBOSE=2]"
     set_db, set_folder = _store("db", str), _store("data_dir", lambda text: Path(text).expanduser())
     set_quiet, set_verbosity = _store("verbosity", lambda quiet: -1), _store("verbosity", int)
     return [
         make("--db global_db", db, set_db, "FLTK_DB", metavar="FILE|URL"),
         make("--data-dir global_data", folder, set_folder, "FLTK_DATA", metavar="FOLDER"),
-        make("--color/--no-color global_color", colour, _set_colour),
-        make("-q --quiet global_quiet", "print errors only on stderr", set_quiet, is_flag=True),
-        make("-v --verbose global_verbose", more, set_verbosity, count=True),
+        make("--color/--no-color global_color", colour, _set_colour, "FLTK_COLOR"),
+        make("-q --quiet global_quiet", quiet, set_quiet, "FLTK_QUIET", is_flag=True),
+        make("-v --verbose global_verbose", more, set_verbosity, "FLTK_VERBOSE", count=True),
     ]
 
 

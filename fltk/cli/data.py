@@ -28,8 +28,10 @@ COLUMNS = [
 def data(settings: Settings, format: str) -> None:
     """List the data sets and say which are at hand.
 
-    A data set that is absent is listed with the way to get it.
+    A data set that is absent is listed with the way to get it. They are looked for, and put by --download, in the
+    folder of --data-dir, or else of FLTK_DATA, or else in ~/.cache/fltk.
     """
-    from fltk.data import describe
+    from fltk.data.sources import describe, folder
 
-    emit([asdict(info) for info in describe(settings.data_dir)], COLUMNS, format)
+    where = str(folder(settings.data_dir))
+    emit([asdict(info) for info in describe(settings.data_dir)], COLUMNS, format, extra={"folder": where})

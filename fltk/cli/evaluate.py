@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -35,6 +36,7 @@ COLUMNS = [
     Column("val_mean", "validation", 4),
 ]
 FEW = 4  # so many candidates are all printed
+UNDECIDED = "there are no validation data, so that nothing was chosen"
 
 
 @command(
@@ -132,6 +134,8 @@ def evaluate(
     with Store(settings.db) as store:
         for found in [store.find_run(ref, "train") for ref in run]:
             done = evaluate_run(store, found, place, deployment, round_)
+            if done.undecided:
+                settings.say(f"{found.label}: {UNDECIDED}; train with --val-share above 0")
             rows += _labelled(found, [r for r in done.rows if r["model"] in kept])
             notes |= _notes(found, done)
             rows += _reference_rows(store, found, done, {r["run"] for r in rows})
@@ -157,13 +161,15 @@ def _labelled(run: RunRow, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _notes(run: RunRow, done: Evaluation) -> dict[str, Any]:
     """Below the table: what was deployed, and the three rounds one may quote, each by its name."""
     chosen = ", ".join(f"{c} ({n} clients)" for c, n in done.chosen.items())
-    notes = {f"run{run.id} deployed": f"{done.deploy.mode}: {chosen}, after round {done.round}"}
+    by = UNDECIDED if done.undecided else done.deploy.mode
+    notes = {f"run{run.id} deployed": f"{by}: {chosen}, after round {done.round}"}
     if done.malicious:
         n = len(done.clients["personal_test_acc"])
         left = f"{n - len(done.malicious)} of {n}; malicious, and in no row: {', '.join(map(str, done.malicious))}"
         notes[f"run{run.id} benign clients"] = left
     for name, found in done.rounds.items():
-        text = f"round {found['round']}, personal accuracy {found['acc_mean']:.4f}"
+        accuracy = "unknown" if math.isnan(found["acc_mean"]) else f"{found['acc_mean']:.4f}"
+        text = f"round {found['round']}, personal accuracy {accuracy}"
         notes[f"run{run.id} {name.replace('_', ' ')}"] = text
     return notes
 

@@ -59,9 +59,7 @@ def export(settings: Settings, /, run: tuple[str, ...], what: str, output: Path,
     if suffix == ".npz" and what != "maps":
         raise UsageError(f"--output: .npz holds maps, and --what is {what}; choose .csv, .jsonl or .parquet")
     with Store(settings.db, readonly=True) as store:
-        runs = select_runs(store, run, filters)
-        if not runs:
-            raise UsageError("no run to export: name runs or loosen the filters")
+        runs = select_runs(store, run, filters, "export")
         count = _write(store, runs, what, output)
     click.echo(output)
     settings.say(f"{count:,} {'maps' if suffix == '.npz' else 'rows'} of {len(runs):,} runs", level=1)

@@ -24,6 +24,15 @@ LONGEST = 100  # characters of a file's name
 
 def figure_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """--output, --data and --width, the same for every figure."""
+    return _options("file to write: .png, .svg or .pdf [default: plots/KIND-RUN.png]", function)
+
+
+def film_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same for a figure that moves."""
+    return _options("file to write: .gif [default: plots/attention-RUN.gif]", function)
+
+
+def _options(files: str, function: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option(
             "--width",
@@ -47,7 +56,7 @@ def figure_options(function: Callable[..., Any]) -> Callable[..., Any]:
             type=click.Path(dir_okay=False, path_type=Path),
             cls=Option,
             section="Figure",
-            help="file to write: .png, .svg or .pdf [default: plots/KIND-RUN.png]",
+            help=files,
         ),
     ):
         function = option(function)

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from fltk.cli.command import Option
-from fltk.errors import UsageError, unknown
-from fltk.names import DATASETS, IMPORTED, METHODS
+from fltk.errors import FltkError, UsageError, unknown
+from fltk.names import DATASETS, IMPORTED, KINDS, METHODS
 
 if TYPE_CHECKING:
     from fltk.registry import RunRow, Store
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+ALL = "all"
 FILTERS = ("method", "dataset", "status", "tag", "where", "kind")
 
 
@@ -46,33 +47,47 @@ def _options(kind: str, status: str) -> list[Callable[[F], F]]:
             multiple=True,
             metavar="CONDITION",
         ),
-        make("--kind", "train, join, ... or all", kind),
+        make("--kind", f"{', '.join(KINDS)} or all", kind),
     ]
 
 
 def select_runs(
-    store: Store, refs: Sequence[str], filters: dict[str, Any], *, kind: str = "all", status: str = "all"
+    store: Store, refs: Sequence[str], filters: dict[str, Any], to: str, *, kind: str = ALL, status: str = ALL
 ) -> list[RunRow]:
-    """The named runs, each once, or all that fulfil the filters; `kind` and `status` are the filters' defaults."""
+    """The named runs, each once, or all that fulfil the filters; `kind` and `status` are the filters' defaults.
+
+    FltkError where there are none; `to` says in it what they were wanted for, such as compare.
+    """
     if refs:
         given = [name for name in FILTERS if filters[name]]
         if given:
             raise UsageError(f"--{given[0]} does not go with named runs; leave one of them out")
         return list({run.id: run for run in store.find_runs(refs)}.values())
-    kind, status = filters["kind"] or kind, filters["status"] or status
-    found = store.runs(status=None if status == "all" else status, tag=filters["tag"], where=filters["where"])
+    kind, status = check_kind(filters["kind"] or kind), filters["status"] or status
+    found = store.runs(status=None if status == ALL else status, tag=filters["tag"], where=filters["where"])
     methods = _names(filters["method"], "method", (*METHODS, *(run.method for run in found)))
-    kinds = {"train", "all", *(run.kind for run in found)}
-    if kind not in kinds:
-        raise unknown("kind", kind, kinds, "--kind")
     datasets = _names(filters["dataset"], "dataset", (*DATASETS, IMPORTED, *(run.dataset for run in found)))
-    return [
+    chosen = [
         run
         for run in found
         if (not methods or run.method in methods)
         and (not datasets or run.dataset in datasets)
-        and kind in ("all", run.kind)
+        and kind in (ALL, run.kind)
     ]
+    if not chosen:
+        what = " ".join(word for word in ("finished" if status == "done" else status, kind) if word != ALL)
+        raise FltkError(
+            f"no run to {to}: no {what + ' ' if what else ''}run fulfils the filters; loosen them, name runs, "
+            f"or make some with {KINDS.get(kind, 'fltk train')}"
+        )
+    return chosen
+
+
+def check_kind(kind: str) -> str:
+    """The same; UsageError for what is no kind of run, also where the registry has none of a kind yet."""
+    if kind not in (ALL, *KINDS):
+        raise unknown("kind", kind, (ALL, *KINDS), "--kind")
+    return kind
 
 
 def _names(text: str | None, option: str, known: Iterable[str]) -> set[str]:

@@ -156,8 +156,9 @@ def _print(store: Store, run: RunRow, format: str) -> None:
 def _notes(run: RunRow, stored: dict[str, Any]) -> dict[str, str]:
     """Below the table."""
     join, count = run.config["join"], len(run.config["join"]["newcomers"])
+    who = "1 newcomer joins" if count == 1 else f"{count} newcomers join"
     notes = {
-        f"run{run.id}": f"{count} newcomers join run{run.parent} after round {join['round']}",
+        f"run{run.id}": f"{who} run{run.parent} after round {join['round']}",
         "clients that trained": f"{stored['participants']:.4f}",
     }
     kept = [row for row in stored["rows"] if row["step"] == "tuned"]

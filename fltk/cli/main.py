@@ -163,8 +163,8 @@ def _show_traceback(ctx: click.Context, error: Exception) -> None:
 def cli() -> None:
     """Experiments in personalised federated learning.
 
-    Every option can also come from a variable, such as FLTK_TRAIN_ROUNDS=5, and the options below may stand
-    before or after the command.
+    Every option of a command can also come from a variable, such as FLTK_TRAIN_ROUNDS=5 or
+    FLTK_RUNS_METHOD=attn. The options below have short ones, and may stand before or after the command.
     """
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 import click
 
 from fltk.cli.command import command
 from fltk.cli.output import Column, emit, output_options
+from fltk.errors import unknown
 from fltk.names import METHODS
 
 COLUMNS = [
@@ -38,6 +40,7 @@ def methods(name: str | None, format: str) -> None:
     else:
         from fltk.methods import method_class
 
+        check_name("method", name, METHODS)
         explain(name, method_class(name), "--set", "method", format)
 
 
@@ -54,6 +57,12 @@ def _row(name: str) -> dict[str, Any]:
         "cannot": "; ".join(f"{ability}: {reason}" for ability, reason in cls.cannot.items()) or None,
         "hyper_parameters": [h.name for h in hypers(cls)] or None,
     }
+
+
+def check_name(kind: str, name: str, known: Iterable[str]) -> None:
+    """UsageError for what nothing is called; nobody typed the option that means one elsewhere."""
+    if name not in known:
+        raise unknown(kind, name, known, "NAME")
 
 
 def explain(name: str, cls: type[Any], option: str, kind: str, format: str) -> None:

@@ -54,11 +54,12 @@ class Names(click.Choice[str]):
         self.fail(f"there is no {value!r}; {hint}", param, ctx)
 
 
-def options_from(cls: type, *, section: str = "", leave_out: Iterable[str] = ()) -> Callable[[F], F]:
+def options_from(cls: type, *, section: str = "", leave_out: Iterable[str] = (), default: str = "") -> Callable[[F], F]:
     """One option for each field of a config dataclass but those in `leave_out`, with its help, default and choices.
 
-    The heading in `--help` is `section`, or the class name without Config. Ranges are checked by the class
-    itself, when `config_from` builds it.
+    The heading in `--help` is `section`, or the class name without Config. `default` says there what holds where an
+    option is not given, if that is not the field's default. Ranges are checked by the class itself, when `config_from`
+    builds it.
     """
     title = section or cls.__name__.removesuffix("Config")
     hints = get_type_hints(cls)
@@ -66,19 +67,19 @@ def options_from(cls: type, *, section: str = "", leave_out: Iterable[str] = ())
 
     def decorate(function: F) -> F:
         for item in reversed([item for item in fields(cls) if item.name not in left]):
-            function = _option(item, hints[item.name], title)(function)
+            function = _option(item, hints[item.name], title, default)(function)
         return function
 
     return decorate
 
 
-def _option(item: Field[Any], kind: type, section: str) -> Callable[[F], F]:
+def _option(item: Field[Any], kind: type, section: str, default: str) -> Callable[[F], F]:
     """The click option of one field: underscore becomes hyphen, a bool becomes a pair of flags."""
     if kind not in KINDS or item.default is MISSING:
         raise TypeError(f"no option can be made of field {item.name!r}: {kind}")
     name = item.name.replace("_", "-")
     declaration = f"--{name}/--no-{name}" if kind is bool else f"--{name}"
-    choices = item.metadata.get("choices")
+    choices, text = item.metadata.get("choices"), item.metadata.get("help")
     return click.option(
         declaration,
         item.name,
@@ -86,8 +87,8 @@ def _option(item: Field[Any], kind: type, section: str) -> Callable[[F], F]:
         section=section,
         type=Names(choices) if choices else kind,
         default=item.default,
-        show_default=item.default != "",
-        help=item.metadata.get("help"),
+        show_default=item.default != "" and not default,
+        help=f"{text} [default: {default}]" if default else text,
     )
 
 

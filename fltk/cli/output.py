@@ -120,7 +120,7 @@ def _cell(value: Any, digits: int | None) -> str:
     """A value for the eye, on one line."""
     if isinstance(value, str):
         return " ".join(value.split())
-    if value is None:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"

@@ -14,7 +14,7 @@ from fltk.cli.command import Group, Option, epilog
 from fltk.cli.context import Settings
 from fltk.cli.options import options_from, partition_config
 from fltk.cli.output import Column, emit, output_options
-from fltk.config import PartitionConfig
+from fltk.config import PartitionConfig, ignored
 from fltk.errors import FltkError, UsageError
 
 if TYPE_CHECKING:
@@ -53,9 +53,11 @@ CLIENTS = [
 class DefaultGroup(Group):
     """A group whose first member runs when options follow directly: `fltk partition --alpha 0.1` makes one."""
 
+    shorthand = "make"
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if args and args[0].startswith("-") and args[0] not in ("-h", "--help"):
-            args = ["make", *args]
+            args = [self.shorthand, *args]
         return super().parse_args(ctx, args)
 
 
@@ -172,13 +174,12 @@ def _write(path: Path, content: bytes) -> None:
 
 def _line(row: PartitionRow) -> dict[str, Any]:
     sizes = row.summary["sizes"]
-    skewed = "dirichlet" in row.config["scheme"] or row.config["scheme"] == "quantity"
     return {
         "partition": f"part{row.id}",
         "name": row.name,
         "dataset": row.config["dataset"],
         "scheme": row.config["scheme"],
-        "alpha": row.config["alpha"] if skewed else None,
+        "alpha": None if "alpha" in ignored(row.config["scheme"]) else row.config["alpha"],
         "clients": row.summary["clients"],
         "newcomers": row.summary["newcomers"],
         "samples": sum(sizes["train"]) + sum(sizes["val"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -195,7 +196,7 @@ def partition(settings: Settings, ref: str, output: Path | None, data: Path | No
     from fltk.registry import Store
 
     with Store(settings.db, readonly=True) as store:
-        if ref.startswith("part"):
+        if re.fullmatch(r"part\d+", ref):
             row = store.find_partition(ref)
             summary, number = row.summary, row.id
         else:
@@ -276,7 +277,7 @@ def critical_difference(
     from fltk.registry import Store
 
     with Store(settings.db, readonly=True) as store:
-        found = select_runs(store, run, filters, kind="train", status="done")
+        found = select_runs(store, run, filters, "rank", kind="train", status="done")
         table = compare(store, found, metric)
     ranks = table.ranks()
     if ranks is None:
@@ -320,7 +321,7 @@ def attack(
     from fltk.registry import Store
 
     with Store(settings.db, readonly=True) as store:
-        found = select_runs(store, run, filters, kind="attack", status="done")
+        found = select_runs(store, run, filters, "draw", kind="attack", status="done")
         clean = [r.label for r in found if r.kind != "attack"]
         if clean:
             raise UsageError(f"{clean[0]} is no attacked run; fltk attack --run {clean[0]} makes one of it")

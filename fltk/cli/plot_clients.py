@@ -9,7 +9,7 @@ import click
 
 from fltk.cli.command import Option, command
 from fltk.cli.context import Settings
-from fltk.cli.figures import FOLDER, figure_name, figure_options, rounds_of, write_figure
+from fltk.cli.figures import FOLDER, figure_name, figure_options, film_options, rounds_of, write_figure
 from fltk.cli.options import Names
 from fltk.errors import UsageError
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from fltk.evaluation.tokens import Tokens
     from fltk.plots.embeddings import Marks
     from fltk.registry import RunRow, Store
+
+CLUSTERED = "cluster-kmeans, cluster-gmm, cfl, ifca, oracle, and attn with --set hier=kmeans"
 
 
 @command(
@@ -114,7 +116,8 @@ def _marks(store: Store, run: RunRow, tokens: Tokens) -> Marks:
 def clusters(settings: Settings, run: str, output: Path | None, data: Path | None, width: str | None) -> None:
     """Who is in which cluster, round by round.
 
-    For methods that put clients into clusters (cluster-kmeans, cluster-gmm, cfl, ifca, oracle, and attn with hier).
+    For methods that put clients into clusters (cluster-kmeans, cluster-gmm, cfl, ifca, oracle, and attn with --set
+    hier=kmeans or hier=gmm).
     Where the true groups are known, clients are ordered by them and the adjusted Rand index is drawn above.
     """
     from fltk.plots.clusters import Membership, cluster_membership
@@ -125,9 +128,7 @@ def clusters(settings: Settings, run: str, output: Path | None, data: Path | Non
     with Store(settings.db, readonly=True) as store:
         found = store.find_run(run, "train")
         if "cluster" not in store.client_keys(found.id):
-            raise UsageError(
-                f"{found.label} ({found.method}) has no clusters; cluster-kmeans, cluster-gmm, cfl and ifca make some"
-            )
+            raise UsageError(f"{found.label} ({found.method}) has no clusters; {CLUSTERED} make some")
         rounds, table = store.client_values(found.id, "cluster")
         groups = groups_of(summary_of(store, found), table.shape[1])
         agreement = _at(store, found, rounds) if groups is not None else None
@@ -163,7 +164,7 @@ def _at(store: Store, run: RunRow, rounds: Any) -> Any:
     help="part of the model whose map is shown, for methods that treat parts differently",
 )
 @click.option("--fps", default=4.0, cls=Option, section="Figure", help="rounds a second")
-@figure_options
+@film_options
 @click.pass_obj
 def attention_gif(
     settings: Settings,

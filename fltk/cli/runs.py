@@ -10,9 +10,12 @@ import click
 
 from fltk.cli.command import Group, Option, epilog
 from fltk.cli.context import Settings, uncollected
+from fltk.cli.filters import ALL, check_kind
 from fltk.cli.output import Column, emit, output_options
 from fltk.cli.runs_edit import EDITS
+from fltk.config import ignored
 from fltk.errors import UsageError
+from fltk.names import KINDS
 
 if TYPE_CHECKING:
     from fltk.registry import EvaluationRow, RunRow, Store
@@ -55,11 +58,13 @@ GROUPS = [
 class RunsGroup(Group):
     """A group whose `list` runs where no member is named: `fltk runs run42` shows that run."""
 
+    shorthand = "list"
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Put `list` in front of what is no member; global options may stand before either."""
         first = _behind_global(args)
         if args[first : first + 1] not in (["-h"], ["--help"]) and (first == len(args) or args[first] not in MEMBERS):
-            args = [*args[:first], "list", *args[first:]]
+            args = [*args[:first], self.shorthand, *args[first:]]
         return super().parse_args(ctx, args)
 
     def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
@@ -104,6 +109,7 @@ def runs() -> None:
 @click.option("--method", cls=Option, section="Filter", help="only runs of this method")
 @click.option("--dataset", cls=Option, section="Filter", help="only runs on this data set")
 @click.option("--status", cls=Option, section="Filter", help="running, done, interrupted, failed or stale")
+@click.option("--kind", cls=Option, section="Filter", help=f"only runs of this kind: {', '.join(KINDS)}")
 @click.option("--tag", cls=Option, section="Filter", metavar="KEY[=VALUE]", help="only runs with this tag")
 @click.option(
     "--where",
@@ -124,7 +130,9 @@ def runs() -> None:
 @output_options
 @click.pass_obj
 @uncollected()
-def listing(settings: Settings, /, run: str | None, format: str, by_seed: bool, **filters: Any) -> None:
+def listing(
+    settings: Settings, /, run: str | None, format: str, by_seed: bool, kind: str | None, **filters: Any
+) -> None:
     """List and filter the runs, or show one.
 
     `fltk runs` alone does the same.
@@ -133,12 +141,13 @@ def listing(settings: Settings, /, run: str | None, format: str, by_seed: bool, 
 
     with Store(settings.db, readonly=True) as store:
         if run is not None:
-            if by_seed or any(filters.values()):
+            if by_seed or kind or any(filters.values()):
                 raise UsageError("a RUN is shown whole; filters and --by-seed go with the list")
             found = store.find_run(run)
-            emit(_details(store, found), [Column("key"), Column("value")], format)
+            emit(_details(store, found), [Column("key"), Column("value"), Column("origin")], format)
             return
-        rows = store.runs(**filters)
+        kind = check_kind(kind or ALL)
+        rows = [row for row in store.runs(**filters) if kind in (ALL, row.kind)]
         if by_seed:
             trained = [r for r in rows if r.status == "done" and r.kind == "train"]
             emit(_groups(store, trained), GROUPS, format)
@@ -160,7 +169,7 @@ def _line(run: RunRow) -> dict[str, Any]:
         "method": run.method,
         "dataset": run.dataset,
         "scheme": partition["scheme"],
-        "alpha": partition["alpha"] if "dirichlet" in partition["scheme"] else None,
+        "alpha": None if "alpha" in ignored(partition["scheme"]) else partition["alpha"],
         "model": train["model"],
         "seed": run.seed,
         "rounds": run.rounds_done,
@@ -174,7 +183,7 @@ def _line(run: RunRow) -> dict[str, Any]:
 
 
 def _details(store: Store, run: RunRow) -> list[dict[str, Any]]:
-    """Key and value of all that is stored about a run, its numbers last."""
+    """Key and value of all that is stored about a run, its numbers last; of settings also where they came from."""
     facts: dict[str, Any] = {
         "run": run.label,
         "uuid": run.uuid,
@@ -184,7 +193,8 @@ def _details(store: Store, run: RunRow) -> list[dict[str, Any]]:
         "partition": None if run.partition_id is None else f"part{run.partition_id}",
         "configuration hash": run.config_hash,
         "data fingerprint": run.data_fingerprint,
-        "git": f"{run.git.get('commit') or 'no repository'}{' (modified)' if run.git.get('dirty') else ''}",
+        "code": _tree(run.git),
+        "folder": None if (folder := run.git.get("folder", {})).get("same") or not folder else _tree(folder),
         "attempts": len(store.attempts(run.id)),
         "checkpoints": [c.round for c in store.checkpoints(run.id)],
         "maps": len(store.map_rounds(run.id)),
@@ -192,18 +202,19 @@ def _details(store: Store, run: RunRow) -> list[dict[str, Any]]:
         "note": run.note or None,
         "tags": dict(run.tags) or None,
     }
+    rows = [{"key": key, "value": value, "origin": None} for key, value in facts.items()]
+    rest = "default" if run.origin else None  # a run that no command line made has no origins
     for table, values in run.config.items():
-        if isinstance(values, dict):
-            facts |= {f"{table}.{key}": _told(value, run.origin.get(f"{table}.{key}")) for key, value in values.items()}
-        else:
-            facts[table] = _told(values, run.origin.get(table))
-    facts |= {f"last {key}": value for key, value in run.last.items()}
-    return [{"key": key, "value": value} for key, value in facts.items()]
+        settings = {f"{table}.{k}": v for k, v in values.items()} if isinstance(values, dict) else {table: values}
+        rows += [{"key": key, "value": value, "origin": run.origin.get(key, rest)} for key, value in settings.items()]
+    return rows + [{"key": f"last {key}", "value": value, "origin": None} for key, value in run.last.items()]
 
 
-def _told(value: Any, origin: str | None) -> Any:
-    """The value, with its origin where that is not the default."""
-    return value if origin in (None, "default") else f"{value} ({origin})"
+def _tree(git: Mapping[str, Any]) -> str:
+    """A commit, and whether it was changed; or why there is none."""
+    if not git.get("present"):
+        return " ".join([str(git.get("reason", "no repository")), str(git.get("version", ""))]).strip()
+    return f"{git.get('commit') or 'no commit'}{' (modified)' if git.get('dirty') else ''}"
 
 
 def _groups(store: Store, rows: list[RunRow]) -> list[dict[str, Any]]:
@@ -211,7 +222,8 @@ def _groups(store: Store, rows: list[RunRow]) -> list[dict[str, Any]]:
     groups: dict[str, dict[int, RunRow]] = {}
     for row in rows:
         config = {k: v for k, v in row.config.items() if k != "seed"}
-        config["partition"] = {k: v for k, v in config["partition"].items() if k != "partition_seed"}
+        apart = ignored(row.config["partition"]["scheme"]) | {"partition_seed"}
+        config["partition"] = {k: v for k, v in config["partition"].items() if k not in apart}
         groups.setdefault(_key(config), {})[row.seed] = row
     evaluations = store.last_evaluations(row.id for row in rows)
     return [_group(list(found.values()), evaluations) for found in groups.values()]

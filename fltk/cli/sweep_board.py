@@ -81,11 +81,13 @@ class Board:
         self.events[event.digest] = event
         self.states[event.digest] = "playing" if event.kind in AT_WORK else event.kind
         if self.live is None and event.kind not in SILENT:
-            over = sum(state in ORDER for state in self.states.values())
+            states = list(self.states.values())
+            over, scored = sum(state in ORDER for state in states), states.count("evaluated")
+            place = f", evaluation {scored}" if event.kind == "evaluated" else f" {over}/{len(states)}"
             run = "" if event.run is None else f", run{event.run}"
             why = f": {event.message}" if event.message else ""
             label = self.labels.get(event.digest, "")
-            self.settings.say(f"{self.name} {over}/{len(self.states)}: {label}: {event.kind}{run}{why}")
+            self.settings.say(f"{self.name}{place}: {label}: {event.kind}{run}{why}")
 
     def table(self) -> Table:
         """The cells at work, then those that failed, then the last that were finished, as many as fit."""

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from fltk.cli.command import command
-from fltk.cli.methods import explain
+from fltk.cli.methods import check_name, explain
 from fltk.cli.output import Column, emit, output_options
 from fltk.names import ATTACKS, DEFENCES
 
@@ -43,6 +43,7 @@ def attacks(name: str | None, format: str) -> None:
     from fltk.attacks import attack_class
 
     if name is not None:
+        check_name("attack", name, ATTACKS)
         explain(name, attack_class(name), "--set-attack", "attack", format)
         return
     emit([_attack(kind) for kind in ATTACKS], ATTACK_COLUMNS, format)
@@ -77,6 +78,7 @@ def defences(name: str | None, format: str) -> None:
     from fltk.defences import defence_class
 
     if name is not None:
+        check_name("defence", name, DEFENCES)
         explain(name, defence_class(name), "--set-defence", "defence", format)
         return
     emit([_defence(kind) for kind in DEFENCES], DEFENCE_COLUMNS, format)

@@ -57,7 +57,7 @@ clean_option = click.option(
     is_flag=True,
     cls=Option,
     section="Run",
-    help="refuse to begin where git knows of changes, or knows nothing",
+    help="refuse to begin where fltk's own repository or that of the current folder has changes, or there is neither",
 )
 
 
@@ -164,18 +164,12 @@ def _refuse_ignored(ctx: click.Context, params: dict[str, Any]) -> None:
 
 
 def refuse_unclean(params: dict[str, Any]) -> None:
-    """UsageError where --require-clean is given and the current folder is not exactly a commit."""
-    from fltk.registry.capture import git_state
+    """UsageError where --require-clean is given and git could not bring back fltk's code or the current folder."""
+    from fltk.registry.capture import unclean
 
-    if not params["require_clean"]:
-        return
-    state = git_state()
-    if not state["present"]:
-        raise UsageError(f"--require-clean: {state['reason']}")
-    if state["dirty"] or state["commit"] is None:
-        raise UsageError(
-            "--require-clean: the working tree is not that of a commit; commit, stash or ignore what has changed"
-        )
+    why = unclean() if params["require_clean"] else None
+    if why:
+        raise UsageError(f"--require-clean: {why}; commit, stash or ignore what has changed")
 
 
 def refuse_readonly(store: Store) -> None:
@@ -184,10 +178,13 @@ def refuse_readonly(store: Store) -> None:
 
 
 def _configs(ctx: click.Context, params: dict[str, Any]) -> Iterator[RunConfig]:
-    """One configuration per seed and method, methods of one seed after another so that data are dealt once."""
+    """One configuration per seed and method, methods of one seed after another so that data are dealt once.
+
+    A name or seed that is given twice counts once: the second run would be the first.
+    """
     partition, train = partition_config(ctx, params), config_from(TrainConfig, params)
-    seeds = [_seed(text) for text in params["seed"].split(",")]
-    names = [name.strip() for name in params["method"].split(",")]
+    seeds = dict.fromkeys(_seed(text) for text in params["seed"].split(","))
+    names = dict.fromkeys(name.strip() for name in params["method"].split(","))
     if params["name"] and len(seeds) * len(names) > 1:
         raise UsageError("--name names one run, but several methods or seeds make several")
     given = origins(ctx).get("partition.partition_seed") != "default"
@@ -235,6 +232,8 @@ class _Trainer:
         if self.prepared is None or self.dealt != config.partition:
             self.prepared, self.dealt = None, config.partition
             self.prepared = experiment.prepare(config.partition, self.place, self.store, stored)
+            for note in lacking(self.prepared):
+                self.settings.say(f"part{self.prepared.partition_id}: {note}")
         if self.params["skip_done"]:
             digest = experiment.resolve(config, self.prepared, self.place.device).digest()
             for run in self.store.runs(config_hash=digest, status="done"):
@@ -256,6 +255,16 @@ class _Trainer:
                 ),
             )
         return with_profile(finished(self.store, number, self.settings), profile, self.settings)
+
+
+def lacking(prepared: Prepared) -> list[str]:
+    """What to know of a partition without test or validation data."""
+    clients, notes = prepared.federation.clients, []
+    if not any(len(client.test) for client in clients):
+        notes.append("no client has test data, so that test accuracies are unknown; raise --test-share")
+    if not any(len(client.val) for client in clients):
+        notes.append("no client has validation data, so that no round or deployment can be chosen; raise --val-share")
+    return notes
 
 
 def finished(store: Store, number: int, settings: Settings) -> dict[str, Any]:

@@ -27,7 +27,7 @@ def verify(settings: Settings, /, run: tuple[str, ...], format: str) -> int:
     Looked at are the database, every value of every run, the hash of every artifact file, the fingerprint of every
     partition, the weights of every checkpoint beside the digest of their round, and files that belong to no run. With
     RUN...: these runs and what they need. Nothing is repaired. The exit code is 1 when something that a run needs is
-    wrong.
+    wrong. A database that came without its folder of files is incomplete, not damaged.
     """
     from fltk.registry import Store
     from fltk.registry.verify import verify as look
@@ -45,7 +45,7 @@ def verify(settings: Settings, /, run: tuple[str, ...], format: str) -> int:
         for problem in found.problems
     ]
     counts: dict[str, Any] = {
-        "verdict": "sound" if found.sound else "damaged",
+        "verdict": found.verdict,
         "checked": f"{found.runs} runs, {found.rounds} rounds, {found.files} files, {found.size} bytes",
     }
     emit(rows, COLUMNS, format, extra=counts if format in ("table", "json") else None)

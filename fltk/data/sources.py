@@ -171,7 +171,7 @@ def load(name: str, data_dir: Path | None, *, download: bool = False, subset: in
     """
     if name not in SOURCES:
         raise unknown("dataset", name, SOURCES, "--dataset")
-    root = _root(data_dir)
+    root = folder(data_dir)
     with reading(f"--dataset {name} under {root}"):
         raw = SOURCES[name].loader(SOURCES[name].request(name, root, download=download, seed=seed))
         if raw.y.ndim != 1 or len(raw.y) == 0 or raw.y.min() < 0 or raw.y.max() >= len(raw.classes):
@@ -211,12 +211,13 @@ def standardised(name: str, x: Floats) -> Floats:
 
 def describe(data_dir: Path | None) -> list[SourceInfo]:
     """All data sets in the order of the table; looks at file names only."""
-    root = _root(data_dir)
+    root = folder(data_dir)
     return [
         SourceInfo(name, s.request(name, root).present, s.samples, s.shape, s.classes, s.natural, s.licence, s.get)
         for name, s in SOURCES.items()
     ]
 
 
-def _root(data_dir: Path | None) -> Path:
+def folder(data_dir: Path | None) -> Path:
+    """Where data sets lie: the folder that is given, else FLTK_DATA, else CACHE."""
     return Path(data_dir or os.environ.get("FLTK_DATA") or CACHE).expanduser()

@@ -51,6 +51,16 @@ def courses(store: Store, runs: Sequence[RunRow], name: str) -> dict[int, float 
     return found
 
 
+def no_course(runs: Sequence[RunRow], name: str) -> str:
+    """Why none of the runs has the number `name`."""
+    if not any(MEASURE in run.last for run in runs):
+        return "they have no validation data; train with --val-share above 0"
+    target = f"the target is {SHARE:.0%} of what {REFERENCE} ends with on the same partition, with the same training"
+    if not any(_is_reference(run) for run in runs):
+        return f"{target}; train {REFERENCE} there and compare it with them"
+    return f"{target}, and the mean of {WINDOW} rounds never reaches it"
+
+
 def first_reach(course: Course, target: float) -> int | None:
     """The first round, from the fifth on, at which the values of the last five rounds average to the target."""
     rounds, values = course

@@ -36,6 +36,14 @@ class Evaluation:
     rounds: dict[str, Any] = field(default_factory=dict)  # last, selected and best round
     malicious: tuple[int, ...] = ()
 
+    @property
+    def undecided(self) -> bool:
+        """Whether there was something to choose, and no client with validation data to choose by."""
+        modes = ("vote", "client")
+        several = sum(self.deploy.mode in (*modes, c.kind) for c in self.deploy.candidates()) > 1
+        known = metrics.without(self.clients["deployed_val_acc"], self.malicious)
+        return several and not bool(np.isfinite(known).any())
+
     def summary(self) -> dict[str, Any]:
         """What the registry stores beside the vectors."""
         found = {**self.deploy.asked(), "chosen": self.chosen, "rows": self.rows, "rounds": self.rounds}

@@ -287,7 +287,7 @@ def newcomer_rows(table: Mapping[str, Array], shots: Sequence[int], names: Seque
                     "name": names[m],
                     "samples": int(table["samples"][k, m]),
                     **{f"{step}": float(table[f"{step}_test_acc"][k, m]) for step in STEPS},
-                    "kept": bool(table["tuned_kept"][k, m] == 1),
+                    "kept": None if np.isnan(table["tuned_kept"][k, m]) else bool(table["tuned_kept"][k, m] == 1),
                     "top_client": int(row.argmax()) if known else None,
                     "top_weight": float(row.max()) if known else None,
                 }

@@ -21,10 +21,11 @@ import numpy.typing as npt
 
 from fltk.errors import FltkError, UsageError
 from fltk.evaluation import metrics
-from fltk.evaluation.convergence import COURSES, courses
+from fltk.evaluation.convergence import COURSES, courses, no_course
 from fltk.evaluation.keys import higher_is_better
 from fltk.evaluation.maps import MAPS, of_maps
 from fltk.evaluation.robustness import attackers
+from fltk.names import DEPLOYMENTS
 from fltk.registry import EvaluationRow, RunRow, Store
 
 Floats = npt.NDArray[np.float64]
@@ -125,7 +126,8 @@ def read(store: Store, runs: Sequence[RunRow], name: str | None) -> Reading:
         found = _of_round(store, runs, metric)
     values = {number: value for number, value in found.items() if value is not None and math.isfinite(value)}
     if not values:
-        raise FltkError(f"--metric: none of these runs has a value of {metric.name}")
+        why = f": {no_course(runs, metric.source)}" if metric.source in COURSES else ""
+        raise FltkError(f"--metric: none of these runs has a value of {metric.name}{why}")
     never = frozenset(number for number, value in found.items() if value == math.inf and metric.source in DERIVED)
     return Reading(metric, values, (*notes, *_missing(runs, values, metric)), never)
 
@@ -174,13 +176,15 @@ def _named(name: str, runs: Sequence[RunRow], evaluations: Mapping[int, Evaluati
         return Metric(source, statistic or "mean", True)
     if source in recorded and statistic not in EVALUATED:
         return Metric(source, statistic, False)
+    if not models and source in (DEPLOYED, "personal", "global", *DEPLOYMENTS):
+        refs = " ".join(f"run{run.id}" for run in runs[:5]) + (" ..." if len(runs) > 5 else "")
+        raise UsageError(f"--metric {name}: none of these runs is evaluated; `fltk evaluate {refs}` does that")
     known = sorted(models | recorded | set(DERIVED))
     if source in recorded:
         raise UsageError(f"--metric {name}: only evaluated models have {statistic}; try deployed.{statistic}")
     close = get_close_matches(source, known, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known) or 'none'}"
-    unevaluated = " (fltk evaluate makes the models of evaluations)" if not models else ""
-    raise UsageError(f"--metric: none of these runs has {source!r}; {hint}{unevaluated}")
+    raise UsageError(f"--metric: none of these runs has {source!r}; {hint}")
 
 
 def _of_evaluation(found: EvaluationRow, metric: Metric) -> float | None:

@@ -10,7 +10,6 @@ import numpy as np
 
 from fltk.config import RunConfig
 from fltk.evaluation import metrics
-from fltk.experiment import campaign_of
 from fltk.registry import RunRow, Store
 
 ACC = "personal_test_acc"
@@ -22,8 +21,10 @@ Array = np.ndarray[Any, Any]
 
 def attackers(config: Mapping[str, Any], n: int) -> tuple[int, ...]:
     """The malicious clients among the n of a stored configuration, ascending; none without an attack."""
-    if "attack" not in config:  # nor does it matter then whether this version knows the method
+    if not config.get("attack"):  # nor does it matter then whether this version knows the method
         return ()
+    from fltk.experiment import campaign_of  # it draws them with torch, which reading other runs does without
+
     found = campaign_of(RunConfig.from_dict(config), n)
     return () if found is None else found.malicious
 

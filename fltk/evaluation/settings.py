@@ -1,8 +1,9 @@
 """Runs as a table of methods x settings: what is compared with what, and under which conditions.
 
-A setting is everything in the configuration apart from the method, its parameters and the seeds. Training budgets
-(rounds, epochs, learning rate, ...) split a setting only where one method has several of them, as in a sweep. Where
-every method has one, chosen for it, the methods stand side by side and a note says that budgets differ.
+A setting is everything in the configuration apart from the method, its parameters, the seeds, and what the partition's
+scheme does not read. Training budgets (rounds, epochs, learning rate, ...) split a setting only where one method has
+several of them, as in a sweep. Where every method has one, chosen for it, the methods stand side by side and a note
+says that budgets differ.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from fltk.config import canonical_json
+from fltk.config import canonical_json, ignored
 from fltk.names import METHODS
 from fltk.registry import RunRow
 from fltk.registry.where import flatten
@@ -34,7 +35,7 @@ BUDGET = tuple(
     )
 )
 # Rounds between evaluations change no number that is compared; the last round is always evaluated.
-_APART = ("method", "train.eval_every")
+_APART = {"method", "train.eval_every"}
 _HEADS = ("attack.kind", "defence.defence", "kind")  # what a table of a configuration is called by
 _IDENTITY = ("partition.dataset", "partition.scheme", "partition.alpha")
 _SHOWN = 8  # run numbers written out in a note
@@ -205,7 +206,8 @@ def _without_seeds(table: Mapping[str, Any], seeds: list[int]) -> Facts:
 def _taken_apart(run: RunRow) -> _Config:
     facts = flatten({key: value for key, value in _without_seeds(run.config, []).items() if key != "params"})
     budget = {key: facts[key] for key in BUDGET if key in facts}
-    base = {key: value for key, value in facts.items() if key not in budget and key not in _APART}
+    idle = {f"partition.{name}" for name in ignored(str(facts.get("partition.scheme", "")))}
+    base = {key: value for key, value in facts.items() if key not in budget and key not in idle | _APART}
     if run.kind != "train":
         base["kind"] = run.kind
     return _Config(run.method, base, budget, dict(run.config.get("params", {})))
@@ -236,8 +238,7 @@ def _with_budget(item: _Config) -> _Config:
 def _identity(base: Facts) -> str:
     """Data set, scheme and skew: what settings are called by."""
     parts = [base.get("partition.dataset"), base.get("partition.scheme")]
-    if "dirichlet" in str(parts[1]) or parts[1] == "quantity":
-        parts.append(base.get("partition.alpha"))
+    parts.append(base.get("partition.alpha"))
     return " ".join(written(part) for part in parts if part is not None) or "all runs"
 
 

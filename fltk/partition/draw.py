@@ -25,13 +25,21 @@ def make(dataset: Dataset, config: PartitionConfig) -> Partition:
     asked for.
     """
     _check(dataset, config)
+    try:
+        return _made(dataset, config)
+    except schemes.TooFew as error:
+        partly = 0 < config.subset == len(dataset)  # else all samples are in use
+        raise UsageError(f"{error}, or raise --subset" if partly else str(error)) from None
+
+
+def _made(dataset: Dataset, config: PartitionConfig) -> Partition:
     pool = np.arange(len(dataset), dtype=np.int64)
     if config.test_split != "local":
         pool = np.flatnonzero(~_official(dataset, config)).astype(np.int64)
     if config.clients + config.newcomers > len(pool):
-        raise UsageError(
+        raise schemes.TooFew(
             f"--clients {config.clients} and --newcomers {config.newcomers}: {len(pool)} samples are too few; "
-            f"lower one of them or raise --subset"
+            f"lower one of them"
         )
     group, transform = _groups(dataset, config)
     if config.scheme == "natural":

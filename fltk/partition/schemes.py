@@ -17,9 +17,15 @@ from fltk.data.dataset import Bools, Ints
 from fltk.errors import UsageError
 
 MAX_ATTEMPTS = 1000
+ALPHAS = (0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0, 100.0)  # one of these is recommended where alpha is too small
+TRIALS, SUCCESSES = 100, 3  # of an alpha before it is: then hardly ever would all of MAX_ATTEMPTS fail
 PFLLIB_BATCH = 10
 Shares = npt.NDArray[np.float64]
 Rng = np.random.Generator
+
+
+class TooFew(UsageError):
+    """The samples do not suffice; more of them, where there are more, would help too."""
 
 
 class Deal(NamedTuple):
@@ -58,9 +64,8 @@ def dirichlet_capped(
     half = len(labels) / n_clients / 2
     least = int(min(PFLLIB_BATCH / test_share, half) if test_share > 0 else half)
     everyone = _everyone(labels, n_clients)
-    if least > min_size:
-        return _dirichlet(labels, everyone, rng, alpha, least, balance=True, lower="--clients")
-    return _dirichlet(labels, everyone, rng, alpha, min_size, balance=True)
+    why = " (as PFLlib: 10 / --test-share, at most half an equal part)" if least > min_size else ""
+    return _dirichlet(labels, everyone, rng, alpha, max(least, min_size), balance=True, floor=least, why=why)
 
 
 def extended_dirichlet(
@@ -109,9 +114,9 @@ def pathological(labels: Ints, n_clients: int, rng: Rng, *, classes_per_client: 
     for label in range(c):
         owners = rng.permutation(np.flatnonzero(counts[label]))
         if len(owners) > sizes[label]:
-            raise UsageError(
+            raise TooFew(
                 f"--classes-per-client {k}: class {label} has {sizes[label]} samples for {len(owners)} "
-                f"clients; lower it or --clients, or raise --subset"
+                f"clients; lower it or --clients"
             )
         counts[label, owners] = apportion(np.ones(len(owners)), int(sizes[label]))
     return Deal(_checked(deal(labels, counts, rng), min_size))
@@ -124,9 +129,9 @@ def shards(labels: Ints, n_clients: int, rng: Rng, *, shards_per_client: int, mi
     """
     n_shards = n_clients * shards_per_client
     if n_shards > len(labels):
-        raise UsageError(
+        raise TooFew(
             f"--shards-per-client {shards_per_client} x {n_clients} clients need more than the "
-            f"{len(labels)} samples: lower it or --clients, or raise --subset"
+            f"{len(labels)} samples: lower it or --clients"
         )
     by_label = np.lexsort([rng.permutation(len(labels)), labels])
     pieces = np.array_split(by_label, n_shards)
@@ -142,10 +147,10 @@ def quantity(labels: Ints, n_clients: int, rng: Rng, *, alpha: float, min_size: 
     n = len(labels)
     anyone = np.ones(n_clients, np.bool_)
 
-    def draw() -> Ints:
+    def draw(alpha: float) -> Ints:
         return apportion(_shares(_log_gammas(rng, alpha, (n_clients,)), anyone), n)[None]
 
-    counts, attempts = _until(draw, n, n_clients, min_size)
+    counts, attempts = _until(draw, alpha, n, n_clients, min_size)
     return Deal(deal(np.zeros(n, np.int64), counts, rng), attempts)
 
 
@@ -183,15 +188,16 @@ def _dirichlet(
     alpha: float,
     min_size: int,
     balance: bool,
-    lower: str = "--min-size or --clients",
+    floor: int = 0,
+    why: str = "",
 ) -> Deal:
     """Class-wise Dirichlet shares over the clients that `holds` (C, N) admits to each class."""
     sizes = np.bincount(labels)
 
-    def draw() -> Ints | None:
+    def draw(alpha: float) -> Ints | None:
         return _counts(sizes, holds, _log_gammas(rng, alpha, holds.shape), balance)
 
-    counts, attempts = _until(draw, len(labels), holds.shape[1], min_size, lower)
+    counts, attempts = _until(draw, alpha, len(labels), holds.shape[1], min_size, floor, why)
     return Deal(deal(labels, counts, rng), attempts)
 
 
@@ -251,33 +257,52 @@ def _shares(logs: Shares, eligible: Bools) -> Shares:
 
 
 def _until(
-    draw: Callable[[], Ints | None],
+    draw: Callable[[float], Ints | None],
+    alpha: float,
     n: int,
     n_clients: int,
     min_size: int,
-    lower: str = "--min-size or --clients",
+    floor: int = 0,
+    why: str = "",
 ) -> tuple[Ints, int]:
-    """The first draw of counts (C, N) in which every client has `min_size`, and how many draws it took."""
+    """The first draw of counts (C, N) in which every client has `min_size`, and how many draws it took.
+
+    floor: the size that holds whatever --min-size asks for; where it is the larger one, `why` says where it comes from.
+    """
     if n_clients * min_size > n:
-        raise UsageError(
-            f"{n_clients} clients with at least {min_size} samples need more than {n}: lower {lower}, or raise --subset"
+        raise TooFew(
+            f"{n_clients} clients with at least {min_size} samples need more than {n}: lower --min-size or --clients"
         )
+    most = 0
     for attempt in range(1, MAX_ATTEMPTS + 1):
-        counts = draw()
-        if counts is not None and counts.sum(0).min() >= min_size:
+        counts = draw(alpha)
+        smallest = 0 if counts is None else int(counts.sum(0).min())
+        if counts is not None and smallest >= min_size:
             return counts, attempt
-    raise UsageError(
-        f"{MAX_ATTEMPTS} draws gave some of {n_clients} clients fewer than {min_size} samples: "
-        f"raise --alpha, lower {lower}, or raise --subset"
+        most = max(most, smallest)
+    raise TooFew(
+        f"--alpha {alpha:g}: {MAX_ATTEMPTS} draws gave some of {n_clients} clients fewer than {min_size} samples{why}; "
+        + _advice(draw, alpha, min_size, most if most >= floor else 0)
     )
+
+
+def _advice(draw: Callable[[float], Ints | None], alpha: float, min_size: int, most: int) -> str:
+    """What would have worked: a larger alpha, or the size `most` that the smallest client had in one of the draws."""
+    ways = [f"lower --min-size to {most}"] if most else []
+    for larger in (value for value in ALPHAS if value > alpha):
+        sizes = (counts.sum(0).min() for _ in range(TRIALS) if (counts := draw(larger)) is not None)
+        if sum(size >= min_size for size in sizes) >= SUCCESSES:
+            ways.insert(0, f"raise it to {larger:g}")
+            break
+    return " or ".join(ways or ["lower --clients"])
 
 
 def _checked(parts: list[Ints], min_size: int) -> list[Ints]:
     smallest = min(len(part) for part in parts)
     if smallest < min_size:
-        raise UsageError(
+        raise TooFew(
             f"the smallest of {len(parts)} clients gets {smallest} samples, --min-size asks for {min_size}: "
-            f"lower --min-size or --clients, or raise --subset"
+            f"lower --min-size or --clients"
         )
     return parts
 

@@ -78,12 +78,19 @@ class ArtifactFolder:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
 
+    @property
+    def absent(self) -> str:
+        """What is said where the whole folder is not there."""
+        return f"the database came without its folder {self.folder}, which holds weights, partitions and differences"
+
     def verified(self, sha256: str) -> Path:
         """The path of a file whose content still has its hash; FltkError naming the file otherwise."""
         path = self.path(sha256)
         try:
             found, _ = digest_file(path)
         except FileNotFoundError as error:
+            if not self.folder.is_dir():
+                raise FltkError(f"{self.absent}; put it back, or train anew") from error
             raise FltkError(f"artifact file {path} is missing; restore it (it belongs beside the database)") from error
         except OSError as error:
             raise FltkError(f"artifact file {path} cannot be read ({error.strerror})") from error

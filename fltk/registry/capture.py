@@ -1,4 +1,4 @@
-"""The circumstances of a run: software, hardware, and the state of the working tree.
+"""The circumstances of a run: software, hardware, and the state of the code.
 
 What cannot be found out is recorded as absent; nothing here can make a run fail.
 """
@@ -17,6 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from fltk import __version__
 from fltk.errors import FltkError
 
 DIFF_LIMIT = 2 * 1024 * 1024  # bytes; a longer diff is recorded by hash and size alone
@@ -24,6 +25,7 @@ UNTRACKED_LIMIT = 1000  # files
 GIT_SECONDS = 20.0
 # Parts of fltk that read, write or show results and change no bit of them.
 AROUND = ("bench", "cli", "export", "plots", "registry", "report", "sweep")
+PACKAGE = Path(__file__).resolve().parents[1]
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "CUBLAS_WORKSPACE_CONFIG")
 
 
@@ -43,19 +45,60 @@ def environment() -> dict[str, Any]:
 
 
 def git_state(folder: Path | None = None) -> dict[str, Any]:
-    """Commit, branch, changes and untracked Python files around `folder` (default: the current one).
+    """The state of the code that makes a run: of the repository of this package, and under `folder` of that around it.
 
-    `diff` (bytes) is present when tracked files differ from the commit by at most DIFF_LIMIT; `diff_size` and
-    `diff_hash` describe any difference. Without a repository: {"present": False, "reason": ...}. Either way
-    `fltk_sha256` identifies the code of this package, `core_sha256` the part of it that decides results.
+    Both tell commit, branch, changes and untracked Python files. `diff` (bytes) is present when tracked files of
+    fltk's repository differ from the commit by at most DIFF_LIMIT; `diff_size` and `diff_hash` describe any difference.
+    Without a repository: {"present": False, "reason": ...}. `folder` (default: the current one) holds experiment files
+    and scripts, if anything; in fltk's repository it is {"present": True, "same": True}. Either way `version` and
+    `fltk_sha256` identify this package, and `core_sha256` the part of it that decides results.
     """
-    digests = {"fltk_sha256": package_digest(), "core_sha256": core_digest()}
-    return {**_tree(folder or Path.cwd()), **digests}
+    own, around = _top(PACKAGE, tracked="__init__.py"), _top(folder or Path.cwd())
+    there = _tree(around)
+    there.pop("diff", None)
+    return {
+        **_tree(own),
+        "folder": {"present": True, "same": True} if own == around and isinstance(own, Path) else there,
+        "version": __version__,
+        "fltk_sha256": package_digest(),
+        "core_sha256": core_digest(),
+    }
 
 
-def _tree(where: Path) -> dict[str, Any]:
+def unclean(folder: Path | None = None) -> str | None:
+    """Why git could not bring back the code and the files of a run, naming the folder; None where it could.
+
+    An installed package has a version and no changes; but git has to know something, hence the current folder.
+    """
+    own, around = _top(PACKAGE, tracked="__init__.py"), _top(folder or Path.cwd())
+    if isinstance(own, str) and isinstance(around, str):
+        return f"fltk's code: {own}; the current folder: {around}"
+    for what, top in (("fltk's code", own), ("the current folder", around)):
+        state = _tree(top)
+        if state["present"] and (state["dirty"] or state["commit"] is None):
+            return f"{top}, the repository of {what}, is not as in a commit"
+    return None
+
+
+def _top(where: Path, tracked: str = "") -> Path | str:
+    """The root of the repository around a folder, or why there is none.
+
+    With `tracked` it has to know this file of the folder: a virtual environment may lie in anybody's repository.
+    """
     try:
         top = Path(os.fsdecode(_git(where, "rev-parse", "--show-toplevel").rstrip(b"\r\n")))
+        if tracked and not _git(where, "ls-files", "--", tracked):
+            return "an installed package, not a git repository"
+    except _GitFailed as error:
+        return str(error)
+    return top
+
+
+def _tree(top: Path | str) -> dict[str, Any]:
+    """The state of a repository, or the reason why there is none."""
+    if isinstance(top, str):
+        return {"present": False, "reason": top}
+    try:
         state: dict[str, Any] = {
             "present": True,
             "commit": _maybe(top, "rev-parse", "--verify", "--quiet", "HEAD"),
@@ -77,7 +120,7 @@ def core_digest() -> str:
 
 def package_digest(without: Collection[str] = ()) -> str:
     """SHA-256 over names and content of the installed package's Python files, some of its parts left out."""
-    root = Path(__file__).resolve().parents[1]
+    root = PACKAGE
     total = hashlib.sha256()
     for path in sorted(root.rglob("*.py"), key=lambda item: item.relative_to(root).as_posix()):
         if path.relative_to(root).parts[0] in without:

@@ -73,6 +73,9 @@ def _other(environment: Mapping[str, Any], git: Mapping[str, Any]) -> dict[str, 
     facts["fltk package"] = str(git.get("fltk_sha256", ABSENT))[:12]
     facts["git commit"] = str(git.get("commit") or ABSENT)[:12]
     facts["git changes"] = str(git.get("diff_hash", ABSENT))[:12]
+    folder = git.get("folder", {})  # the current folder, where that is in another repository than fltk
+    facts["git commit of the folder"] = str(folder.get("commit") or ABSENT)[:12]
+    facts["git changes of the folder"] = str(folder.get("diff_hash", ABSENT))[:12]
     rest = {k: v for k, v in environment.get("packages", {}).items() if k not in (*NUMERICAL, "torch")}
     return facts | {f"package {name}": str(version) for name, version in rest.items()}
 

@@ -64,6 +64,13 @@ class Verified:
     rounds: int = 0
     files: int = 0
     size: int = 0
+    bare: bool = False  # the whole folder of files is absent
+
+    @property
+    def verdict(self) -> str:
+        """In a word: sound, damaged, or incomplete where the folder of files is absent and all else is well."""
+        real = [problem for problem in self.problems if not problem.harmless]
+        return "sound" if not real else "incomplete" if self.bare and len(real) == 1 else "damaged"
 
     @property
     def sound(self) -> bool:
@@ -176,6 +183,11 @@ class _Look:
         """Every file is there with its size and hash."""
         with self.noting("database"), self.store._db.read() as connection:
             rows = list(connection.execute(select(artifact).order_by(artifact.c.sha256)))
+        files = self.store._files
+        if rows and not files.folder.is_dir():
+            self.found.bare = True
+            self.note("artifact", (), f"{files.absent}: {len(rows)} files; everything else can be read")
+            return
         for row in rows:
             runs = self.users.get(row.sha256, set())
             if not self.concerns(runs):

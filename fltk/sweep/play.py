@@ -25,6 +25,7 @@ ROUND = "round"
 NOTE = "note"
 EVALUATING = "evaluating"
 EVALUATED = "evaluated"
+UNDECIDED = "there are no validation data, so that no deployment was chosen"
 TAG = "sweep"
 
 
@@ -132,7 +133,8 @@ class Player:
         run = run_of(self.store, cell)
         if run is not None and needs_evaluation(self.store, run, deploy):
             self.tell(Event(cell.digest, EVALUATING, run.id, run.rounds_done))
-            evaluate_run(self.store, run, self.place, deploy)
+            if evaluate_run(self.store, run, self.place, deploy).undecided:
+                self.tell(Event(cell.digest, NOTE, run.id, run.rounds_done, UNDECIDED))
             self.tell(Event(cell.digest, EVALUATED, run.id))
 
 

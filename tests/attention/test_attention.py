@@ -268,3 +268,11 @@ def test_few_clients(score: str, k: int) -> None:
 def test_no_peers_at_all_leave_everybody_alone() -> None:
     got = attend(random(3, 20), center="none", keys=torch.zeros(3, dtype=torch.bool)).map
     assert torch.equal(got, torch.eye(3, dtype=torch.float64))
+
+
+def test_numbers_of_clients_may_be_lists() -> None:
+    w = torch.randn(4, 9, generator=torch.Generator().manual_seed(0))
+    n, known, trust = [3, 1, 4, 1], [True, True, False, True], [0.0, -0.5, 0.0, 0.0]
+    told = attend(w, samples=n, keys=known, trust=trust).map
+    tensors = attend(w, samples=torch.tensor(n), keys=torch.tensor(known), trust=torch.tensor(trust)).map
+    assert torch.equal(told, tensors)

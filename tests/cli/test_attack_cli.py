@@ -236,3 +236,9 @@ def test_a_configuration_without_attackers_is_stored_and_hashed_as_before() -> N
     for config in (attacked, guarded):
         assert RunConfig.from_dict(config.to_dict()) == config
         assert config.clean == bare
+
+
+def test_help_promises_the_defaults_of_the_run(shelf: Path) -> None:
+    told = "".join(done(shelf, "attack", "--help").split())
+    assert "[default:digits]" not in told and told.count("[default:therun's]") > 30
+    assert "malicious[default:0.2]" in told  # those of the attack are its own

@@ -20,7 +20,8 @@ def test_data_lists_every_data_set(run_cli: RunCli) -> None:
     assert rows["digits"]["present"] is True and rows["digits"]["shape"] == [1, 8, 8]
     assert rows["mnist"]["present"] is False and rows["mnist"]["get"]
     table = run_cli("data").stdout.splitlines()
-    assert table[0].startswith("name") and len(table) == len(DATASETS) + 1
+    assert table[0].startswith("name") and len(table) == len(DATASETS) + 2
+    assert table[-1].startswith("folder: ") and table[-1].endswith("/.cache/fltk")
 
 
 def test_data_looks_where_it_is_told(run_cli: RunCli, data_dir: Path) -> None:

@@ -59,6 +59,14 @@ def test_named_runs_and_filters(db: Path) -> None:
     assert "no run 'run99'" in fltk(db, "compare", "run1", "run99").line
 
 
+def test_a_kind_that_the_registry_lacks_is_no_unknown_kind(db: Path) -> None:
+    none = fltk(db, "compare", "--kind", "join").line
+    assert "no finished join run fulfils the filters" in none and "fltk join-new-client" in none
+    drawn = fltk(db, "plot", "attack").line
+    assert "no run to draw: no finished attack run" in drawn and "make some with fltk attack" in drawn
+    assert "unknown kind 'atack'; did you mean attack" in fltk(db, "compare", "--kind", "atack").line
+
+
 def test_only_finished_training_runs_unless_asked(tmp_path: Path) -> None:
     db = tmp_path / "r.db"
     with Store(db, create=True) as store:
@@ -174,3 +182,17 @@ def test_the_diagram(db: Path, tmp_path: Path) -> None:
     assert {row["method"]: float(row["average_rank"]) for row in rows} == average
     lone = fltk(db, "plot", "critical-difference", "--where", "alpha<0.5", "-o", str(figure)).line
     assert "two settings" in lone
+
+
+def test_numbers_that_need_more_say_what(tmp_path: Path) -> None:
+    db = tmp_path / "r.db"
+    with Store(db, create=True) as store:
+        add_run(store, "local")
+        add_run(store, "attn")
+    assert "none of these runs is evaluated; `fltk evaluate run1 run2` does that" in (
+        fltk(db, "compare", "--metric", "deployed").line
+    )
+    with Store(db) as store:
+        store.record_round(add_run(store, "fedavg", status=None), 3, {"personal_val_acc": 0.5}, {}, None, "0" * 64)
+    lacking = fltk(db, "compare", "--status", "all", "--metric", "rounds_to_target").line
+    assert "95% of what fedavg-ft ends with on the same partition" in lacking and "train fedavg-ft" in lacking

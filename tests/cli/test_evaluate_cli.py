@@ -117,7 +117,7 @@ def test_without_validation_data_nothing_is_tuned(tmp_path: Path) -> None:
     done(db, "train", *TINY, "--val-share", "0")
     for mode in ("vote", "client"):
         found = json.loads(done(db, "evaluate", "run1", "--deploy", mode, "--json"))
-        assert found["run1 deployed"].startswith(f"{mode}: mixed (4 clients)")
+        assert found["run1 deployed"].endswith("nothing was chosen: mixed (4 clients), after round 2")
         assert found["rows"][0]["val_mean"] is None
 
 
@@ -132,3 +132,21 @@ def test_a_run_without_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert fltk(db, "train", *TINY).code == 130
     assert "no checkpoint" in fltk(db, "evaluate", "run1").line
     assert "no maps" in fltk(db, "plot", "attention-maps", "run1", "-o", str(tmp_path / "a.png")).line
+
+
+def test_without_validation_data_nothing_is_chosen_and_that_is_said(tmp_path: Path) -> None:
+    db = tmp_path / "r.db"
+    trained = fltk(db, "train", "--method", "local", *TINY, "--val-share", "0", quiet=False)
+    assert "part1: no client has validation data" in trained.err and "test data" not in trained.err
+    found = fltk(db, "evaluate", "run1", quiet=False)
+    assert "run1: there are no validation data, so that nothing was chosen" in found.err
+    assert "vote" not in found.out and "nan" not in found.out and "nothing was chosen: mixed (4 clients)" in found.out
+    asked = fltk(db, "evaluate", "run1", "--deploy", "ft1", quiet=False)
+    assert "no validation data" not in asked.err + asked.out and "ft1: ft1 (4 clients)" in asked.out
+
+
+def test_without_test_data_accuracies_are_unknown(tmp_path: Path) -> None:
+    db = tmp_path / "r.db"
+    trained = fltk(db, "train", "--method", "local", *TINY, "--test-share", "0", quiet=False)
+    assert "part1: no client has test data" in trained.err and "nan" not in trained.out
+    assert "nan" not in done(db, "evaluate", "run1") + done(db, "runs", "run1")

@@ -230,6 +230,13 @@ def test_joining_during_training(db: Path, at: int) -> None:
     assert "incumbents" in found and (found["reference"] == 2) is (at == 10)
 
 
+def test_what_was_not_tuned_has_no_number(db: Path) -> None:
+    told = done(db, JOIN, "run1", "--finetune", "none", "--newcomer", "5")
+    assert "nan" not in told and "1 newcomer joins run1" in told
+    (row,) = joined(db, "run1", "--finetune", "none", "--newcomer", "5")["newcomers"]
+    assert row["tuned"] is None and row["kept"] is None
+
+
 def test_attention_goes_on_with_the_newcomers(db: Path) -> None:
     found = joined(db, "run3", "--at-round", "6")
     with Store(db) as store:

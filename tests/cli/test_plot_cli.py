@@ -108,6 +108,15 @@ def test_the_numbers_of_a_partition(db: Path, tmp_path: Path) -> None:
     }
 
 
+def test_a_run_may_be_called_like_a_partition(tmp_path: Path) -> None:
+    db = tmp_path / "r.db"
+    done(db, "train", *TINY, "--method", "local", "--name", "partial")
+    done(db, "plot", "partition", "partial", "-o", str(tmp_path / "a.png"))
+    assert "no partition 'part9'" in fltk(db, "plot", "partition", "part9", "-o", str(tmp_path / "b.png")).line
+    line = fltk(db, "plot", "clusters", "partial").line
+    assert "cluster-kmeans, cluster-gmm, cfl, ifca, oracle, and attn with --set hier" in line
+
+
 def test_figures_of_runs_without_test_or_validation_data(tmp_path: Path) -> None:
     db = tmp_path / "r.db"
     done(db, "train", *TINY, "--method", "fedavg-ft", "--test-share", "0")
@@ -178,3 +187,9 @@ def test_a_single_client_has_no_maps_to_measure(tmp_path: Path) -> None:
     done(db, "train", "--subset", "300", "--clients", "1", "--newcomers", "0", "--rounds", "1", "--alpha", "10")
     for figure, suffix in (("attention-stats", "png"), ("attention-maps", "png"), ("attention-gif", "gif")):
         assert "a single client" in fltk(db, "plot", figure, "run1", "-o", str(tmp_path / f"a.{suffix}")).line
+
+
+def test_help_names_the_files_that_are_written(tmp_path: Path) -> None:
+    film, still = (done(tmp_path / "r.db", "plot", name, "--help") for name in ("attention-gif", "curves"))
+    assert ".png" not in film and "plots/attention-RUN.gif" in "".join(film.split())
+    assert ".png, .svg or .pdf" in still

@@ -59,7 +59,7 @@ def test_a_database_alone_is_enough(db: Path) -> None:
 def test_but_not_where_the_partition_came_out_otherwise(db: Path) -> None:
     shutil.rmtree(db.with_suffix(".artifacts"))
     execute(db, "UPDATE partition SET fingerprint = 'other'")
-    assert "is missing; restore it" in fltk(db, "reproduce", "run1").line
+    assert "came without its folder" in fltk(db, "reproduce", "run1").line
 
 
 @pytest.mark.parametrize("method", METHODS)

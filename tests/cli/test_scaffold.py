@@ -314,12 +314,16 @@ def test_a_full_disk_is_one_line() -> None:
         (["--color", "club", "member"], {"NO_COLOR": "1"}, ["results.db", "None", 0, True]),
         (["club", "member", "--color"], {"NO_COLOR": "1"}, ["results.db", "None", 0, True]),
         (["--no-color", "club", "member"], {}, ["results.db", "None", 0, False]),
+        (["club", "member"], {"FLTK_QUIET": "1", "FLTK_COLOR": "0"}, ["results.db", "None", -1, False]),
+        (["club", "member"], {"FLTK_COLOR": "1", "NO_COLOR": "1"}, ["results.db", "None", 0, True]),
+        (["club", "member"], {"FLTK_VERBOSE": "2"}, ["results.db", "None", 2, None]),
+        (["club", "member", "-q"], {"FLTK_VERBOSE": "2"}, ["results.db", "None", -1, None]),
     ],
 )
 def test_global_options_before_and_after_the_command(
     args: list[str], env: dict[str, str], expected: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("FLTK_DB", "FLTK_DATA", "NO_COLOR"):
+    for name in ("FLTK_DB", "FLTK_DATA", "FLTK_QUIET", "FLTK_VERBOSE", "FLTK_COLOR", "NO_COLOR"):
         monkeypatch.delenv(name, raising=False)
     done = CliRunner().invoke(cli, args, env=env, standalone_mode=False)
     assert done.exception is None

@@ -255,6 +255,8 @@ def test_the_best_cell_on_validation_data(db: Path) -> None:
 
 def test_cells_are_evaluated_once(db: Path) -> None:
     grid = write(db, 'method = ["local", "fedavg"]\n[train]\nrounds = 2\n' + SMALL + '[evaluate]\ndeploy = "ft1"\n')
+    told = fltk(db, "sweep", grid, quiet=False).err
+    assert "2/2: fedavg seed=0: done" in told and "evaluation 1: local" in told and "evaluation 2: fedavg" in told
     first = rows(db, grid)
     with Store(db) as store:
         stored = {run.id: store.evaluations(run.id) for run in store.runs()}
@@ -271,6 +273,12 @@ def test_cells_are_evaluated_once(db: Path) -> None:
     assert {r["state"] for r in rows(db, grid)} == {"done"}
     with Store(db) as store:
         assert [len(store.evaluations(run.id)) for run in store.runs()] == [2, 2]
+
+
+def test_a_sweep_tells_what_was_not_chosen(db: Path) -> None:
+    grid = 'method = "local"\n[train]\nrounds = 1\n' + SMALL + "val_share = 0\n[evaluate]\ndeploy = 'vote'\n"
+    told = fltk(db, "sweep", write(db, grid), quiet=False).err
+    assert "run1, round 1: there are no validation data, so that no deployment was chosen" in told
 
 
 def test_what_a_sweep_refuses(db: Path) -> None:

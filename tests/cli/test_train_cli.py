@@ -79,8 +79,11 @@ def test_flag_beats_variable_beats_file(db: Path, tmp_path: Path, monkeypatch: p
     wanted = {"train.lr": "flag", "train.rounds": "env", "train.batch_size": "file", "train.epochs": "default"}
     assert wanted.items() <= run.origin.items()
     assert (run.origin["method"], run.origin["params.mu"]) == ("file", "flag")
-    told = {row["key"]: row["value"] for row in rows(done(db, "runs", "run1", "--json"))}
-    assert told["train.rounds"] == "2 (env)" and told["train.batch_size"] == "8 (file)" and told["train.epochs"] == 1
+    told = {row["key"]: (row["value"], row["origin"]) for row in rows(done(db, "runs", "run1", "--json"))}
+    assert told["train.lr"] == (0.3, "flag") and told["train.rounds"] == (2, "env")
+    assert told["train.batch_size"] == (8, "file") and told["train.epochs"] == (1, "default")
+    assert told["method"] == ("fedprox", "file") and told["status"] == ("done", None)
+    assert "train.rounds,2,env" in done(db, "runs", "run1", "--format", "csv").splitlines()
     flags = ("--lr", "0.3", "--batch-size", "8", "--set", "mu=0.25", "--seed", "3")
     done(db, "train", "--method", "fedprox", *TINY, *flags)
     assert digests(db, 1) == digests(db, 2)
@@ -192,3 +195,39 @@ def test_pfllib_clients_are_trained(db: Path, data_dir: Path) -> None:
     again = ("train", "--method", "fedavg", "--partition", "part1", "--rounds", "1", "--steps", "2", "--hidden", "8")
     done(db, *again)
     assert digests(db, 1) == digests(db, 2)
+
+
+def test_variables_are_named_after_what_is_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shorthand reads the variables of the group it stands for, and all are called like their options."""
+    db = tmp_path / "r.db"
+    monkeypatch.setenv("FLTK_PARTITION_ALPHA", "0.7")
+    done(db, "partition", *TINY[:6])
+    done(db, "partition", "make", *TINY[:6])
+    with Store(db) as store:
+        assert [row.config["alpha"] for row in store.partitions()] == [0.7]
+    monkeypatch.setenv("FLTK_TRAIN_PARTITION", "part1")
+    done(db, "train", "--method", "local,fedavg", "--rounds", "1")
+    for name in ("FLTK_RUNS_METHOD", "FLTK_RUNS_LIST_METHOD"):
+        with monkeypatch.context() as only:
+            only.setenv(name, "local")
+            for words in (("runs",), ("runs", "list")):
+                assert [row["method"] for row in rows(done(db, *words, "--json"))] == ["local"]
+    monkeypatch.setenv("FLTK_RUNS_METHOD", "local")
+    assert [row["method"] for row in rows(done(db, "runs", "--method", "fedavg", "--json"))] == ["fedavg"]
+
+
+def test_runs_by_kind(db: Path) -> None:
+    done(db, "train", "--method", "local", *TINY)
+    assert len(rows(done(db, "runs", "--kind", "train", "--json"))) == 1
+    assert rows(done(db, "runs", "--kind", "join", "--json")) == []
+    assert "unknown kind 'trian'; did you mean train" in fltk(db, "runs", "--kind", "trian").line
+
+
+def test_a_name_given_twice_is_one_run(db: Path) -> None:
+    assert len(rows(done(db, "train", "--method", "local,local", "--seed", "0,0", *TINY, "--json"))) == 1
+
+
+@pytest.mark.parametrize("kind", ["methods", "attacks", "defences"])
+def test_an_unknown_name_blames_no_option(db: Path, kind: str) -> None:
+    line = fltk(db, kind, "nosuch").line
+    assert f"NAME: unknown {kind[:-1]} 'nosuch'" in line and "--" not in line.replace("--help", "")

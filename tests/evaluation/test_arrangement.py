@@ -50,6 +50,18 @@ def test_settings_of_one_identity_are_told_apart_by_what_differs(store: Store) -
     )
 
 
+def test_what_a_scheme_does_not_read_makes_no_setting(store: Store) -> None:
+    add_run(store, "local")
+    add_run(store, "fedavg", dealt={"groups": 1, "classes_per_client": 5, "shards_per_client": 3})
+    add_run(store, "local", dealt={"scheme": "rotated"})
+    add_run(store, "fedavg", alpha=0.5, dealt={"scheme": "rotated"})
+    add_run(store, "attn", dealt={"scheme": "rotated", "groups": 2})
+    add_run(store, "local", alpha=2.0, dealt={"scheme": "quantity"})
+    settings = [entry.setting for entry in arranged(store).entries]
+    assert settings[:4] == ["digits dirichlet 0.1"] * 2 + ["digits rotated groups=4"] * 2
+    assert settings[4:] == ["digits rotated groups=2", "digits quantity 2"]
+
+
 def test_how_often_is_evaluated_makes_no_setting(store: Store) -> None:
     add_run(store, "local", eval_every=1)
     add_run(store, "fedavg", eval_every=2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fltk.config import PartitionConfig
-from fltk.data import Dataset, create
+from fltk.data import Dataset, create, load
 from fltk.errors import FltkError, UsageError
 from fltk.names import SCHEMES
 from fltk.partition import Partition, from_arrays, make, to_arrays
@@ -241,3 +242,20 @@ def test_dealing_leaves_the_global_generator_alone() -> None:
     before = np.random.get_state()[1].tobytes()
     make(TOY, replace(config(), scheme="pathological"))
     assert np.random.get_state()[1].tobytes() == before
+
+
+@pytest.mark.parametrize("subset", [0, 300])
+@pytest.mark.parametrize("scheme", ["dirichlet-capped", "extended-dirichlet", "quantity"])
+def test_what_a_refusal_advises_works(scheme: str, subset: int) -> None:
+    """The defaults are too skewed for a small data set, and each scheme needs another alpha."""
+    asked = PartitionConfig(scheme=scheme, subset=subset)
+    digits = load("digits", None, subset=subset)
+    with pytest.raises(UsageError, match="1000 draws") as caught:
+        make(digits, asked)
+    told = str(caught.value)
+    assert ("raise --subset" in told) is (subset > 0)
+    ways = re.findall(r"(raise it|--min-size) to ([0-9.]+)", told)
+    assert ways
+    for way, value in ways:
+        better = replace(asked, alpha=float(value)) if way == "raise it" else replace(asked, min_size=int(value))
+        assert make(digits, better).fingerprint

@@ -215,7 +215,11 @@ IMPOSSIBLE: dict[str, tuple[str, Callable[[np.random.Generator], object]]] = {
     "too many clients": ("--min-size", lambda r: schemes.dirichlet(Y, 30, r, alpha=1.0, min_size=10)),
     "too skewed": ("--alpha", lambda r: schemes.dirichlet(Y, 19, r, alpha=0.01, min_size=10, balance=False)),
     "quantity": ("--alpha", lambda r: schemes.quantity(Y, 19, r, alpha=0.01, min_size=10)),
-    "capped": ("--clients", lambda r: schemes.dirichlet_capped(Y, 15, r, alpha=0.001)),
+    "capped": ("--alpha", lambda r: schemes.dirichlet_capped(Y, 15, r, alpha=0.001)),
+    "capped by itself": (
+        "6 samples .as PFLlib: 10 / --test-share",
+        lambda r: schemes.dirichlet_capped(Y, 15, r, alpha=0.001, min_size=1),
+    ),
     "iid": ("--min-size", lambda r: schemes.iid(Y, 30, r, min_size=10)),
     "more clients than samples": ("--clients", lambda r: schemes.iid(Y, 300, r)),
     "k too large": ("--classes-per-client", lambda r: schemes.pathological(Y, 3, r, classes_per_client=11)),
@@ -230,7 +234,7 @@ IMPOSSIBLE: dict[str, tuple[str, Callable[[np.random.Generator], object]]] = {
         lambda r: schemes.extended_dirichlet(Y, 3, r, classes_per_client=20, alpha=1.0),
     ),
     "exdir size": (
-        "--min-size",
+        "--alpha",
         lambda r: schemes.extended_dirichlet(Y, 20, r, classes_per_client=2, alpha=0.01, min_size=10),
     ),
     "permutations": ("--groups", lambda r: label_permutations(11, 10, r)),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import fltk
 from fltk.registry import capture
 
 
@@ -20,10 +21,14 @@ def git(folder: Path, *arguments: str) -> str:
 
 
 @pytest.fixture
-def repository(tmp_path: Path) -> Path:
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository that holds what stands for fltk's package."""
     if shutil.which("git") is None:
         pytest.skip("git is not installed")
     git(tmp_path, "init")
+    monkeypatch.setattr(capture, "PACKAGE", tmp_path)
+    (tmp_path / "__init__.py").write_text("")
+    git(tmp_path, "add", "__init__.py")
     (tmp_path / "a.py").write_text("a = 1\n")
     (tmp_path / ".gitignore").write_text("ignored.py\n")
     return tmp_path
@@ -46,7 +51,8 @@ def test_torch_is_asked_only_when_it_is_loaded(monkeypatch: pytest.MonkeyPatch) 
 def test_a_clean_tree(repository: Path) -> None:
     git(repository, "add", ".")
     git(repository, "commit", "-m", "first")
-    state = capture.git_state(repository)
+    state = capture.git_state(repository / ".git" / "..")
+    assert state["folder"] == {"present": True, "same": True} and state["version"] == fltk.__version__
     assert state["commit"] == git(repository, "rev-parse", "HEAD") and state["branch"] == "trunk"
     assert state["present"] and not state["dirty"] and state["untracked"] == {} and "diff_size" not in state
     assert state["fltk_sha256"] == capture.package_digest()
@@ -90,11 +96,48 @@ def test_a_repository_without_commits(repository: Path) -> None:
 
 def test_no_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    state = capture.git_state(tmp_path)
-    assert not state["present"] and state["reason"] in (
-        "not a git repository",
-        "git is not installed or cannot be started here",
-    )
+    monkeypatch.setattr(capture, "PACKAGE", tmp_path)
+    state, why = capture.git_state(tmp_path), capture.unclean(tmp_path)
+    absent = ("not a git repository", "git is not installed or cannot be started here")
+    assert not state["present"] and state["reason"] in absent and state["folder"]["reason"] in absent
+    assert why is not None and "fltk's code: " in why and "the current folder: " in why
+
+
+def test_the_code_is_that_of_fltk_and_the_folder_comes_second(
+    repository: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("experiments")
+    git(repository, "add", ".")
+    git(repository, "commit", "-m", "first")
+    git(folder, "init")
+    (folder / "grid.toml").write_text("seed = 0\n")
+    git(folder, "add", ".")
+    git(folder, "commit", "-m", "a grid")
+    clean = capture.git_state(folder)
+    assert clean["commit"] == git(repository, "rev-parse", "HEAD") and not clean["dirty"]
+    assert clean["folder"]["commit"] == git(folder, "rev-parse", "HEAD") and not clean["folder"]["dirty"]
+    assert capture.unclean(folder) is None
+    (folder / "grid.toml").write_text("seed = 1\n")
+    changed = capture.git_state(folder)
+    assert not changed["dirty"] and changed["folder"]["dirty"] and "diff" not in changed | changed["folder"]
+    why = capture.unclean(folder)
+    assert why is not None and str(folder) in why and "the current folder" in why
+    (repository / "a.py").write_text("a = 2\n")
+    why = capture.unclean(folder)
+    assert why is not None and str(repository) in why and "fltk's code" in why
+
+
+def test_a_virtual_environment_in_a_repository_is_no_checkout_of_fltk(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = repository / "venv" / "fltk"
+    installed.mkdir(parents=True)
+    (installed / "__init__.py").write_text("")
+    monkeypatch.setattr(capture, "PACKAGE", installed)
+    git(repository, "add", "a.py", ".gitignore")
+    git(repository, "commit", "-m", "first")
+    state = capture.git_state(repository)
+    assert not state["present"] and "installed package" in state["reason"] and state["folder"]["commit"]
 
 
 def test_no_git(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,4 +152,5 @@ def test_a_git_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.Monkey
     fake.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(capture, "GIT_SECONDS", 0.2)
+    monkeypatch.setattr(capture, "PACKAGE", tmp_path)
     assert capture.git_state(tmp_path)["reason"] == "git took too long"

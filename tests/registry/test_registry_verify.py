@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -52,6 +53,19 @@ def test_a_sound_registry(lab: Path) -> None:
     done = look(lab)
     assert done == Verified([], runs=4, rounds=18, files=6, size=sum(p.stat().st_size for p in _files(lab)))
     assert look(lab, 2).files == 3, "its checkpoint, and the partition and the diff that all share"
+
+
+def test_a_database_without_its_folder_is_incomplete_and_not_damaged(lab: Path) -> None:
+    shutil.rmtree(lab.with_name("lab.artifacts"))
+    done = look(lab)
+    (problem,) = done.problems
+    assert done.verdict == "incomplete" and not done.sound
+    assert "came without its folder" in problem.told and "6 files" in problem.told
+    with Store(lab, readonly=True) as store, pytest.raises(FltkError, match="came without its folder"):
+        store.partition_arrays(1)
+    with sql(lab) as connection:
+        connection.execute("UPDATE run SET config = '{' WHERE id = 1")
+    assert look(lab).verdict == "damaged"
 
 
 def _files(lab: Path) -> list[Path]:
@@ -182,22 +196,3 @@ def test_removed_runs_are_verified_with_all(lab: Path) -> None:
     with sql(lab) as connection:
         connection.execute("UPDATE scalar SET kind = 9 WHERE run_id = 2")
     assert found(lab) == [("run", (2,))]
-
-
-def test_artifacts_of_a_database_without_its_folder(lab: Path) -> None:
-    lab.with_name("lab.artifacts").rename(lab.with_name("elsewhere"))
-    assert found(lab) == [("artifact", runs) for runs in sorted_users(lab)]
-
-
-def sorted_users(lab: Path) -> list[tuple[int, ...]]:
-    """The runs of each artifact, by its hash."""
-    with sql(lab) as connection:
-        pairs = connection.execute(
-            "SELECT sha256, run_id FROM checkpoint UNION SELECT diff_sha256, id FROM run "
-            "UNION SELECT p.sha256, r.id FROM partition p JOIN run r ON r.partition_id = p.id"
-        ).fetchall()
-    users: dict[str, set[int]] = {}
-    for sha256, run in pairs:
-        if sha256:
-            users.setdefault(sha256, set()).add(run)
-    return [tuple(sorted(users[sha256])) for sha256 in sorted(users)]
