@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import click
 
 from fltk.cli.context import global_options
+
+
+class Finite(click.FloatRange):
+    """A finite number in a range: click's ranges let NaN through, and infinity where a side is open."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number, or a usage error that names the option."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number", param, ctx)
+        return float(number)
 
 
 class Option(click.Option):
