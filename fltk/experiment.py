@@ -327,8 +327,9 @@ def play(
 ) -> None:
     """The rounds of one attempt at a run, stored as they end; a stopped attempt leaves a checkpoint of its last round.
 
-    `behind` is the stored state (finished rounds, state) to go on from, `changed` what of code and environment differs
-    from the run's beginning and was allowed.
+    A run that was done before and lost nothing stays so, with the checkpoint of its end as the newest one. `behind` is
+    the stored state (finished rounds, state) to go on from, `changed` what of code and environment differs from the
+    run's beginning and was allowed.
     """
     store.start_attempt(run, [(c.name, c.then, c.now) for c in changed])
     last: runner.RoundDone | None = None
@@ -352,14 +353,15 @@ def play(
                     on_round(done)
     except KeyboardInterrupt:
         played = last.round if last else saved
-        store.finish(run, "interrupted", f"stopped by a signal after round {played}")
+        if store.finish(run, "interrupted", f"stopped by a signal after round {played}"):
+            raise KeyboardInterrupt(f"run{run} stays complete, as it was before") from None
         _save_behind(saved, run, last, store, place)
         left = f"run{run} has played {played} of {job.train.rounds} rounds"
         raise KeyboardInterrupt(f"{left}; `fltk resume run{run}` goes on with it") from None
     except Exception as error:
         with suppress(FltkError):  # a registry that cannot be written is the error itself; it is told once
-            store.finish(run, "failed", " ".join(str(error).split())[:1000])
-            _save_behind(saved, run, last, store, place)
+            if not store.finish(run, "failed", " ".join(str(error).split())[:1000]):
+                _save_behind(saved, run, last, store, place)
         raise
     store.finish(run, "done")
 

@@ -124,8 +124,10 @@ class Series(Runs):
     def _advance(self, connection: Connection, run_id: int, number: int, scalars: Mapping[str, float]) -> None:
         """Bring the run's summary columns up to date."""
         row = self._row(connection, run_id)
+        if number < row.rounds_done:  # played again: what is known of the last round stands
+            return
         last = json.loads(row.last) | {key: float(value) for key, value in scalars.items()}
-        values = {"rounds_done": max(row.rounds_done, number), "last": to_json(last)}
+        values = {"rounds_done": number, "last": to_json(last)}
         connection.execute(update(run).where(run.c.id == run_id).values(values))
 
     def _of_run(self, run_id: int, query: Select[Any]) -> list[Any]:
