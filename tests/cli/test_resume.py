@@ -107,7 +107,7 @@ def test_kill_9_at_many_moments(db: Path, undisturbed: dict[str, Any], engine: s
     check(db, 2, undisturbed, attempts=2)
 
 
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_ctrl_c_saves_and_resumes(db: Path, undisturbed: dict[str, Any], stop: signal.Signals) -> None:
     process = start(db, *ATTN)
     wait_for(process, "round 12/")
@@ -127,6 +127,25 @@ def test_ctrl_c_saves_and_resumes(db: Path, undisturbed: dict[str, Any], stop: s
     done(db, "resume", "run2")
     check(db, 2, undisturbed, attempts=2)
     assert "run2 is complete" in fltk(db, "resume", "run2").line
+
+
+def test_a_closed_terminal_stops_a_run_unless_it_was_started_with_nohup(tmp_path: Path) -> None:
+    """The terminal tells workers as well, which leave it to their driver."""
+    for nohup in (False, True):
+        db = tmp_path / f"{nohup}.db"
+        before = signal.signal(signal.SIGHUP, signal.SIG_IGN if nohup else signal.SIG_DFL)
+        try:
+            process = start(db, *ATTN, "--engine", "process:1")
+        finally:
+            signal.signal(signal.SIGHUP, before)
+        wait_for(process, "round 12/")
+        os.killpg(process.pid, signal.SIGHUP)
+        _, err = process.communicate(timeout=PATIENCE)
+        assert process.returncode == (0 if nohup else 130), err
+        with Store(db) as store:
+            row = store.find_run(1)
+        assert row.status == ("done" if nohup else "interrupted") and row.rounds_done >= 12
+        assert lines_told(err) == [] if nohup else lines_told(err) in told(1, row.rounds_done)
 
 
 def test_ctrl_c_while_workers_start(db: Path, undisturbed: dict[str, Any]) -> None:
