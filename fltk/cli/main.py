@@ -165,10 +165,13 @@ def _fails(stream: TextIO) -> bool:
     return False
 
 
-def _internal(error: Exception) -> InternalError:
-    """One line about a bug."""
+def _internal(error: Exception) -> FltkError:
+    """One line about a bug, or about too little memory, of which libraries tell in many ways and many lines."""
     _show_traceback(error)
-    return InternalError(f"{type(error).__name__}: {error}; run again with -vv for the traceback")
+    first = next(iter(str(error).splitlines()), "")
+    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in first or "out of memory" in first:
+        return FltkError("not enough memory: lower --hidden or --clients")
+    return InternalError(f"{type(error).__name__}: {first}; run again with -vv for the traceback")
 
 
 def _show_traceback(error: Exception) -> None:

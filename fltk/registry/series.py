@@ -21,6 +21,7 @@ from fltk.registry.blobs import (
     unpack_scalar,
     unpack_vector,
 )
+from fltk.registry.database import LARGEST
 from fltk.registry.rows import Float32, MapBlob, StoredMap
 from fltk.registry.runs import Runs
 from fltk.registry.schema import client_vector, map_, round_, run, scalar
@@ -104,7 +105,7 @@ class Series(Runs):
         query = select(map_).where(map_.c.run_id == run_id).order_by(map_.c.round)
         wanted = None if rounds is None else sorted({int(number) for number in rounds})
         if wanted is not None:
-            query = query.where(map_.c.round.in_(wanted))
+            query = query.where(map_.c.round.in_([number for number in wanted if abs(number) <= LARGEST]))
         found = [unpack_map(row, self.shown) for row in self._of_run(run_id, query)]
         missing = set(wanted or ()) - {item.round for item in found}
         if missing:
