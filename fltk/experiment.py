@@ -19,6 +19,7 @@ from fltk import attacks, defences, methods, partition, runner, threats
 from fltk import engine as engines
 from fltk.attacks.campaign import Campaign, choose
 from fltk.config import PartitionConfig, RunConfig
+from fltk.config import build as build_config
 from fltk.data import load
 from fltk.data.dataset import Dataset
 from fltk.data.federation import Federation
@@ -126,19 +127,33 @@ def prepare(config: PartitionConfig, place: Place, store: Store, stored: Partiti
             f"part{stored.id} was made from other data than {found} finds now "
             f"({stored.data_fingerprint[:12]} against {dataset.fingerprint[:12]}); use the same files"
         )
-    made = _again(stored, config, dataset, store)
+    try:
+        made = partition.from_arrays(config, store.partition_arrays(stored.id))
+    except FltkError as error:
+        made = _again(stored, config, dataset, store, error)
     return Prepared(build_federation(dataset, made), dataset.fingerprint, stored.id, made.config)
 
 
-def _again(stored: PartitionRow, config: PartitionConfig, dataset: Dataset, store: Store) -> Partition:
-    """The stored partition; a database that came without its files has it dealt anew, if that gives the same."""
+def _again(
+    stored: PartitionRow, config: PartitionConfig, dataset: Dataset, store: Store, error: FltkError
+) -> Partition:
+    """A partition whose file is lost or damaged, dealt anew if that gives the same; its file is written again."""
+    made = None if config.from_pfllib else partition.make(dataset, config)
+    if made is None or made.fingerprint != stored.fingerprint:
+        raise error
+    if not store.readonly:
+        with suppress(FltkError):  # what has to be done can be done without it
+            store.mend_partition(stored.id, partition.to_arrays(made))
+    return made
+
+
+def dealt_again(stored: PartitionRow, store: Store, place: Place, error: FltkError) -> partition.Arrays:
+    """The arrays of a partition whose file cannot be read; raises `error`, which says so, where nothing helps."""
+    config = build_config(PartitionConfig, stored.config)
     try:
-        return partition.from_arrays(config, store.partition_arrays(stored.id))
+        return partition.to_arrays(_again(stored, config, dataset_of(config, place), store, error))
     except FltkError:
-        made = None if config.from_pfllib else partition.make(dataset, config)
-        if made is None or made.fingerprint != stored.fingerprint:
-            raise
-        return made
+        raise error from None
 
 
 def deal(config: PartitionConfig, place: Place) -> tuple[Dataset, Partition]:
