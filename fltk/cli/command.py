@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from fltk.cli.context import global_options
 
@@ -29,6 +30,18 @@ class Option(click.Option):
     def __init__(self, *args: Any, section: str = "Options", **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.section = section
+
+    def process_value(self, ctx: click.Context, value: Any) -> Any:
+        """The value; one without content is refused, since an unset shell variable must not mean the default."""
+        given = value if isinstance(value, list | tuple) else [value]
+        if ctx.get_parameter_source(self.name or "") is ParameterSource.COMMANDLINE and any(map(_empty, given)):
+            raise click.UsageError(f"{max(self.opts, key=len)} must not be empty", ctx)
+        return super().process_value(ctx, value)
+
+
+def _empty(value: Any) -> bool:
+    """Whether this is a text, or a list separated by commas, with nothing in it."""
+    return isinstance(value, str) and not value.replace(",", " ").strip()
 
 
 class Command(click.Command):

@@ -202,6 +202,33 @@ def test_what_other_commands_refuse(shelf: Path, tmp_path: Path, text: str, part
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("args", "option"),
+    [
+        (("train", "--partition"), "--partition"),
+        (("train", "--from-pfllib"), "--from-pfllib"),
+        (("train", "--hidden"), "--hidden"),
+        (("train", "--model"), "--model"),
+        (("train", "--seed"), "--seed"),
+        (("attack", "--kind", "sign-flip", "--attackers"), "--attackers"),
+        (("attack", "--kind", "sign-flip", "--seed"), "--seed"),
+        (("compare", "--method"), "--method"),
+        (("compare", "--status"), "--status"),
+        (("compare", "--kind"), "--kind"),
+        (("runs", "--where", "alpha<1", "--where"), "--where"),
+        (("plot", "curves", "run1", "-o"), "--output"),
+        (("partition", "--name"), "--name"),
+    ],
+)
+@pytest.mark.parametrize("value", ["", " ", ","])
+def test_an_empty_value_is_no_default(shelf: Path, args: tuple[str, ...], option: str, value: str) -> None:
+    """Such as an unset variable of the shell."""
+    before = state(shelf)
+    called = fltk(shelf, *args, value)
+    assert called.code == 2 and f"{option} must not be empty" in called.line
+    assert state(shelf) == before
+
+
 def test_errors_are_json_where_results_would_be(shelf: Path) -> None:
     for args in (
         ("train", "--alpha", "0", "--json"),
