@@ -87,6 +87,10 @@ def check_name(name: str) -> str:
         raise UsageError(f"--name has {len(text)} characters; at most {NAME_LENGTH} are allowed")
     if any(unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") for char in text):
         raise UsageError(f"--name {text!r} has characters that cannot be printed; use letters, digits and dashes")
+    if text.startswith("-"):
+        raise UsageError(f"--name {text!r} looks like an option; begin with a letter or digit")
+    if not any(char.isalnum() for char in text):
+        raise UsageError(f"--name {text!r} has no letter and no digit; choose another")
     if re.fullmatch(r"(run|part)?\d+|latest", text, re.ASCII | re.IGNORECASE):
         raise UsageError(f"--name {text!r} looks like a number of a run or partition; choose another")
     return text

@@ -86,6 +86,12 @@ def test_an_empty_registry_says_so(store: Store) -> None:
         store.find_run("latest")
 
 
+@pytest.mark.parametrize("name", ["-1", "-inf", ",", "...", "--"])
+def test_names_that_look_like_options_or_nothing(store: Store, begin: Begin, name: str) -> None:
+    with pytest.raises(UsageError, match=r"--name .* (looks like an option|has no letter and no digit)"):
+        begin(store, name=name)
+
+
 @pytest.mark.parametrize("name", ["", "  ", "run42", "42", "Latest", "part3", "a\nb", "a\0b", "x" * 201, "\ud800"])
 def test_names_that_cannot_be_used(store: Store, begin: Begin, name: str) -> None:
     with pytest.raises(UsageError, match="--name"):
