@@ -90,8 +90,7 @@ def make(ctx: click.Context, /, name: str | None, download: bool, format: str, *
     config = partition_config(ctx, params)
     dataset, made = deal(config, Place(settings.data_dir, download))
     with Store(settings.db, create=True) as store:
-        if store.readonly:
-            raise UsageError(f"--db: {store.notice or store.shown + ' is read-only'}")
+        store.require_writable()
         number = save_partition(store, dataset, made, name)
         row = store.find_partition(number)
     emit(_clients(row), CLIENTS, format, extra=_head(row))

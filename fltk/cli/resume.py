@@ -12,7 +12,7 @@ from fltk.cli.context import Settings
 from fltk.cli.output import emit, output_options
 from fltk.cli.profile import heard, new_profile, profile_option, watch_of, with_profile
 from fltk.cli.progress import RunProgress
-from fltk.cli.train import COLUMNS, finished, keep_option, place_options, refuse_readonly, shown
+from fltk.cli.train import COLUMNS, finished, keep_option, place_options, shown
 
 if TYPE_CHECKING:
     from fltk.bench.profile import Profile
@@ -59,7 +59,7 @@ def resume(
 
     settings: Settings = ctx.obj
     with Store(settings.db) as store:
-        refuse_readonly(store)
+        store.require_writable()
         found = store.find_run(run, "train")
         device = params["device"]
         if ctx.get_parameter_source("device") is ParameterSource.DEFAULT:

@@ -59,8 +59,12 @@ class Base:
         """Close all connections; SQLite then folds its log into the database file."""
         self._db.close()
 
+    def require_writable(self) -> None:
+        """FltkError when writing is refused."""
+        self._db.require_writable()
+
     def _stage(self, write: Callable[[Path], object]) -> AbstractContextManager[artifacts.Staged]:
-        self._db.require_writable()  # before anything is written beside the database
+        self.require_writable()  # before anything is written beside the database
         return self._files.stage(write)
 
     def _stage_bytes(self, data: bytes) -> AbstractContextManager[artifacts.Staged]:

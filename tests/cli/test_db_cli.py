@@ -216,8 +216,13 @@ def test_a_newer_database_is_read_and_not_written(lab: Path) -> None:
         ("db", "gc", "--yes"),
         ("db", "upgrade"),
         ("train", *TINY),
+        ("partition", *TINY[:-2]),
+        ("resume", "run1"),
+        ("attack", "--kind", "sign-flip", "--run", "run1"),
     ):
-        assert "written by a newer fltk" in fltk(lab, *args).line, args
+        called = fltk(lab, *args, quiet=False)
+        assert called.code == 1 and called.line.count("written by a newer fltk") == 1, args
+        assert called.line.count("--db") == 1, args
     assert lab.read_bytes() == before
 
 
