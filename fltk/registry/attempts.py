@@ -58,8 +58,9 @@ def complete_before(connection: Connection, run: Row[Any]) -> float | None:
     """
     attempts = connection.execute(attempts_of(run.id).order_by(attempt.c.id)).all()
     done = max((place for place, one in enumerate(attempts) if one.status == DONE), default=None)
+    since = [] if done is None else attempts[done + 1 :]
     rounds = json.loads(run.config).get("train", {}).get("rounds")
-    if done is None or run.rounds_done != rounds or any(one.changes for one in attempts[done + 1 :]):
+    if done is None or not since or run.rounds_done != rounds or any(one.changes for one in since):
         return None
     newest = select(checkpoint.c.round).where(checkpoint.c.run_id == run.id).order_by(checkpoint.c.id.desc()).limit(1)
     return attempts[done].ended if connection.execute(newest).scalar() == rounds else None
