@@ -16,6 +16,9 @@ from typing import Any
 from fltk.errors import UsageError, unknown
 from fltk.names import ATTACKS, DATASETS, DEFENCES, IMPORTED, METHODS, MODELS, SCHEMES
 
+FLOAT32 = 3.4028234663852886e38  # the largest number that weights are computed with
+MANY = 1e9  # epochs, or claimed samples for one: more than anybody waits for, and no sum leaves the integers
+UNITS = 10_000_000  # in one layer: already two such layers fit into no memory
 STEPS = ("auto", "fast", "autograd", "vmap")
 
 
@@ -28,9 +31,15 @@ def option(default: Any, text: str, **extra: Any) -> Any:
     return field(default=default, metadata={"help": text, **extra})
 
 
-def _positive(name: str, value: float) -> None:
+def _positive(name: str, value: float, most: float = FLOAT32) -> None:
     if not (value > 0 and math.isfinite(value)):
         raise UsageError(f"--{name} must be a positive number, not {value}")
+    _at_most(name, value, most)
+
+
+def _at_most(name: str, value: float, high: float) -> None:
+    if not value <= high:
+        raise UsageError(f"--{name} must be at most {high:.7g}, not {value}")
 
 
 def _at_least(name: str, value: float, low: float) -> None:
@@ -152,11 +161,12 @@ class TrainConfig:
             _at_least(name.replace("_", "-"), getattr(self, name), 1)
         _at_least("steps", self.steps, 0)
         if self.steps == 0:
-            _positive("epochs", self.epochs)
+            _positive("epochs", self.epochs, MANY)
         if not 0 < self.participation <= 1:
             raise UsageError(f"--participation must lie in (0, 1], not {self.participation}")
         _share("momentum", self.momentum, open_top=True)
         _at_least("weight-decay", self.weight_decay, 0)
+        _at_most("weight-decay", self.weight_decay, FLOAT32)
         self.hidden_sizes()
 
     def hidden_sizes(self) -> tuple[int, ...]:
@@ -169,6 +179,8 @@ class TrainConfig:
             ) from None
         if any(size < 1 for size in sizes):
             raise UsageError(f"--hidden: every layer needs at least one unit, not {self.hidden!r}")
+        if any(size > UNITS for size in sizes):
+            raise UsageError(f"--hidden: a layer has at most {UNITS} units, not as many as in {self.hidden!r}")
         return sizes
 
 
@@ -220,7 +232,7 @@ class AttackConfig:
         _choice("kind", self.kind, ("", *ATTACKS))
         _share("malicious", self.malicious, open_top=True)
         _at_least("attack-start", self.attack_start, 1)
-        _positive("attack-size", self.attack_size)
+        _positive("attack-size", self.attack_size, MANY)
         _at_least("attack-seed", self.attack_seed, -1)
         if self.attack_stop and self.attack_stop <= self.attack_start:
             raise UsageError(

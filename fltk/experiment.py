@@ -19,6 +19,7 @@ from fltk import attacks, defences, methods, partition, runner, threats
 from fltk import engine as engines
 from fltk.attacks.campaign import Campaign, choose
 from fltk.config import PartitionConfig, RunConfig
+from fltk.config import build as build_config
 from fltk.data import load
 from fltk.data.dataset import Dataset
 from fltk.data.federation import Federation
@@ -126,19 +127,33 @@ def prepare(config: PartitionConfig, place: Place, store: Store, stored: Partiti
             f"part{stored.id} was made from other data than {found} finds now "
             f"({stored.data_fingerprint[:12]} against {dataset.fingerprint[:12]}); use the same files"
         )
-    made = _again(stored, config, dataset, store)
+    try:
+        made = partition.from_arrays(config, store.partition_arrays(stored.id))
+    except FltkError as error:
+        made = _again(stored, config, dataset, store, error)
     return Prepared(build_federation(dataset, made), dataset.fingerprint, stored.id, made.config)
 
 
-def _again(stored: PartitionRow, config: PartitionConfig, dataset: Dataset, store: Store) -> Partition:
-    """The stored partition; a database that came without its files has it dealt anew, if that gives the same."""
+def _again(
+    stored: PartitionRow, config: PartitionConfig, dataset: Dataset, store: Store, error: FltkError
+) -> Partition:
+    """A partition whose file is lost or damaged, dealt anew if that gives the same; its file is written again."""
+    made = None if config.from_pfllib else partition.make(dataset, config)
+    if made is None or made.fingerprint != stored.fingerprint:
+        raise error
+    if not store.readonly:
+        with suppress(FltkError):  # what has to be done can be done without it
+            store.mend_partition(stored.id, partition.to_arrays(made))
+    return made
+
+
+def dealt_again(stored: PartitionRow, store: Store, place: Place, error: FltkError) -> partition.Arrays:
+    """The arrays of a partition whose file cannot be read; raises `error`, which says so, where nothing helps."""
+    config = build_config(PartitionConfig, stored.config)
     try:
-        return partition.from_arrays(config, store.partition_arrays(stored.id))
+        return partition.to_arrays(_again(stored, config, dataset_of(config, place), store, error))
     except FltkError:
-        made = None if config.from_pfllib else partition.make(dataset, config)
-        if made is None or made.fingerprint != stored.fingerprint:
-            raise
-        return made
+        raise error from None
 
 
 def deal(config: PartitionConfig, place: Place) -> tuple[Dataset, Partition]:
@@ -327,8 +342,9 @@ def play(
 ) -> None:
     """The rounds of one attempt at a run, stored as they end; a stopped attempt leaves a checkpoint of its last round.
 
-    `behind` is the stored state (finished rounds, state) to go on from, `changed` what of code and environment differs
-    from the run's beginning and was allowed.
+    A run that was done before and lost nothing stays so, with the checkpoint of its end as the newest one. `behind` is
+    the stored state (finished rounds, state) to go on from, `changed` what of code and environment differs from the
+    run's beginning and was allowed.
     """
     store.start_attempt(run, [(c.name, c.then, c.now) for c in changed])
     last: runner.RoundDone | None = None
@@ -352,14 +368,15 @@ def play(
                     on_round(done)
     except KeyboardInterrupt:
         played = last.round if last else saved
-        store.finish(run, "interrupted", f"stopped by a signal after round {played}")
+        if store.finish(run, "interrupted", f"stopped by a signal after round {played}"):
+            raise KeyboardInterrupt(f"run{run} stays complete, as it was before") from None
         _save_behind(saved, run, last, store, place)
         left = f"run{run} has played {played} of {job.train.rounds} rounds"
         raise KeyboardInterrupt(f"{left}; `fltk resume run{run}` goes on with it") from None
     except Exception as error:
         with suppress(FltkError):  # a registry that cannot be written is the error itself; it is told once
-            store.finish(run, "failed", " ".join(str(error).split())[:1000])
-            _save_behind(saved, run, last, store, place)
+            if not store.finish(run, "failed", " ".join(str(error).split())[:1000]):
+                _save_behind(saved, run, last, store, place)
         raise
     store.finish(run, "done")
 

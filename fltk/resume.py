@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from fltk import engine as engines
 from fltk import runner
@@ -87,18 +85,9 @@ def _changed(run: RunRow, store: Store, device: str, *, allow: bool) -> list[Cha
 def _behind(run: RunRow, store: Store, from_round: int | None) -> tuple[int, State] | None:
     """The stored state that a resumed run starts from; None for the start."""
     if from_round is None:
-        found = _latest(run, store)
+        found = store.latest_checkpoint(run.id)
     elif 0 <= from_round < run.config["train"]["rounds"]:
         found = store.load_checkpoint(run.id, from_round) if from_round else None
     else:
         raise UsageError(f"--from-round must lie in 0..{run.config['train']['rounds'] - 1}, not {from_round}")
     return None if found is None else (found[0], State.from_tensors(found[1]))
-
-
-def _latest(run: RunRow, store: Store) -> tuple[int, Mapping[str, Any], Mapping[str, str]] | None:
-    """The last checkpoint; where its file is lost, the error says from where else the run can go on."""
-    try:
-        return store.latest_checkpoint(run.id)
-    except FltkError as error:
-        earlier = [c.round for c in store.checkpoints(run.id)][:-1]
-        raise FltkError(f"{error}; or go on with --from-round {earlier[-1] if earlier else 0}") from error

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from fltk.errors import FltkError
 from fltk.shared import MOST
+from fltk.signals import STOPS
 
 SPARE = 1.2  # of a file's bytes that must be free where it is written
 
@@ -104,7 +105,7 @@ def _undisturbed() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # only the main one is interrupted
         yield
         return
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in STOPS}
     try:
         yield
     finally:

@@ -15,7 +15,7 @@ from fltk.cli.context import Settings
 from fltk.cli.options import config_option, method_params, options_from, parse_set, set_option
 from fltk.cli.output import Column, emit, output_options
 from fltk.cli.sweep_board import Board, outcome_line
-from fltk.cli.train import keep_option, place_options, refuse_readonly
+from fltk.cli.train import keep_option, place_options
 from fltk.config import AttackConfig, DefenceConfig, PartitionConfig, RunConfig, TrainConfig
 from fltk.errors import FltkError, UsageError, unknown
 from fltk.names import ATTACKS, DEFENCES, METHODS
@@ -140,7 +140,7 @@ def attack(ctx: click.Context, /, format: str, **params: Any) -> None:
     outcome = Outcome({}, {})
     if not params["dry_run"]:
         with Store(settings.db, create=True) as store:
-            refuse_readonly(store)
+            store.require_writable()
         with Board(settings, "attack") as board:
             outcome = run(found, settings.db, place, jobs=params["jobs"], tell=board.hear, announce=board.add)
         if outcome.failed and not params["grid"]:
@@ -166,7 +166,7 @@ def _asked(ctx: click.Context, settings: Settings, params: Mapping[str, Any]) ->
     """The options as one object."""
     from fltk.sweep.assault import Assault
 
-    run = _base(settings, params["base"], explicit=_given(ctx, "base"))
+    run = _base(settings, params["base"], explicit=_given(ctx, "base"), readonly=params["dry_run"])
     base = RunConfig() if run is None else RunConfig.from_dict(run.config).clean
     if not _given(ctx, "partition_seed") and run is None:
         base = replace(base, partition=replace(base.partition, partition_seed=base.seed))
@@ -200,8 +200,11 @@ def _asked(ctx: click.Context, settings: Settings, params: Mapping[str, Any]) ->
     )
 
 
-def _base(settings: Settings, ref: str, *, explicit: bool) -> RunRow | None:
-    """The run whose configuration is attacked; None where no run was named and there is none."""
+def _base(settings: Settings, ref: str, *, explicit: bool, readonly: bool) -> RunRow | None:
+    """The run whose configuration is attacked; None where no run was named and there is none.
+
+    Unless `readonly`, a registry that cannot be written is refused at once: it would tell of it twice otherwise.
+    """
     from fltk.registry import Store
     from fltk.registry.location import locate
     from fltk.registry.rows import TRAINED
@@ -209,7 +212,9 @@ def _base(settings: Settings, ref: str, *, explicit: bool) -> RunRow | None:
     path = locate(settings.db).path
     if path is not None and not path.exists() and not explicit:
         return None
-    with Store(settings.db, readonly=True) as store:
+    with Store(settings.db, readonly=readonly) as store:
+        if not readonly:
+            store.require_writable()
         if not explicit and not any(row.kind in TRAINED for row in store.runs()):
             return None
         found = store.find_run(ref, "train")

@@ -13,7 +13,7 @@ from fltk.cli.command import Option, command
 from fltk.cli.context import Settings
 from fltk.cli.options import options_from
 from fltk.cli.output import Column, emit, output_options
-from fltk.cli.train import place_options, refuse_readonly
+from fltk.cli.train import place_options
 from fltk.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def bench(settings: Settings, /, workloads: tuple[str, ...], format: str, **para
     from fltk.registry import Store
 
     with Store(settings.db, create=True) as store:
-        refuse_readonly(store)
+        store.require_writable()
         number = save(store, _played(chosen, asked, settings), asked)
         _print(stored(store, number), number, format)
 

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import difflib
+import math
 import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from fltk.cli.context import global_options
+
+
+class Finite(click.FloatRange):
+    """A finite number in a range: click's ranges let NaN through, and infinity where a side is open."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number, or a usage error that names the option."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number", param, ctx)
+        return float(number)
 
 
 class Option(click.Option):
@@ -31,6 +44,18 @@ class Option(click.Option):
         short = above is not None and getattr(above.command, "shorthand", None) == ctx.command.name
         prefixes = [ctx.auto_envvar_prefix, above.auto_envvar_prefix if above is not None and short else None]
         return next((found for prefix in prefixes if prefix and (found := os.environ.get(f"{prefix}_{word}"))), None)
+
+    def process_value(self, ctx: click.Context, value: Any) -> Any:
+        """The value; one without content is refused, since an unset shell variable must not mean the default."""
+        given = value if isinstance(value, list | tuple) else [value]
+        if ctx.get_parameter_source(self.name or "") is ParameterSource.COMMANDLINE and any(map(_empty, given)):
+            raise click.UsageError(f"{max(self.opts, key=len)} must not be empty", ctx)
+        return super().process_value(ctx, value)
+
+
+def _empty(value: Any) -> bool:
+    """Whether this is a text, or a list separated by commas, with nothing in it."""
+    return isinstance(value, str) and not value.replace(",", " ").strip()
 
 
 class Command(click.Command):

@@ -12,7 +12,7 @@ from fltk.cli.context import Settings
 from fltk.cli.options import SOURCES, config_from, options_from
 from fltk.cli.output import Column, emit, output_options
 from fltk.cli.progress import RunProgress
-from fltk.cli.train import place_options, refuse_readonly, shown
+from fltk.cli.train import place_options, shown
 from fltk.config import JoinConfig
 from fltk.errors import UsageError
 
@@ -98,7 +98,7 @@ def join_new_client(ctx: click.Context, /, run: str, format: str, **params: Any)
     asked = _asked(ctx, params)
     place = Place(settings.data_dir, params["download"], params["engine"], params["device"])
     with Store(settings.db) as store:
-        refuse_readonly(store)
+        store.require_writable()
         found = store.find_run(run, "train")
         with RunProgress(settings, found.method) as bar:
             bar.start(found.config["train"]["rounds"], asked.at_round)

@@ -10,13 +10,15 @@ import gc
 import importlib
 import json
 import logging
+import os
 import select
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 import click
 
@@ -24,6 +26,7 @@ from fltk import __version__
 from fltk.cli.command import Group, epilog
 from fltk.cli.context import Settings, global_options
 from fltk.errors import FltkError
+from fltk.signals import STOPS
 
 
 @dataclass(frozen=True)
@@ -103,27 +106,42 @@ class LazyGroup(Group):
                 rows = [(name.ljust(width), entry.help) for name, entry in COMMANDS.items() if entry.section == section]
                 formatter.write_dl(rows)
 
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """Options such as --help print here already, before there is anything to invoke."""
+        with _expected():
+            return super().make_context(info_name, args, parent, **extra)
+
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; failures of every other kind become a `FltkError` here."""
-        try:
+        """Run the command."""
+        with _expected():
             result = super().invoke(ctx)
             sys.stdout.flush()
             return result
-        except (FltkError, click.ClickException, click.Abort, click.exceptions.Exit):
-            raise
-        except KeyboardInterrupt as stop:
-            raise Interrupted("; ".join(["interrupted", *map(str, stop.args)])) from None
-        except BrokenPipeError as error:
-            if _reader_left():
-                raise  # click keeps quiet about it
-            raise _internal(ctx, error) from None
-        except OSError as error:
-            if isinstance(error, ConnectionError) or error.strerror is None:
-                raise _internal(ctx, error) from None
-            _show_traceback(ctx, error)
-            raise FltkError(f"{error.filename}: {error.strerror}" if error.filename else error.strerror) from None
-        except Exception as error:
-            raise _internal(ctx, error) from None
+
+
+@contextmanager
+def _expected() -> Iterator[None]:
+    """Failures of every other kind become a `FltkError`."""
+    try:
+        yield
+    except (FltkError, click.ClickException, click.Abort, click.exceptions.Exit):
+        raise
+    except KeyboardInterrupt as stop:
+        raise Interrupted("; ".join(["interrupted", *map(str, stop.args)])) from None
+    except BrokenPipeError as error:
+        if _reader_left():
+            raise  # click keeps quiet about it
+        raise _internal(error) from None
+    except OSError as error:
+        if isinstance(error, ConnectionError) or error.strerror is None:
+            raise _internal(error) from None
+        _show_traceback(error)
+        place = error.filename or ("stdout" if _fails(sys.stdout) else "")
+        raise FltkError(f"{place}: {error.strerror}" if place else error.strerror) from None
+    except Exception as error:
+        raise _internal(error) from None
 
 
 def _reader_left() -> bool:
@@ -136,15 +154,31 @@ def _reader_left() -> bool:
     return bool(poller.poll(0))
 
 
-def _internal(ctx: click.Context, error: Exception) -> InternalError:
-    """One line about a bug."""
-    _show_traceback(ctx, error)
-    return InternalError(f"{type(error).__name__}: {error}; run again with -vv for the traceback")
+def _fails(stream: TextIO) -> bool:
+    """Whether a stream cannot take what was printed, which then goes nowhere: Python would complain as it ends."""
+    try:
+        stream.flush()
+    except OSError:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), stream.fileno())
+        return True
+    return False
 
 
-def _show_traceback(ctx: click.Context, error: Exception) -> None:
+def _internal(error: Exception) -> FltkError:
+    """One line about a bug, or about too little memory, of which libraries tell in many ways and many lines."""
+    _show_traceback(error)
+    first = next(iter(str(error).splitlines()), "")
+    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in first or "out of memory" in first:
+        return FltkError("not enough memory: lower --hidden or --clients")
+    return InternalError(f"{type(error).__name__}: {first}; run again with -vv for the traceback")
+
+
+def _show_traceback(error: Exception) -> None:
     """Only for somebody who asked with -vv."""
-    if ctx.ensure_object(Settings).verbosity >= 2:
+    context = click.get_current_context(silent=True)
+    settings = context.find_object(Settings) if context else None
+    if settings is not None and settings.verbosity >= 2:
         traceback.print_exception(error, file=sys.stderr)
 
 
@@ -169,11 +203,31 @@ def cli() -> None:
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
-    """The `fltk` program. SIGTERM, by which a cluster asks to end, is taken like Ctrl-C: a run saves its last round."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    code = run(sys.argv[1:] if args is None else args)
+    """The `fltk` program. SIGTERM, by which a cluster asks to end, and the end of the terminal are taken like Ctrl-C: a
+    run saves its last round.
+    """
+    _open_streams()
+    try:
+        for number in STOPS:
+            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup, or a script's background
+                signal.signal(number, signal.default_int_handler)
+        code = run(sys.argv[1:] if args is None else args)
+    except KeyboardInterrupt:  # before or after the command
+        code = 130
     gc.freeze()  # all memory goes with the process; Python would first look for cycles in it, ten thousand runs long
     sys.exit(code)
+
+
+def _open_streams() -> None:
+    """Nowhere in place of a stream that the caller has closed, or a file opened next would stand where it was.
+
+    Worker processes inherit it, for the same reason.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            stream = open(os.devnull, mode, errors="backslashreplace")  # noqa: SIM115  # to the end of the process
+            os.set_inheritable(stream.fileno(), True)
+            setattr(sys, name, stream)
 
 
 class _Told(logging.Handler):
@@ -221,12 +275,16 @@ def _report(message: str, code: int, error: Exception, args: Sequence[str]) -> N
     line = " ".join(message.split())
     if _wants_json(args):
         body = {"type": type(error).__name__, "message": line, "exit_code": code}
-        click.echo(json.dumps({"schema": 1, "error": body}), err=True)
+        text = json.dumps({"schema": 1, "error": body})
     elif isinstance(error, Interrupted):
-        click.echo(f"fltk: {line}", err=True)
+        text = f"fltk: {line}"
     else:
         kind = "internal error" if isinstance(error, InternalError) else "error"
-        click.echo(f"fltk: {kind}: {line}", err=True)
+        text = f"fltk: {kind}: {line}"
+    try:
+        click.echo(text, err=True)
+    except OSError:  # a full disk, or a terminal that is gone: the exit code is all that can be told
+        _fails(sys.stderr)
 
 
 def _wants_json(args: Sequence[str]) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from fltk.config import PartitionConfig, ignored
 from fltk.errors import FltkError, UsageError
 
 if TYPE_CHECKING:
-    from fltk.registry import PartitionRow
+    from fltk.registry import PartitionRow, Store
 
 LIST = [
     Column("partition"),
@@ -91,8 +92,7 @@ def make(ctx: click.Context, /, name: str | None, download: bool, format: str, *
     config = partition_config(ctx, params)
     dataset, made = deal(config, Place(settings.data_dir, download))
     with Store(settings.db, create=True) as store:
-        if store.readonly:
-            raise UsageError(f"--db: {store.notice or store.shown + ' is read-only'}")
+        store.require_writable()
         number = save_partition(store, dataset, made, name)
         row = store.find_partition(number)
     emit(_clients(row), CLIENTS, format, extra=_head(row))
@@ -141,7 +141,7 @@ def export(settings: Settings, ref: str, output: Path) -> None:
 
     with Store(settings.db, readonly=True) as store:
         row = store.find_partition(ref)
-        arrays = store.partition_arrays(row.id)
+        arrays = _arrays(store, row, settings)
     if not output.parent.is_dir():
         raise FltkError(f"--output: the folder {output.parent} does not exist")
     if output.suffix == ".npz":
@@ -158,6 +158,16 @@ def export(settings: Settings, ref: str, output: Path) -> None:
         raise UsageError(f"--output must end in .npz or .json, not {output.suffix or 'nothing'!r}")
     _write(output, content)
     click.echo(output)
+
+
+def _arrays(store: Store, row: PartitionRow, settings: Settings) -> Mapping[str, Any]:
+    """Of the partition's file; where that is lost, dealt from the data again."""
+    try:
+        return store.partition_arrays(row.id)
+    except FltkError as error:
+        from fltk.experiment import Place, dealt_again
+
+        return dict(sorted(dealt_again(row, store, Place(settings.data_dir), error).items()))  # as in the file
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from fltk.cli.command import Option, command
+from fltk.cli.command import Finite, Option, command
 from fltk.cli.context import Settings
 from fltk.cli.output import Column, emit, output_options
 from fltk.cli.progress import RunProgress
@@ -43,7 +43,7 @@ COLUMNS = [
 )
 @click.option(
     "--tolerance",
-    type=click.FloatRange(min=0),
+    type=Finite(min=0),
     default=0.001,
     cls=Option,
     section="Comparison",

@@ -12,7 +12,8 @@ from fltk.cli.context import Settings
 from fltk.cli.output import emit, output_options
 from fltk.cli.profile import heard, new_profile, profile_option, watch_of, with_profile
 from fltk.cli.progress import RunProgress
-from fltk.cli.train import COLUMNS, finished, keep_option, place_options, refuse_readonly, shown
+from fltk.cli.train import COLUMNS, finished, keep_option, place_options, shown
+from fltk.errors import UsageError
 
 if TYPE_CHECKING:
     from fltk.bench.profile import Profile
@@ -59,8 +60,8 @@ def resume(
 
     settings: Settings = ctx.obj
     with Store(settings.db) as store:
-        refuse_readonly(store)
-        found = store.find_run(run, "train")
+        store.require_writable()
+        found = _named(store, run)
         device = params["device"]
         if ctx.get_parameter_source("device") is ParameterSource.DEFAULT:
             device = store.environment(found.id).get("device", device)
@@ -70,6 +71,16 @@ def resume(
         _tell(found, done, settings)
         row = with_profile(finished(store, found.id, settings), profile, settings)
     emit([row], COLUMNS, format)
+
+
+def _named(store: Store, ref: str) -> RunRow:
+    """The run that is meant; newcomers join in one go, and a run of theirs that was stopped leads nowhere."""
+    if ref != "latest" and (row := store.find_run(ref)).kind == "join":
+        raise UsageError(
+            f"{row.label} is a join run of run{row.parent}, which is played in one go: run "
+            f"`fltk join-new-client run{row.parent}` again; `fltk runs rm run{row.id}` removes this one"
+        )
+    return store.find_run(ref, "train")
 
 
 def _resume(

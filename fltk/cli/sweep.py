@@ -12,7 +12,7 @@ from fltk.cli.command import Option, command
 from fltk.cli.context import Settings
 from fltk.cli.output import Column, emit, output_options
 from fltk.cli.sweep_board import Board, outcome_line
-from fltk.cli.train import clean_option, keep_option, place_options, refuse_readonly, refuse_unclean
+from fltk.cli.train import clean_option, keep_option, place_options, refuse_unclean
 from fltk.errors import FltkError, UsageError
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def _play(plan: Plan, place: Place, jobs: int, settings: Settings) -> Outcome:
     from fltk.sweep.state import differing
 
     with Store(settings.db, create=True) as store:
-        refuse_readonly(store)
+        store.require_writable()
     with Board(settings, plan.name) as board:
         try:
             outcome = run(plan, settings.db, place, jobs=jobs, tell=board.hear, announce=board.add)

@@ -144,7 +144,7 @@ def train(ctx: click.Context, /, format: str, **params: Any) -> None:
     place = Place(settings.data_dir, params["download"], params["engine"], params["device"], params["keep_checkpoints"])
     configs = list(_configs(ctx, params))
     with Store(settings.db, create=True) as store:
-        refuse_readonly(store)
+        store.require_writable()
         rows = _Trainer(store, place, settings, params, origins(ctx)).play(configs)
     emit(rows, COLUMNS, format)
 
@@ -170,11 +170,6 @@ def refuse_unclean(params: dict[str, Any]) -> None:
     why = unclean() if params["require_clean"] else None
     if why:
         raise UsageError(f"--require-clean: {why}; commit, stash or ignore what has changed")
-
-
-def refuse_readonly(store: Store) -> None:
-    if store.readonly:
-        raise UsageError(f"--db: {store.notice or store.shown + ' is read-only'}")
 
 
 def _configs(ctx: click.Context, params: dict[str, Any]) -> Iterator[RunConfig]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fltk.cli.command import Option, command
+from fltk.cli.command import Finite, Option, command
 from fltk.cli.context import Settings
 from fltk.cli.output import emit, output_options
 from fltk.cli.progress import RunProgress
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @click.argument("run", default="latest")
 @click.option(
     "--every",
-    type=click.FloatRange(min=0.05),
+    type=Finite(min=0.05, max=86_400),
     default=1.0,
     cls=Option,
     section="Output",

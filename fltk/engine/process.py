@@ -34,6 +34,7 @@ from fltk.engine.lockstep import fold_through, succeeded, work_through
 from fltk.engine.transport import pack, unpack
 from fltk.errors import FltkError
 from fltk.shared import SHELF, Borrowed, SharedFile, rooms
+from fltk.signals import FROM_TERMINAL, leave_to_driver
 
 PATIENCE = 0.5  # seconds that a worker gets to end by itself
 IN_FLIGHT = 2  # groups on their way to a worker: one at work, and one so that it need not wait
@@ -244,11 +245,11 @@ def _start(job: Job) -> _Worker:
 
 @contextlib.contextmanager
 def no_interrupt() -> Iterator[None]:
-    """Holds Ctrl-C back; a worker inherits this, so that none dies with a traceback while it still imports."""
+    """Holds back what a terminal sends. A worker inherits this, so that none dies with a traceback while it imports."""
     if not hasattr(signal, "pthread_sigmask"):  # no such call on this system
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, FROM_TERMINAL)
     try:
         yield
     finally:
@@ -277,7 +278,7 @@ def _borrow(pipe: Connection, borrowed: Borrowed, message: bytes) -> None:
 
 def _serve(pipe: Connection, job: Job, tasks: SharedFile | None, results: SharedFile | None) -> None:
     """A worker: says that it is ready, then answers every group of tasks at once. It ends when the pipe is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver decides what Ctrl-C means
+    leave_to_driver()
     settle()
     _give_way()
     bench = Bench(job)

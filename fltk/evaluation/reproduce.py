@@ -196,7 +196,7 @@ def _largest(then: np.ndarray[Any, Any], now: np.ndarray[Any, Any], key: str) ->
 
 
 def _beyond(found: Gap | None, tolerance: float) -> bool:
-    return found is not None and found.size > tolerance
+    return found is not None and not found.size <= tolerance  # so a NaN on either side is no agreement
 
 
 def _notes(run: RunRow, store: Store, job: Job) -> Iterator[str]:

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from fltk.partition.draw import make
-from fltk.partition.record import Partition, create, from_arrays, to_arrays
+from fltk.partition.record import Arrays, Partition, create, from_arrays, to_arrays
 
-__all__ = ["Partition", "create", "from_arrays", "make", "to_arrays"]
+__all__ = ["Arrays", "Partition", "create", "from_arrays", "make", "to_arrays"]

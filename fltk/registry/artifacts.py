@@ -73,7 +73,9 @@ class ArtifactFolder:
             sha256, size = digest_file(temporary)
             yield Staged(sha256, size, temporary, self.path(sha256))
         except OSError as error:
-            raise FltkError(f"--db: cannot write to {self.folder}: {error.strerror or error}") from error
+            named = error.filename2 or error.filename
+            place = self.folder if named in (None, temporary, str(temporary)) else named
+            raise FltkError(f"--db: cannot write to {place}: {error.strerror or error}") from error
         finally:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
-from sqlalchemy import Select, insert, select
+from sqlalchemy import Row, Select, insert, select
 from sqlalchemy.engine import Connection
 
 from fltk.errors import FltkError
 from fltk.registry.base import new_id
 from fltk.registry.blobs import to_json
 from fltk.registry.processes import STALE_SECONDS, Process, is_gone
-from fltk.registry.schema import attempt
+from fltk.registry.schema import attempt, checkpoint
 
 RUNNING = "running"
-ENDINGS = ("done", "interrupted", "failed")
+DONE = "done"
+ENDINGS = (DONE, "interrupted", "failed")
 STALE = "stale"
 STATUSES = (RUNNING, *ENDINGS, STALE)
 
@@ -46,6 +48,22 @@ def insert_attempt(
 def attempts_of(run_id: int) -> Select[Any]:
     """The query of a run's attempts."""
     return select(attempt).where(attempt.c.run_id == run_id)
+
+
+def complete_before(connection: Connection, run: Row[Any]) -> float | None:
+    """When a run was done that a later attempt, repairing it, cannot have spoilt; None for every other run.
+
+    All its rounds are stored, under the conditions that it began with, so that rounds played again are the same; and
+    its newest checkpoint is that of its end.
+    """
+    attempts = connection.execute(attempts_of(run.id).order_by(attempt.c.id)).all()
+    done = max((place for place, one in enumerate(attempts) if one.status == DONE), default=None)
+    since = [] if done is None else attempts[done + 1 :]
+    rounds = json.loads(run.config).get("train", {}).get("rounds")
+    if done is None or not since or run.rounds_done != rounds or any(one.changes for one in since):
+        return None
+    newest = select(checkpoint.c.round).where(checkpoint.c.run_id == run.id).order_by(checkpoint.c.id.desc()).limit(1)
+    return attempts[done].ended if connection.execute(newest).scalar() == rounds else None
 
 
 def _process(row: Any) -> Process:

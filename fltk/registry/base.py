@@ -59,8 +59,12 @@ class Base:
         """Close all connections; SQLite then folds its log into the database file."""
         self._db.close()
 
+    def require_writable(self) -> None:
+        """FltkError when writing is refused."""
+        self._db.require_writable()
+
     def _stage(self, write: Callable[[Path], object]) -> AbstractContextManager[artifacts.Staged]:
-        self._db.require_writable()  # before anything is written beside the database
+        self.require_writable()  # before anything is written beside the database
         return self._files.stage(write)
 
     def _stage_bytes(self, data: bytes) -> AbstractContextManager[artifacts.Staged]:
@@ -87,6 +91,10 @@ def check_name(name: str) -> str:
         raise UsageError(f"--name has {len(text)} characters; at most {NAME_LENGTH} are allowed")
     if any(unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") for char in text):
         raise UsageError(f"--name {text!r} has characters that cannot be printed; use letters, digits and dashes")
+    if text.startswith("-"):
+        raise UsageError(f"--name {text!r} looks like an option; begin with a letter or digit")
+    if not any(char.isalnum() for char in text):
+        raise UsageError(f"--name {text!r} has no letter and no digit; choose another")
     if re.fullmatch(r"(run|part)?\d+|latest", text, re.ASCII | re.IGNORECASE):
         raise UsageError(f"--name {text!r} looks like a number of a run or partition; choose another")
     return text

@@ -12,7 +12,7 @@ from sqlalchemy.engine import Connection
 from fltk.errors import FltkError
 from fltk.registry.artifacts import read_tensors, write_tensors
 from fltk.registry.blobs import to_json
-from fltk.registry.rows import CheckpointRow
+from fltk.registry.rows import TRAINED, CheckpointRow
 from fltk.registry.runs import Runs
 from fltk.registry.schema import artifact, checkpoint, partition, run
 
@@ -73,7 +73,19 @@ class Checkpoints(Runs):
         raise FltkError(f"run{run_id} has no checkpoint of round {round}; kept: {rounds}")
 
     def _load(self, row: CheckpointRow) -> tuple[int, dict[str, Tensor], dict[str, str]]:
-        return row.round, read_tensors(self._files.verified(row.sha256)), row.meta
+        try:
+            return row.round, read_tensors(self._files.verified(row.sha256)), row.meta
+        except FltkError as error:
+            raise FltkError(f"{error}{self._way_back(row)}") from error
+
+    def _way_back(self, lost: CheckpointRow) -> str:
+        """How to play a run again to a checkpoint whose file is lost, behind the last one before it that is there."""
+        with self._db.read() as connection:
+            if self._row(connection, lost.run).kind not in TRAINED:
+                return ""
+        there = [row.round for row in self.checkpoints(lost.run) if self._files.path(row.sha256).is_file()]
+        start = max((round for round in there if round < lost.round), default=0)
+        return f"; or play it again: `fltk resume run{lost.run} --from-round {start}`"
 
     def _remove_unreferenced(self, hashes: set[str]) -> None:
         """Delete files without a row, under the write lock: another process may be storing the same again."""

@@ -35,6 +35,7 @@ from fltk.registry.location import (
 from fltk.registry.schema import HEAD_REVISION, REVISIONS, metadata
 
 BUSY_SECONDS = 30.0
+LARGEST = 2**63 - 1  # of the integers
 SERVER_LOCK = 0x666C746B  # "fltk": a number that other programs in the same database hardly use
 
 # What the database says -> what a user can do about it.
@@ -43,7 +44,7 @@ _ADVICE = (
     ("readonly database", "the file or its folder is read-only; copy it or name another file"),
     ("malformed", "the file is damaged; restore a copy or name another file"),
     ("not a database", "the file is damaged; restore a copy or name another file"),
-    ("disk i/o error", "the disk reports an error; check the disk, or name a file elsewhere"),
+    ("disk i/o error", "the disk reports an error; check it and the limit of ulimit -f, or name a file elsewhere"),
     ("unable to open", "the file cannot be opened; check the folder's permissions or name another file"),
     ("is locked", f"another process kept it locked for {BUSY_SECONDS:.0f} s; wait for it and try again"),
     ("lock timeout", f"another process kept it locked for {BUSY_SECONDS:.0f} s; wait for it and try again"),
@@ -76,6 +77,8 @@ def guard(shown: str) -> Iterator[None]:
         raise explain(error, shown) from error
     except UnicodeEncodeError as error:
         raise FltkError(f"--db: {shown}: {error.object!r} is no text that can be stored") from error
+    except OverflowError as error:
+        raise FltkError(f"--db: {shown}: a whole number lies beyond {LARGEST}, the largest that it holds") from error
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,13 @@ from sqlalchemy.exc import IntegrityError
 from fltk.errors import FltkError, UsageError
 from fltk.registry import where as conditions
 from fltk.registry.attempts import (
+    DONE,
     ENDINGS,
     RUNNING,
     STALE,
     STATUSES,
     attempts_of,
+    complete_before,
     insert_attempt,
     is_other,
     refuse_other,
@@ -110,24 +112,29 @@ class Runs(Base):
         with self._db.write() as connection:
             self._touch(connection, run_id)
 
-    def finish(self, run_id: int, status: str, message: str | None = None) -> None:
-        """End the run's attempt as done, interrupted or failed; `message` says why.
+    def finish(self, run_id: int, status: str, message: str | None = None) -> bool:
+        """End the run's attempt as done, interrupted or failed; `message` says why. Returns whether the run is done.
 
-        FltkError when the attempt is another process's.
+        A run that was done before, and lost nothing to this attempt, stays so. FltkError when the attempt is another
+        process's.
         """
         if status not in ENDINGS:
             raise ValueError(f"a run ends as one of {ENDINGS}, not {status!r}")
         now = self._clock()
         with self._db.write() as connection:
-            self._row(connection, run_id)
+            row = self._row(connection, run_id)
             refuse_other(connection, run_id, current())
             ended = {"status": status, "ended": now, "heartbeat": now}
             connection.execute(
                 update(attempt).where(attempt.c.run_id == run_id, attempt.c.ended.is_(None)).values(ended)
             )
+            before = None if status == DONE else complete_before(connection, row)
+            if before is not None:
+                status, now, message = DONE, before, None
             # A reason that cannot be stored as it is must not keep the end of the run from being recorded.
             text = None if message is None else message.encode("utf-8", "replace").decode().replace("\0", " ")
             connection.execute(update(run).where(run.c.id == run_id).values(status=status, finished=now, message=text))
+        return status == DONE
 
     def find_run(self, ref: str | int, kind: str | None = None) -> RunRow:
         """The run that `run42`, `42`, `latest`, a name or the start of a UUID means.

@@ -21,6 +21,7 @@ from fltk.registry.blobs import (
     unpack_scalar,
     unpack_vector,
 )
+from fltk.registry.database import LARGEST
 from fltk.registry.rows import Float32, MapBlob, StoredMap
 from fltk.registry.runs import Runs
 from fltk.registry.schema import client_vector, map_, round_, run, scalar
@@ -104,7 +105,7 @@ class Series(Runs):
         query = select(map_).where(map_.c.run_id == run_id).order_by(map_.c.round)
         wanted = None if rounds is None else sorted({int(number) for number in rounds})
         if wanted is not None:
-            query = query.where(map_.c.round.in_(wanted))
+            query = query.where(map_.c.round.in_([number for number in wanted if abs(number) <= LARGEST]))
         found = [unpack_map(row, self.shown) for row in self._of_run(run_id, query)]
         missing = set(wanted or ()) - {item.round for item in found}
         if missing:
@@ -124,8 +125,10 @@ class Series(Runs):
     def _advance(self, connection: Connection, run_id: int, number: int, scalars: Mapping[str, float]) -> None:
         """Bring the run's summary columns up to date."""
         row = self._row(connection, run_id)
+        if number < row.rounds_done:  # played again: what is known of the last round stands
+            return
         last = json.loads(row.last) | {key: float(value) for key, value in scalars.items()}
-        values = {"rounds_done": max(row.rounds_done, number), "last": to_json(last)}
+        values = {"rounds_done": number, "last": to_json(last)}
         connection.execute(update(run).where(run.c.id == run_id).values(values))
 
     def _of_run(self, run_id: int, query: Select[Any]) -> list[Any]:

@@ -192,13 +192,20 @@ class _Look:
             runs = self.users.get(row.sha256, set())
             if not self.concerns(runs):
                 continue
-            with self.noting("artifact", *runs, harmless=row.sha256 not in self.users):
+            with self.noting("artifact", *runs, harmless=row.sha256 not in self.users, cure=self.cure(row.sha256)):
                 size = self.store._files.verified(row.sha256).stat().st_size
                 self.found.files += 1
                 self.found.size += size
                 if size != row.size:
                     raise FltkError(f"artifact {row.sha256} has {size} bytes and its row says {row.size}")
                 self.whole.add(row.sha256)
+
+    def cure(self, sha256: str) -> str:
+        """What brings a lost file back: a partition is dealt again, unless another program has dealt it."""
+        for part in self.parts:
+            if part.sha256 == sha256 and not json.loads(part.config).get("from_pfllib"):
+                return f"; what uses part{part.id} next deals it again, such as `fltk train --partition part{part.id}`"
+        return ""
 
     def partitions(self) -> None:
         """The index lists of every partition have its fingerprint."""
@@ -241,12 +248,12 @@ class _Look:
         self.found.problems.append(Problem(what, tuple(sorted(runs)), told, harmless))
 
     @contextmanager
-    def noting(self, what: str, *runs: int, harmless: bool = False) -> Iterator[None]:
-        """What goes wrong in the block is noted, and the verification goes on."""
+    def noting(self, what: str, *runs: int, harmless: bool = False, cure: str = "") -> Iterator[None]:
+        """What goes wrong in the block is noted, with what mends it, and the verification goes on."""
         try:
             yield
         except FltkError as error:
-            self.note(what, runs, str(error), harmless=harmless)
+            self.note(what, runs, f"{error}{cure}", harmless=harmless)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             self.note(what, runs, f"stored values are damaged ({type(error).__name__}: {error})", harmless=harmless)
 

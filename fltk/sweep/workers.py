@@ -19,6 +19,7 @@ from fltk.engine.base import settle
 from fltk.engine.process import no_interrupt
 from fltk.experiment import Place
 from fltk.registry import Store
+from fltk.signals import leave_to_driver
 from fltk.sweep.play import Errand, Event, Player, Tell
 from fltk.sweep.state import FAILED
 
@@ -108,7 +109,7 @@ def _end(workers: Sequence[_Worker]) -> None:
 
 def _serve(pipe: Connection, db: str, place: Place, name: str) -> None:
     """A worker: errand after errand until the pipe is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver decides what Ctrl-C means
+    leave_to_driver()
     signal.signal(signal.SIGTERM, _stop_once)
     settle()
     with contextlib.suppress(KeyboardInterrupt, EOFError), Store(db) as store:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from fltk.config import TrainConfig
+from fltk.config import FLOAT32, TrainConfig
 from fltk.data.federation import Split
 from fltk.errors import Diverged
 from fltk.models.layout import Layout
@@ -77,7 +77,14 @@ class Trainer:
             return self._other.lr
         if c.lr_schedule == "cosine":
             return c.lr * 0.5 * (1 + math.cos(math.pi * min(t, c.rounds) / c.rounds))
-        return c.lr * c.lr_decay**t if c.lr_schedule == "exponential" else c.lr
+        return self._grown(t) if c.lr_schedule == "exponential" else c.lr
+
+    def _grown(self, t: int) -> float:
+        """The exponential schedule; one that grows ends with a rate that diverges, and not with one that overflows."""
+        try:
+            return min(self.config.lr * self.config.lr_decay**t, FLOAT32)
+        except OverflowError:
+            return FLOAT32
 
     def steps(self, n: int, epochs: float | None = None, batch_size: int | None = None) -> int:
         """Number of SGD steps that `epochs` (default: the configured work) mean for `n` samples."""
@@ -128,9 +135,10 @@ class Trainer:
         assert isinstance(done, Trained)
         self.losses.append(done.loss / steps)
         if not math.isfinite(done.loss + done.total):
+            decay = f", --weight-decay (now {order.rule.weight_decay:g})" if order.rule.weight_decay else ""
             raise Diverged(
                 f"client {self.client}, round {self.round + 1}: the training loss is no longer finite; "
-                f"lower --lr (now {order.rule.lr:g}) or the strength of the method's penalty"
+                f"lower --lr (now {order.rule.lr:g}){decay} or the strength of the method's penalty"
             )
         return done.w
 

@@ -77,8 +77,13 @@ TRAIN = [
     ("--epochs 0", 2, "--epochs"),
     ("--lr nan", 2, "--lr"),
     ("--lr -1", 2, "--lr"),
+    ("--lr 1e308", 2, "--lr must be at most 3.4"),
+    ("--lr-decay 1e308", 2, "--lr-decay must be at most"),
+    ("--epochs 1e308", 2, "--epochs must be at most"),
     ("--momentum 1", 2, "--momentum"),
     ("--weight-decay -1", 2, "--weight-decay"),
+    ("--weight-decay 1e308", 2, "--weight-decay must be at most 3.4"),
+    ("--weight-decay inf", 2, "--weight-decay must be at most"),
     ("--val-share 1", 2, "--val-share"),
     ("--test-share -0.1", 2, "--test-share"),
     ("--seed x", 2, "--seed"),
@@ -101,6 +106,8 @@ TRAIN = [
     ("--method scaffold --weight-decay 0.1", 2, "plain SGD"),
     ("--hidden a,b", 2, "--hidden"),
     ("--hidden 0", 2, "--hidden"),
+    ("--hidden 4294967296", 2, "--hidden: a layer has at most 10000000 units"),
+    ("--hidden 99999999999999999999999", 2, "--hidden: a layer has at most"),
     ("--scheme natural", 2, "no natural clients"),
     ("--scheme rotated --groups 3", 2, "--groups 3"),
     ("--scheme pathological --classes-per-client 11", 2, "--classes-per-client 11"),
@@ -168,6 +175,11 @@ OTHERS = [
     ("plot clients run1 --key nope -o {tmp}/a.png", "no values named 'nope'"),
     ("plot attention-maps run1 --rounds 7 -o {tmp}/a.png", "no map of round 7"),
     ("plot attention-maps run1 --rounds x -o {tmp}/a.png", "--rounds"),
+    ("plot attention-maps run1 --rounds 99999999999999999999999 -o {tmp}/a.png", "no map of round 9999999999999999999"),
+    ("evaluate first --round 99999999999999999999999", "no checkpoint of round 9999999999999999999"),
+    ("join-new-client first --lr 1e308", "--lr must be at most"),
+    ("attack --run first --kind sign-flip --attack-size 1e308", "--attack-size must be at most"),
+    ("attack --run first --kind sign-flip --attack-size 1e23", "--attack-size must be at most"),
     ("plot attention-maps run1 --layer nope -o {tmp}/a.png", "--layer"),
     ("plot partition part9 -o {tmp}/a.png", "no partition"),
     ("partition frob", "no such command 'frob'"),
@@ -188,6 +200,33 @@ def test_what_other_commands_refuse(shelf: Path, tmp_path: Path, text: str, part
     called = fltk(shelf, *text.format(tmp=tmp_path).split())
     assert part in called.line
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("args", "option"),
+    [
+        (("train", "--partition"), "--partition"),
+        (("train", "--from-pfllib"), "--from-pfllib"),
+        (("train", "--hidden"), "--hidden"),
+        (("train", "--model"), "--model"),
+        (("train", "--seed"), "--seed"),
+        (("attack", "--kind", "sign-flip", "--attackers"), "--attackers"),
+        (("attack", "--kind", "sign-flip", "--seed"), "--seed"),
+        (("compare", "--method"), "--method"),
+        (("compare", "--status"), "--status"),
+        (("compare", "--kind"), "--kind"),
+        (("runs", "--where", "alpha<1", "--where"), "--where"),
+        (("plot", "curves", "run1", "-o"), "--output"),
+        (("partition", "--name"), "--name"),
+    ],
+)
+@pytest.mark.parametrize("value", ["", " ", ","])
+def test_an_empty_value_is_no_default(shelf: Path, args: tuple[str, ...], option: str, value: str) -> None:
+    """Such as an unset variable of the shell."""
+    before = state(shelf)
+    called = fltk(shelf, *args, value)
+    assert called.code == 2 and f"{option} must not be empty" in called.line
+    assert state(shelf) == before
 
 
 def test_errors_are_json_where_results_would_be(shelf: Path) -> None:
@@ -447,6 +486,10 @@ def test_a_diverging_run_stops_and_keeps_what_it_had(tmp_path: Path, run_cli: Ru
         assert list(store.digests(1)) == list(range(1, kept + 1))
         assert store.latest_checkpoint(1)[0] == kept
     assert "no longer finite" in fltk(db, "resume", "run1").line
+    steep = ("train", *TINY, "--method", "fedavg", "--lr-schedule", "exponential", "--lr-decay", "3e38", "--lr", "12")
+    assert "no longer finite; lower --lr (now 3.40282e+38) or" in fltk(db, *steep).line
+    heavy = ("train", *TINY, "--method", "fedavg", "--weight-decay", "3e38")
+    assert "lower --lr (now 0.05), --weight-decay (now 3e+38) or" in fltk(db, *heavy).line
     assert "no longer finite" in fltk(tmp_path / "b.db", "train", *TINY, "--method", "fedprox", "--lr", "1e6").line
 
 
@@ -462,6 +505,12 @@ def test_the_same_in_a_process_of_its_own(run_cli: RunCli, args: tuple[str, ...]
     called = run_cli(*args)
     assert (called.returncode, called.stdout) == (code, "")
     assert called.stderr.startswith("fltk: error: ") and called.stderr.count("\n") == 1
+
+
+def test_too_little_memory_is_one_line(tmp_path: Path) -> None:
+    """Two layers of which no machine could hold the weights between them."""
+    called = fltk(tmp_path / "r.db", "train", *TINY, "--hidden", "10000000,10000000", "--method", "fedavg")
+    assert called.code == 1 and called.line == "fltk: error: not enough memory: lower --hidden or --clients\n"
 
 
 def test_a_map_of_one_client_is_refused(tmp_path: Path) -> None:

@@ -216,8 +216,13 @@ def test_a_newer_database_is_read_and_not_written(lab: Path) -> None:
         ("db", "gc", "--yes"),
         ("db", "upgrade"),
         ("train", *TINY),
+        ("partition", *TINY[:-2]),
+        ("resume", "run1"),
+        ("attack", "--kind", "sign-flip", "--run", "run1"),
     ):
-        assert "written by a newer fltk" in fltk(lab, *args).line, args
+        called = fltk(lab, *args, quiet=False)
+        assert called.code == 1 and called.line.count("written by a newer fltk") == 1, args
+        assert called.line.count("--db") == 1, args
     assert lab.read_bytes() == before
 
 
@@ -289,6 +294,8 @@ def test_a_damaged_checkpoint(copy: Path, damage: str) -> None:
     word = "is missing" if damage == "deleted" else "is damaged"
     called = fltk(copy, "evaluate", "run1")
     assert called.code == 1 and f"artifact file {path} {word}" in called.line
+    for args in (("evaluate", "run1"), ("join-new-client", "run1"), ("plot", "embeddings", "run1")):
+        assert "or play it again: `fltk resume run1 --from-round 0`" in fltk(copy, *args).line, args
     told = fltk(copy, "verify", "--json")
     (problem,) = json.loads(told.out)["rows"]
     assert told.code == 1 and told.err == "" and problem["runs"] == ["run1"] and word in problem["problem"]
@@ -303,14 +310,15 @@ def test_a_damaged_checkpoint(copy: Path, damage: str) -> None:
 
 
 def test_a_deleted_partition(copy: Path) -> None:
-    """It is dealt again where it is needed; that a file is missing is told by who asks for that."""
+    """It is dealt again, and stored again, where it is needed; that it is missing is told by who asks for that."""
     with Store(copy) as store:
         path = store._files.path(store.find_partition(1).sha256)
     path.unlink()
-    done(copy, "evaluate", "run1")
     told = fltk(copy, "verify", "--json")
     (problem,) = json.loads(told.out)["rows"]
     assert told.code == 1 and problem["runs"] == ["run1", "run2"] and f"{path} is missing" in problem["problem"]
+    done(copy, "evaluate", "run1")
+    done(copy, "verify")
     done(copy, "runs", "run1")
     done(copy, "train", *TINY, "--method", "fedprox", "--clients", "5")
 

@@ -190,6 +190,8 @@ def test_other_commands_do_not_take_it_for_a_trained_run(db: Path) -> None:
     name = joined(db, "run2")["run"]
     for command in (("evaluate", name), ("resume", name), ("plot", "attention-maps", name), (JOIN, name)):
         assert "is a join run of run2" in fltk(db, *command).line
+    again = f"run `fltk join-new-client run2` again; `fltk runs rm {name}` removes this one"
+    assert again in fltk(db, "resume", name).line
     done(db, "evaluate", "run2")
     assert json.loads(done(db, "evaluate", "latest", "--json"))["rows"][0]["run"] == "run5"
     done(db, "train", "--skip-done", "--method", "fedavg", *SMALL)

@@ -76,6 +76,40 @@ def test_export(db: Path, tmp_path: Path) -> None:
     assert {path.suffix for path in tmp_path.iterdir() if path.is_file()} == {".db", ".npz", ".json"}
 
 
+@pytest.mark.parametrize("damage", ["missing", "damaged"])
+def test_a_lost_file_is_dealt_again(db: Path, tmp_path: Path, damage: str) -> None:
+    done(db, "partition", *SMALL, "--scheme", "rotated", "--groups", "2")
+    with Store(db, readonly=True) as store:
+        path = store._files.path(store.find_partition(1).sha256)
+    content = path.read_bytes()
+    whole, again = tmp_path / "whole.npz", tmp_path / "again.npz"
+    done(db, "partition", "export", "part1", "-o", str(whole))
+
+    def lose() -> None:
+        path.unlink() if damage == "missing" else path.write_bytes(content[:-9])
+
+    lose()
+    told = fltk(db, "verify", "--json").out
+    assert "deals it again, such as `fltk train --partition part1`" in told
+    done(db, "partition", "export", "part1", "-o", str(again))
+    assert again.read_bytes() == whole.read_bytes()
+    done(db, "train", "--partition", "part1", "--rounds", "1", "--method", "fedavg")
+    assert path.read_bytes() == content and "sound" in done(db, "verify")
+    lose()
+    done(db, "evaluate", "run1")
+    assert path.read_bytes() == content
+
+
+def test_a_lost_file_is_written_again_with_the_same_partition(db: Path) -> None:
+    args = ("partition", *SMALL)
+    done(db, *args)
+    with Store(db, readonly=True) as store:
+        path = store._files.path(store.find_partition(1).sha256)
+    path.unlink()
+    done(db, *args, "--name", "mine")
+    assert path.is_file() and "sound" in done(db, "verify")
+
+
 def test_a_taken_name(db: Path) -> None:
     done(db, "partition", *SMALL, "--name", "mine")
     assert "'mine' is taken by part1" in fltk(db, "partition", *SMALL, "--alpha", "9", "--name", "mine").line

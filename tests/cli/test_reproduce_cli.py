@@ -183,7 +183,8 @@ def test_what_cannot_be_reproduced(db: Path, tmp_path: Path) -> None:
     refused(fltk(db, "reproduce"), 2, "RUN")
     for rounds in ("0", "4", "-1"):
         refused(fltk(db, "reproduce", "run1", "--rounds", rounds), 2, "--rounds must lie in 1..3")
-    refused(fltk(db, "reproduce", "run1", "--tolerance", "-1"), 2, "--tolerance")
+    for tolerance in ("-1", "nan", "inf", "1e999"):
+        refused(fltk(db, "reproduce", "run1", "--tolerance", tolerance), 2, "--tolerance")
     refused(fltk(tmp_path / "none.db", "reproduce", "run1"), 1, "no registry")
     execute(db, "UPDATE run SET rounds_done = 0")
     refused(fltk(db, "reproduce", "run1"), 2, "no finished round")

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from calls import PATIENCE, descendants, done, fltk, kept, kill, lines_told, played, start, wait_for, wait_until_gone
 
+from fltk.errors import FltkError
 from fltk.registry import Store
 
 ROUNDS = 60
@@ -106,7 +107,7 @@ def test_kill_9_at_many_moments(db: Path, undisturbed: dict[str, Any], engine: s
     check(db, 2, undisturbed, attempts=2)
 
 
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_ctrl_c_saves_and_resumes(db: Path, undisturbed: dict[str, Any], stop: signal.Signals) -> None:
     process = start(db, *ATTN)
     wait_for(process, "round 12/")
@@ -126,6 +127,25 @@ def test_ctrl_c_saves_and_resumes(db: Path, undisturbed: dict[str, Any], stop: s
     done(db, "resume", "run2")
     check(db, 2, undisturbed, attempts=2)
     assert "run2 is complete" in fltk(db, "resume", "run2").line
+
+
+def test_a_closed_terminal_stops_a_run_unless_it_was_started_with_nohup(tmp_path: Path) -> None:
+    """The terminal tells workers as well, which leave it to their driver."""
+    for nohup in (False, True):
+        db = tmp_path / f"{nohup}.db"
+        before = signal.signal(signal.SIGHUP, signal.SIG_IGN if nohup else signal.SIG_DFL)
+        try:
+            process = start(db, *ATTN, "--engine", "process:1")
+        finally:
+            signal.signal(signal.SIGHUP, before)
+        wait_for(process, "round 12/")
+        os.killpg(process.pid, signal.SIGHUP)
+        _, err = process.communicate(timeout=PATIENCE)
+        assert process.returncode == (0 if nohup else 130), err
+        with Store(db) as store:
+            row = store.find_run(1)
+        assert row.status == ("done" if nohup else "interrupted") and row.rounds_done >= 12
+        assert lines_told(err) == [] if nohup else lines_told(err) in told(1, row.rounds_done)
 
 
 def test_ctrl_c_while_workers_start(db: Path, undisturbed: dict[str, Any]) -> None:
@@ -183,7 +203,6 @@ def test_a_dead_worker_fails_the_run_which_then_resumes(
 ) -> None:
     """Whatever stops a run, the last finished round is kept."""
     from fltk.engine.serial import Serial
-    from fltk.errors import FltkError
 
     db, play, calls = tmp_path / "r.db", Serial.map, [0]
 
@@ -200,6 +219,72 @@ def test_a_dead_worker_fails_the_run_which_then_resumes(
         assert (store.find_run(1).status, store.latest_checkpoint(1)[0]) == ("failed", 16)
     done(db, "resume", "run1")
     check(db, 1, undisturbed, attempts=2)
+
+
+@pytest.fixture
+def complete(tmp_path: Path) -> Path:
+    """A registry with a done run of 23 rounds and its checkpoints of rounds 10, 20 and 23."""
+    path = tmp_path / "r.db"
+    done(path, "train", "--method", "fedavg", *LONG[:-3], "23", "--keep-checkpoints", "3")
+    return path
+
+
+def test_a_repair_that_cannot_write_leaves_a_complete_run_complete(complete: Path) -> None:
+    with Store(complete) as store:
+        before, finished = played(store, 1), store.find_run(1).finished
+        lost = store._files.path(store.checkpoints(1)[-1].sha256)
+    lost.unlink()
+    lost.mkdir()
+    line = fltk(complete, "resume", "run1", "--from-round", "20").line
+    assert f"{lost}: Is a directory" in line
+    with Store(complete) as store:
+        row = store.find_run(1)
+        assert (row.status, row.rounds_done, row.finished, row.message) == ("done", 23, finished, None)
+        assert played(store, 1) == before
+        assert [a.status for a in store.attempts(1)] == ["done", "failed"]
+        assert [c.round for c in store.checkpoints(1)] == [10, 20, 23]
+    lost.rmdir()
+    done(complete, "resume", "run1", "--from-round", "20")
+    assert lost.is_file()
+
+
+def test_an_interrupted_repair_leaves_a_complete_run_complete(complete: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = Store.record_round
+
+    def interrupted(self: Store, run: int, round: int, *more: Any) -> None:
+        if round == 22:
+            raise KeyboardInterrupt
+        record(self, run, round, *more)
+
+    with Store(complete) as store:
+        before = kept(store, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "record_round", interrupted)
+        called = fltk(complete, "resume", "run1", "--from-round", "20")
+    assert (called.code, called.err) == (130, "fltk: interrupted; run1 stays complete, as it was before\n")
+    with Store(complete) as store:
+        assert kept(store, 1) == before
+
+
+def test_a_repair_that_has_replaced_the_last_checkpoint_has_to_be_ended(
+    complete: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the weights of round 20 would pass for those of the end."""
+    record = Store.record_round
+
+    def failing(self: Store, run: int, round: int, *more: Any) -> None:
+        if round == 21:
+            raise FltkError("no more")
+        record(self, run, round, *more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "record_round", failing)
+        assert "no more" in fltk(complete, "resume", "run1", "--from-round", "0").line
+    with Store(complete) as store:
+        assert (store.find_run(1).status, store.latest_checkpoint(1)[0]) == ("failed", 20)
+    done(complete, "resume", "run1")
+    with Store(complete) as store:
+        assert (store.find_run(1).status, store.latest_checkpoint(1)[0]) == ("done", 23)
 
 
 def test_resuming_what_is_not_there(db: Path, tmp_path: Path) -> None:

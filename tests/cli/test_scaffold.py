@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 import pytest
+from calls import TINY
 from click.testing import CliRunner
 from processes import RunCli, clean_environment
 from stored_runs import add_run
@@ -282,18 +285,71 @@ def test_a_reader_that_leaves_early_causes_no_noise(kind: str) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
-def test_a_full_disk_is_one_line() -> None:
-    with open("/dev/full", "w") as full:
-        done = subprocess.run(
-            [sys.executable, "-m", "fltk", "data", "--help"],
-            env=clean_environment(),
-            stdout=full,
-            stderr=subprocess.PIPE,
-            text=True,
-            check=False,
-        )
-    assert done.returncode == 1
-    assert done.stderr == "fltk: error: No space left on device\n"
+@pytest.mark.parametrize("args", [["data", "--help"], ["--help"], ["--version"], ["data"]])
+def test_a_full_disk_is_one_line(args: list[str]) -> None:
+    done = shell("exec fltk >/dev/full", *args)
+    assert (done.returncode, done.stderr) == (1, "fltk: error: stdout: No space left on device\n")
+
+
+def shell(line: str, *args: str) -> subprocess.CompletedProcess[str]:
+    """A line of a shell, in which `fltk` stands for the program with `args`."""
+    env = clean_environment()
+    env.pop("PYTHONUNBUFFERED", None)  # with it, nothing is left that could tell which stream has failed
+    return subprocess.run(
+        ["sh", "-c", line.replace("fltk", f'"{sys.executable}" -m fltk "$@"'), "sh", *args],
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+@pytest.mark.parametrize(
+    ("args", "closed", "code"),
+    [
+        (["data"], ">&-", 0),
+        (["--version"], ">&-", 0),
+        (["data"], "<&- >&- 2>&-", 0),
+        (["data", "--nonsense"], "2>&-", 2),
+        (["data", "--nonsense"], ">&- 2>&-", 2),
+        (["data", "--nonsense"], "2>/dev/full", 2),
+        (["verify"], "2>&-", 1),
+    ],
+)
+def test_a_closed_stream_changes_no_exit_code(args: list[str], closed: str, code: int) -> None:
+    done = shell(f"exec fltk {closed}", *args, "--db", "/nowhere/r.db")
+    assert (done.returncode, done.stderr) == (code, "")
+
+
+def test_workers_get_no_file_in_place_of_a_closed_stream(tmp_path: Path) -> None:
+    """A registry that is open as number 1 would be written to by whoever prints."""
+    args = ("train", *TINY, "--method", "fedavg", "--engine", "process:1", "--db", str(tmp_path / "r.db"))
+    done = shell("exec fltk <&- >&-", *args)
+    assert done.returncode == 0, done.stderr
+    assert "verdict: sound" in shell("exec fltk", "verify", "--db", str(tmp_path / "r.db")).stdout
+
+
+@pytest.mark.parametrize("wait", [0.0, 0.02, 0.05, 0.1, 0.2])
+def test_ctrl_c_at_the_start_is_quiet(wait: float) -> None:
+    """Also while the command line is imported. What ends Python itself, before fltk is read, is left out."""
+    ready, told = os.pipe()
+    code = f"import os, runpy; os.write({told}, b'x'); runpy.run_module('fltk', run_name='__main__')"
+    process = subprocess.Popen(
+        [sys.executable, "-c", f"import signal; signal.signal(signal.SIGINT, signal.SIG_DFL); {code}", "data"],
+        env=clean_environment(),
+        pass_fds=[told],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    os.read(ready, 1)
+    time.sleep(wait)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    os.close(ready)
+    os.close(told)
+    assert process.returncode in (-signal.SIGINT, 130, 0) and err in ("", "fltk: interrupted\n")
 
 
 # Global options

@@ -173,7 +173,7 @@ def test_kill_9_of_the_driver_leaves_no_worker_and_loses_nothing(db: Path) -> No
 
 
 @needs_proc
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_ctrl_c_saves_every_cell(db: Path, stop: signal.Signals) -> None:
     grid = write(db, LONG)
     process = start(db, "sweep", grid, "--jobs", "2")

@@ -52,5 +52,7 @@ def test_a_run_that_has_ended_is_shown_at_once(tmp_path: Path) -> None:
         store.finish(1, "failed", "client 3 is gone")
     assert fltk(db, "watch", "run1", quiet=False).err == "run1 failed: client 3 is gone\n"
     assert "no run 'run9'" in fltk(db, "watch", "run9").line
-    assert "--every" in fltk(db, "watch", "run1", "--every", "0").line
+    for every in ("0", "nan", "inf", "1e10"):
+        called = fltk(db, "watch", "run1", "--every", every)
+        assert called.code == 2 and "--every" in called.line
     assert "no registry" in fltk(tmp_path / "none.db", "watch").line

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from fltk.errors import FltkError, UsageError
 from fltk.registry import Store, processes
@@ -83,6 +84,12 @@ def test_an_unknown_run_says_what_is_near(store: Store, begin: Begin) -> None:
 def test_an_empty_registry_says_so(store: Store) -> None:
     with pytest.raises(UsageError, match="has no runs yet"):
         store.find_run("latest")
+
+
+@pytest.mark.parametrize("name", ["-1", "-inf", ",", "...", "--"])
+def test_names_that_look_like_options_or_nothing(store: Store, begin: Begin, name: str) -> None:
+    with pytest.raises(UsageError, match=r"--name .* (looks like an option|has no letter and no digit)"):
+        begin(store, name=name)
 
 
 @pytest.mark.parametrize("name", ["", "  ", "run42", "42", "Latest", "part3", "a\nb", "a\0b", "x" * 201, "\ud800"])
@@ -195,6 +202,26 @@ def test_a_resumed_run_has_two_attempts(store: Store, begin: Begin) -> None:
     assert {a.pid for a in store.attempts(number)} == {os.getpid()}
     with pytest.raises(ValueError, match="ends as one of"):
         store.finish(number, "finished")
+
+
+def test_only_an_attempt_under_the_same_conditions_leaves_a_run_done(
+    store: Store, begin: Begin, config: dict[str, Any]
+) -> None:
+    number = begin(store, config={**config, "train": {"rounds": 2}})
+    store.start_attempt(number)
+    for round in (1, 2):
+        store.record_round(number, round, {"acc": round / 2}, {}, None, f"digest{round}")
+    store.add_checkpoint(number, 2, {"w": torch.zeros(2)}, {}, keep=1)
+    assert store.finish(number, "done")
+    store.start_attempt(number)
+    store.record_round(number, 1, {"acc": 0.5}, {}, None, "digest1")
+    assert store.find_run(number).last == {"acc": 1.0}
+    assert store.finish(number, "interrupted", "Ctrl-C")
+    assert (store.find_run(number).status, store.find_run(number).message) == ("done", None)
+    store.start_attempt(number, [("torch", "1", "2")])
+    assert not store.finish(number, "failed", "no more")
+    assert (store.find_run(number).status, store.find_run(number).message) == ("failed", "no more")
+    assert [a.status for a in store.attempts(number)] == ["done", "interrupted", "failed"]
 
 
 def test_any_reason_for_an_end_is_recorded(store: Store, begin: Begin) -> None:
