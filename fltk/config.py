@@ -118,7 +118,7 @@ class TrainConfig:
     """How the clients train, shared by all methods so that comparisons have equal budgets."""
 
     model: str = option("", "network (empty: mlp for images, cnn1d for time series)", choices=("", *MODELS))
-    hidden: str = option("100", "mlp: hidden layer sizes, separated by commas")
+    hidden: str = option("100", "mlp: hidden layer sizes, separated by commas (none: softmax regression)")
     rounds: int = option(30, "communication rounds")
     participation: float = option(1.0, "share of clients sampled in each round")
     epochs: float = option(1.0, "local epochs a round; fractions allowed")
@@ -170,7 +170,9 @@ class TrainConfig:
         self.hidden_sizes()
 
     def hidden_sizes(self) -> tuple[int, ...]:
-        """The mlp's hidden layers, e.g. (100,); an empty text means logistic regression."""
+        """The mlp's hidden layers, e.g. (100,); softmax regression has none, which an empty text says as well."""
+        if self.hidden.strip().lower() == "none":
+            return ()
         try:
             sizes = tuple(int(part) for part in self.hidden.split(",") if part.strip())
         except ValueError:

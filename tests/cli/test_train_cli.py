@@ -231,3 +231,12 @@ def test_a_name_given_twice_is_one_run(db: Path) -> None:
 def test_an_unknown_name_blames_no_option(db: Path, kind: str) -> None:
     line = fltk(db, kind, "nosuch").line
     assert f"NAME: unknown {kind[:-1]} 'nosuch'" in line and "--" not in line.replace("--help", "")
+
+
+def test_a_perceptron_without_hidden_layers_is_softmax_regression(tmp_path: Path) -> None:
+    db = tmp_path / "r.db"
+    done(db, "train", *TINY, "--method", "fedavg", "--hidden", "none")
+    with Store(db) as store:
+        run = store.find_run(1)
+    assert run.config["train"]["hidden"] == "none"
+    assert run.last["bytes_up"] == 4 * (64 + 1) * 10 * run.last["participants"]
