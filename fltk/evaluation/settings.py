@@ -38,6 +38,7 @@ BUDGET = tuple(
 _APART = {"method", "train.eval_every"}
 _HEADS = ("attack.kind", "defence.defence", "kind")  # what a table of a configuration is called by
 _IDENTITY = ("partition.dataset", "partition.scheme", "partition.alpha")
+UNATTACKED = "no attack"  # nobody is malicious, whatever attack is named
 _SHOWN = 8  # run numbers written out in a note
 
 # Seeds in a stored configuration. A quote inside a text would follow a backslash, so that only names match.
@@ -147,7 +148,8 @@ def attack_places(runs: Sequence[RunRow]) -> dict[int, tuple[str, str]]:
 
 
 def _threat(config: Facts) -> str:
-    return str(config["attack"]["kind"]) if "attack" in config else "no attack"
+    attack = config.get("attack", {})
+    return str(attack["kind"]) if attack.get("attackers") or attack.get("malicious") else UNATTACKED
 
 
 def _guarded(run: RunRow) -> str:
@@ -158,7 +160,9 @@ def _attack_facts(config: _Config) -> tuple[Facts, Facts]:
     """What the rows of attacks differ in, and what the columns of methods do."""
     whole = config.base | config.budget
     rows = {key: value for key, value in whole.items() if key.startswith("attack")}
-    return rows, config.params | {key: value for key, value in whole.items() if key not in rows}
+    columns = config.params | {key: value for key, value in whole.items() if key not in rows}
+    somebody = rows.get("attack.attackers") or rows.get("attack.malicious")
+    return rows if somebody else {}, columns
 
 
 def listed(runs: Sequence[RunRow]) -> str:

@@ -209,6 +209,7 @@ def test_attacks_and_columns_are_called_by_what_differs(store: Store) -> None:
         attacked(store),
         attacked(store, attack={"malicious": 0.4}),
         attacked(store, attack={"kind": "alie"}, attack_params={"z": 1.0}),
+        attacked(store, attack={"malicious": 0.0}),
         attacked(store, "local", defence={"defence": "krum", "defence_fraction": 0.2}),
         attacked(store, "local", defence={"defence": "krum", "defence_fraction": 0.4}),
     ]
@@ -217,6 +218,7 @@ def test_attacks_and_columns_are_called_by_what_differs(store: Store) -> None:
         ("label-flip malicious=0.2", "fedavg"),
         ("label-flip malicious=0.4", "fedavg"),
         ("alie", "fedavg"),
+        ("no attack", "fedavg"),
         ("label-flip malicious=0.2", "local + krum defence_fraction=0.2"),
         ("label-flip malicious=0.2", "local + krum defence_fraction=0.4"),
     ]
