@@ -62,19 +62,26 @@ def done(db: Path | str, *args: str) -> str:
     return called.out
 
 
-def start(db: Path, *args: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
-    """`fltk ARGS` as a process with a process group of its own, as a shell starts it."""
+def start(db: Path, *args: str, env: Mapping[str, str] | None = None, nohup: bool = False) -> subprocess.Popen[str]:
+    """`fltk ARGS` as a process with a process group of its own, as a shell starts it.
+
+    nohup: deaf to the end of its terminal. Else it is not, even where these tests are.
+    """
     kept = {key: value for key, value in os.environ.items() if not key.startswith("FLTK_")}
     path = os.pathsep.join(filter(None, [str(ROOT), kept.get("PYTHONPATH", "")]))
-    return subprocess.Popen(
-        [sys.executable, "-m", "fltk", "--db", str(db), *args],
-        env={**kept, "PYTHONPATH": path, **(env or {})},
-        cwd=db.parent,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN if nohup else signal.SIG_DFL)  # a child inherits it
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-m", "fltk", "--db", str(db), *args],
+            env={**kept, "PYTHONPATH": path, **(env or {})},
+            cwd=db.parent,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def wait_for(process: subprocess.Popen[str], text: str) -> list[str]:

@@ -133,11 +133,7 @@ def test_a_closed_terminal_stops_a_run_unless_it_was_started_with_nohup(tmp_path
     """The terminal tells workers as well, which leave it to their driver."""
     for nohup in (False, True):
         db = tmp_path / f"{nohup}.db"
-        before = signal.signal(signal.SIGHUP, signal.SIG_IGN if nohup else signal.SIG_DFL)
-        try:
-            process = start(db, *ATTN, "--engine", "process:1")
-        finally:
-            signal.signal(signal.SIGHUP, before)
+        process = start(db, *ATTN, "--engine", "process:1", nohup=nohup)
         wait_for(process, "round 12/")
         os.killpg(process.pid, signal.SIGHUP)
         _, err = process.communicate(timeout=PATIENCE)
