@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
@@ -25,6 +25,7 @@ class Cohort:
     round: int
     ids: Sequence[int]
     downs: Sequence[Down]
+    voted: Mapping[int, Tensor] = field(default_factory=dict)  # by client: the personal model that it votes on
 
     @staticmethod
     def of(method: Method, task: Task, state: State, ids: Sequence[int], round: int) -> Cohort:
@@ -78,13 +79,15 @@ class Cohort:
         """Everybody's work, with the rows of those matrices that workers can reach."""
         reached = [name for name, matrix in matrices.items() if SHELF.place(matrix[0]) is not None]
         into = [{name: matrices[name][k] for name in reached} for k in range(len(self.ids))]
-        return [TrainTask(self.round, *given) for given in zip(self.ids, self.downs, into, strict=True)]
+        given = zip(self.ids, self.downs, into, strict=True)
+        return [TrainTask(self.round, i, down, rows, self.voted.get(i)) for i, down, rows in given]
 
 
 def _cloned(upload: Upload) -> Upload:
     """An upload whose tensors are its own, but for the model, which has a place."""
     sent, own = ({name: tensor.clone() for name, tensor in some.items()} for some in (upload.sent, upload.own))
-    return replace(upload, sent=sent, own=own)
+    ballot = None if upload.ballot is None else upload.ballot.clone()
+    return replace(upload, sent=sent, own=own, ballot=ballot)
 
 
 class _Taken:
@@ -104,7 +107,10 @@ class _Taken:
         for upload in part.uploads:
             for name, row in upload.own.items():
                 self._keep(name, upload.client, row)
-        uploads = [whole(replace(upload, own={}), task.into) for task, upload in zip(tasks, part.uploads, strict=True)]
+        uploads = []
+        for task, upload in zip(tasks, part.uploads, strict=True):
+            ballot = None if upload.ballot is None else upload.ballot.clone()
+            uploads.append(whole(replace(upload, own={}, ballot=ballot), task.into))
         self._parts[k] = Part({}, uploads, part.losses)
         now = k == self._turn
         self._early[k] = part.totals if now else {name: total.clone() for name, total in part.totals.items()}

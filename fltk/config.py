@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from fltk.errors import UsageError, unknown
@@ -20,6 +20,7 @@ FLOAT32 = 3.4028234663852886e38  # the largest number that weights are computed 
 MANY = 1e9  # epochs, or claimed samples for one: more than anybody waits for, and no sum leaves the integers
 UNITS = 10_000_000  # in one layer: already two such layers fit into no memory
 STEPS = ("auto", "fast", "autograd", "vmap")
+OWN_STEPS = ("auto", "vote", "none")
 
 
 def option(default: Any, text: str, **extra: Any) -> Any:
@@ -149,8 +150,18 @@ class TrainConfig:
         later=True,
     )
 
+    own_step: str = option(
+        "auto",
+        "what clients do with their personal model before they use it: the federation votes, on validation data, on "
+        "tuning the output layer and on the label prior (vote), or nothing beyond the method's own (none); auto: vote "
+        "for attn, none for other methods",
+        choices=OWN_STEPS,
+        later=True,
+    )
+
     def __post_init__(self) -> None:
         _choice("model", self.model, ("", *MODELS))
+        _choice("own-step", self.own_step, OWN_STEPS)
         _choice("lr-schedule", self.lr_schedule, ("constant", "cosine", "exponential"))
         _choice("agg-weights", self.agg_weights, ("samples", "uniform"))
         _choice("head-mix", self.head_mix, ("rows", "classes"))
@@ -168,6 +179,11 @@ class TrainConfig:
         _at_least("weight-decay", self.weight_decay, 0)
         _at_most("weight-decay", self.weight_decay, FLOAT32)
         self.hidden_sizes()
+
+    @property
+    def training(self) -> TrainConfig:
+        """The settings that decide which models come out of training: all but how these are used and looked at."""
+        return replace(self, eval_every=1, own_step="auto")
 
     def hidden_sizes(self) -> tuple[int, ...]:
         """The mlp's hidden layers, e.g. (100,); softmax regression has none, which an empty text says as well."""

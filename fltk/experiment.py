@@ -27,7 +27,7 @@ from fltk.data.federation import build as build_federation
 from fltk.data.sources import SOURCES
 from fltk.engine.base import Engine, Job, Protection, check_device, default_model
 from fltk.errors import FltkError, UsageError
-from fltk.methods.base import Map, State, Task
+from fltk.methods.base import Map, Method, State, Task
 from fltk.models import zoo
 from fltk.models.layout import Layout
 from fltk.partition import Partition, pfllib, stats
@@ -197,7 +197,7 @@ def _resolved(config: RunConfig, dealt: PartitionConfig, shape: tuple[int, ...],
     train = replace(config.train, model=config.train.model or default_model(shape))
     check_device(device)
     layout = Layout.of(zoo.make(train.model, shape, 2, train.hidden_sizes()))  # any number of classes
-    train = replace(train, step=chosen(train.step, layout, device))
+    train = replace(train, step=chosen(train.step, layout, device), own_step=own_step_of(train.own_step, method))
     return replace(
         config,
         partition=dealt,
@@ -210,6 +210,13 @@ def _resolved(config: RunConfig, dealt: PartitionConfig, shape: tuple[int, ...],
         if config.defence.defence
         else {},
     )
+
+
+def own_step_of(asked: str, method: Method) -> str:
+    """The own step as it is stored: what a method does anyway is `auto`, so that it has one name, and one hash."""
+    if asked == "vote" or (asked == "auto" and method.votes):
+        return "vote"
+    return "none" if method.votes else "auto"
 
 
 def circumstances(device: str) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -102,6 +102,6 @@ DEFENCES: dict[str, str] = {
 # Kinds of runs, and the command that makes them.
 KINDS = {"train": "fltk train", "attack": "fltk attack", "join": "fltk join-new-client", "bench": "fltk bench"}
 
-DEPLOYMENTS = ("vote", "mixed", "ft1", "ft5", "head10", "client")
+DEPLOYMENTS = ("vote", "mixed", "ft1", "ft5", "head10", "own", "client")
 DEPLOY_PRIORS = ("0", "1", "auto")
 DEPLOY_WEIGHTS = ("1", "0.75", "0.5", "0.25", "auto")

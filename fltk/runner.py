@@ -28,6 +28,7 @@ from fltk.evaluation import metrics
 from fltk.methods.base import Map, Method, State, Task
 from fltk.methods.rows import TOGETHER
 from fltk.shared import MOST
+from fltk.train import own_step
 from fltk.train.streams import Streams
 from fltk.undo import Undo
 
@@ -94,7 +95,7 @@ def rounds(
     """
     task = task or job.task()
     notes = threats.check(job, task)
-    finished, state = resume if resume else (0, job.method.init(task))
+    finished, state = resume if resume else (0, beginning(job, task))
     with closing(Undo()) as undo:
         for t in range(finished, job.train.rounds):
             undo.forget()
@@ -108,16 +109,27 @@ def rounds(
             notes = ()
 
 
+def beginning(job: Job, task: Task) -> State:
+    """The state before the first round, with room for votes where the run's own step is voted on."""
+    state = job.method.init(task)
+    if job.train.own_step != "vote":
+        return state
+    return replace(state, server={**state.server, **own_step.Votes.none_yet(task.n_clients).tensors()})
+
+
 def _round(job: Job, engine: Engine, task: Task, state: State, t: int, undo: Undo) -> RoundDone:
     """Round t, counted from 0."""
     started = time.perf_counter()
     before = _client_numbers(job.method, task, state)
     ids = sample(task, job.train, job.streams(), t)
+    votes = own_step.Votes.of(state.server)
+    voted = {} if votes is None else _voted(job.method, task, state, votes.due(ids, state.last, t))
+    firsts = sum(1 for i in ids if state.last[i] < 0)
     threatened = job.campaign is not None or job.protection is not None
     state = state if threatened else job.method.prepared(state, ids, task, undo)
     downs = job.method.downlink(state, ids, task)
     starts, sums = threats.own_starts(job, state, ids, downs), None
-    cohort = Cohort(job.method, task, t, ids, starts)
+    cohort = Cohort(job.method, task, t, ids, starts, voted)
     if job.method.adds_up() and task.class_head is None and not threatened:
         uploads, losses, sums = cohort.added_up(engine, state, undo)
     else:
@@ -129,9 +141,13 @@ def _round(job: Job, engine: Engine, task: Task, state: State, t: int, undo: Und
         state = job.method.aggregate(state, faced.uploads, context)
     else:
         state = job.method.missed(state, t)
-    del downs, starts, cohort, uploads  # models of all clients, for which evaluation needs the room
+    ballots = {u.client: u.ballot for u in faced.uploads if u.ballot is not None}
+    del downs, starts, cohort, uploads, voted  # models of all clients, for which evaluation needs the room
     faced = threats.settled(faced, job, task.n_clients)
     state = faced.remembered(state)
+    if votes is not None:
+        votes = votes.counted(ballots, t)
+        state = replace(state, server={**state.server, **votes.tensors()})
     aggregated = time.perf_counter()
     scalars = {"train_loss": _mean(losses), "participants": float(len(ids)), **faced.scalars}
     told = _client_numbers(job.method, task, state)
@@ -139,8 +155,11 @@ def _round(job: Job, engine: Engine, task: Task, state: State, t: int, undo: Und
     scalars |= job.method.diagnostics(state, task)
     if "cluster" in told:
         scalars |= membership(told["cluster"], before["cluster"], _array(task.groups))
-    cost = job.method.cost(task.layout)
-    scalars |= {"bytes_down": float(cost.down * len(ids)), "bytes_up": float(cost.up * len(ids))}
+    if votes is not None:
+        scalars |= {"own_step": float(votes.choice()), "ballots": float(len(ballots))}
+    cost, first = job.method.cost(task.layout), job.method.first_cost(task.layout)
+    scalars["bytes_down"] = float(cost.down * len(ids) + first.down * firsts)
+    scalars["bytes_up"] = float(cost.up * len(ids) + first.up * firsts + own_step.BYTES * len(ballots))
     if (t + 1) % job.train.eval_every == 0 or t + 1 == job.train.rounds:
         scores = score(job.method, engine, task, state, t)
         more, vectors = accuracy_of(scores, () if job.campaign is None else job.campaign.malicious)
@@ -153,13 +172,18 @@ def _round(job: Job, engine: Engine, task: Task, state: State, t: int, undo: Und
     return RoundDone(t + 1, scalars, clients, found, digest(state), state, tuple(faced.notes))
 
 
+def _voted(method: Method, task: Task, state: State, asked: Sequence[int]) -> dict[int, Tensor]:
+    """The personal models, before a round, of the clients that are asked to vote in it."""
+    return dict(zip(asked, method.personal_model(state, asked, task), strict=True)) if asked else {}
+
+
 def score(method: Method, engine: Engine, task: Task, state: State, round: int) -> list[ClientScores]:
-    """Scores of all clients, sampled or not."""
-    shared = method.global_model(state, task)
+    """Scores of all clients, sampled or not, after the own step that the federation has chosen."""
+    shared, choice = method.global_model(state, task), own_step.choice_of(state.server)
 
     def scored(ids: range) -> list[ClientScores]:
         models = method.personal_model(state, ids, task)
-        tasks = [ScoreTask(round, i, w, shared) for i, w in zip(ids, models, strict=True)]
+        tasks = [ScoreTask(round, i, w, shared, choice) for i, w in zip(ids, models, strict=True)]
         return engine.map(score_client, tasks, [int(task.n[i]) for i in ids])
 
     return [scores for ids in in_turns(task) for scores in scored(ids)]

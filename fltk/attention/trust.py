@@ -36,6 +36,24 @@ def log_trust(products: Tensor) -> Tensor:
     return (-_beyond(-robust_z(company), 2) - _beyond(robust_z(length).abs(), 3)).clamp_min(FLOOR)
 
 
+def gate(weights: Tensor, displacements: Tensor) -> Tensor:
+    """log of the trust (K,) in clients by whether they move as their peers in the map (K, K) do.
+
+    displacements: (K, P), x = theta - theta^0. A map of class tables does not see the uploaded models; this does:
+
+        h_j = cos(x_j, sum_{k != j} A_jk x_k),   log rho_j = -max(0, -z(h_j) - 2), at least -20; z by median and MAD
+    """
+    trust = torch.zeros(len(weights), dtype=torch.float64)
+    peers = weights.clone().fill_diagonal_(0)
+    judged = peers.sum(1) > 1e-6
+    if int(judged.sum()) < FEWEST:
+        return trust
+
+    company = torch.nn.functional.cosine_similarity(displacements, peers @ displacements, dim=1)
+    trust[judged] = -_beyond(-robust_z(company[judged]), 2)
+    return trust.clamp_min(FLOOR)
+
+
 def robust_z(x: Tensor) -> Tensor:
     """Distance from the median in robust standard deviations: (K,) -> (K,)."""
     away = x - x.quantile(0.5)

@@ -141,6 +141,11 @@ class Bench:
         """What the method knows of the federation; made when client work first asks for it."""
         return self.job.task()
 
+    @cached_property
+    def pooled(self) -> torch.Tensor:
+        """(C,) training samples per class of all clients that train."""
+        return self.task.label_counts.sum(0)
+
     def training(self, id: int, round: int) -> tuple[ClientData, Trainer]:
         """What a client trains with in a round: a malicious one has poisoned data, and settings of its own."""
         client, trainer, campaign = self.client(id), self.trainer.at(round, id), self.job.campaign

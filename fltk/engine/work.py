@@ -13,6 +13,7 @@ from fltk.defences.base import partial_sum
 from fltk.engine.base import Bench
 from fltk.errors import Diverged
 from fltk.methods.base import Down, Upload
+from fltk.train import own_step
 from fltk.train.scoring import Score
 
 SERVER = -1  # the client number of work that is the server's own
@@ -30,6 +31,7 @@ class TrainTask:
     client: int
     down: Down
     into: Mapping[str, Tensor] = field(default_factory=dict)
+    voted: Tensor | None = None  # (P,) the personal model on whose own step the client is asked to vote
 
 
 def put(upload: Upload, into: Mapping[str, Tensor], down: Down) -> Upload:
@@ -54,6 +56,7 @@ class ScoreTask:
     client: int
     personal: Tensor
     shared: Tensor | None
+    choice: int = 0  # the own step that the federation has chosen, a place in `own_step.CANDIDATES`
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,22 @@ def train_root(bench: Bench, task: RootTask) -> Tensor:
 def train_client(bench: Bench, task: TrainTask) -> tuple[Upload, float]:
     """The upload, cut into what travels and what stays and without what has a place, and the mean training loss."""
     upload, loss = _trained(bench, task)
+    if task.voted is not None:
+        upload = replace(upload, ballot=_ballot(bench, task, task.voted))
     return put(upload, task.into, task.down), loss
+
+
+def _ballot(bench: Bench, task: TrainTask, personal: Tensor) -> Tensor | None:
+    """The client's vote on the own step, from the model that it would use before this round.
+
+    A malicious client votes with its clean data: attacks are on models and data, not on votes.
+    """
+    client, trainer = bench.client(task.client), bench.trainer.at(task.round, task.client)
+    try:
+        personal = bench.method.personalise(personal, client, trainer)
+    except Diverged:
+        return None
+    return own_step.ballot(personal, client, trainer, bench.pooled)
 
 
 def _trained(bench: Bench, task: TrainTask) -> tuple[Upload, float]:
@@ -151,6 +169,8 @@ def score_client(bench: Bench, task: ScoreTask) -> ClientScores:
     except Diverged:
         if not bench.attacked:
             raise
+    if task.choice:
+        personal = own_step.used(personal, task.choice, client, trainer, bench.pooled)
     val, test = trainer.scores(personal, client.val, client.test)
     triggered = bench.triggered(client)
     fooled = None if triggered is None else trainer.score(personal, triggered)

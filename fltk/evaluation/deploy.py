@@ -1,8 +1,10 @@
 """What a client may still do with its personal model before it uses it, offered to every method alike.
 
 Kinds: `mixed` (the model as it is), `ft1` and `ft5` (1 or 5 more local epochs), `head10` (10 epochs of the last layer,
-base frozen). Each of them also with the client's label prior (`-prior`: the offset of `fltk.train.prior` in the logits,
-while tuning too), and the tuned ones drawn back towards the model they came from, u + w (tuned - u) (`-w0.5`).
+base frozen), and `own` (after the method's own personal step, and the own step that the federation voted for while it
+trained: the model that `fltk train` prints). Each of the others also with the client's label prior (`-prior`: the
+offset of `fltk.train.prior` in the logits, while tuning too), and the tuned ones drawn back towards the model they came
+from, u + w (tuned - u) (`-w0.5`).
 
 The federation votes on mean validation accuracy and leaves the first candidate, which is `mixed` unless something else
 is asked for, only for a gain above a margin, because twenty validation sets of twenty samples are noisy. `client` lets
@@ -16,33 +18,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from fltk.engine.base import Bench
 from fltk.errors import unknown
 from fltk.names import DEPLOY_PRIORS, DEPLOY_WEIGHTS, DEPLOYMENTS
-from fltk.train.prior import in_bias
+from fltk.train.own_step import WORK, Candidate, adapted, label_offset, used
 from fltk.train.scoring import Score
 
-WORK = {"ft1": (1.0, "all"), "ft5": (5.0, "all"), "head10": (10.0, "head")}  # epochs, and the part that is tuned
-KINDS = ("mixed", *WORK)
+KINDS = ("mixed", *WORK, "own")
+OWN = Candidate("own")
 MARGIN = 0.01
 
 Vector = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One way to deploy: a kind, with or without the label prior, at a share `w` of the way to the tuned model."""
-
-    kind: str
-    prior: bool = False
-    w: float = 1.0
-
-    @property
-    def name(self) -> str:
-        return self.kind + ("-prior" if self.prior else "") + (f"-w{self.w:g}" if self.w != 1 else "")
 
 
 @dataclass(frozen=True)
@@ -68,10 +56,10 @@ class Deployment:
 
     def asked(self) -> dict[str, str]:
         """As the registry stores it in the summary of an evaluation."""
-        return {"deploy": self.mode, "deploy_prior": self.prior, "deploy_w": self.w}
+        return {"deploy": self.mode, "deploy_prior": self.prior, "deploy_w": self.w, "deploy_own": "1"}
 
     def made(self, summary: Mapping[str, Any]) -> bool:
-        """Whether a stored evaluation is of this deployment; before there were others, prior was 0 and w was 1."""
+        """Whether a stored evaluation is of this deployment; older ones do not name what there was no choice of."""
         return {"deploy_prior": "0", "deploy_w": "1", **summary}.items() >= self.asked().items()
 
     def candidates(self) -> list[Candidate]:
@@ -82,43 +70,34 @@ class Deployment:
         for prior in priors:
             found.append(Candidate("mixed", prior))
             found += [Candidate(kind, prior, w) for w in shares for kind in WORK]
-        return found
+        return [*found, OWN]
 
 
 @dataclass(frozen=True)
 class DeployTask:
-    """One client's personal model, to be tuned in every way and scored."""
+    """One client's personal model, to be used in every way and scored."""
 
     round: int
     client: int
     model: Tensor  # (P,)
-    offset: Tensor  # (C,) log of the client's label shares over the pooled ones
     candidates: tuple[Candidate, ...]
+    choice: int  # of the federation's own step, a place in `own_step.CANDIDATES`
 
 
 def deploy_client(bench: Bench, task: DeployTask) -> dict[str, tuple[Score, Score]]:
-    """Validation and test score of every candidate of one client. A kind is tuned once, whatever the shares."""
+    """Validation and test score of every candidate of one client, by its name."""
     client, trainer = bench.client(task.client), bench.trainer.at(task.round, task.client)
-    shift = in_bias(trainer.layout, task.offset)
+    others = [candidate for candidate in task.candidates if candidate.kind != "own"]
+    offset = label_offset(client, bench.pooled, trainer)
+    models = dict(zip(others, adapted(task.model, offset, client, trainer, others), strict=True))
+
+    personal = bench.method.personalise(task.model, client, trainer)
+    models[OWN] = used(personal, task.choice, client, trainer, bench.pooled)
+
     found = {}
-    for prior in sorted({c.prior for c in task.candidates}):
-        start = task.model + shift if prior else task.model
-        # weight decay must not wear the offset down: it acts on the bias without it
-        drift = -trainer.config.weight_decay * shift if prior and trainer.config.weight_decay else None
-        tuned = {"mixed": start} | {
-            kind: trainer.sgd(start, client.train, epochs=epochs, only=part, drift=drift)
-            for kind, (epochs, part) in WORK.items()
-        }
-        for c in task.candidates:
-            if c.prior == prior:
-                w = between(start, tuned[c.kind], c.w)
-                found[c.name] = trainer.score(w, client.val), trainer.score(w, client.test)
+    for candidate, model in models.items():
+        found[candidate.name] = trainer.score(model, client.val), trainer.score(model, client.test)
     return found
-
-
-def between(start: Tensor, tuned: Tensor, w: float) -> Tensor:
-    """start + w (tuned - start), (P,); its ends are the models themselves."""
-    return tuned if w == 1 else start if w == 0 else torch.lerp(start, tuned, w)
 
 
 def choose(

@@ -12,11 +12,11 @@ import numpy as np
 from fltk.config import TrainConfig, build
 from fltk.engine.base import Engine, Job
 from fltk.evaluation import metrics
-from fltk.evaluation.deploy import Candidate, Deployment, DeployTask, choose, deploy_client
+from fltk.evaluation.deploy import Deployment, DeployTask, choose, deploy_client
 from fltk.methods.base import State, Task
 from fltk.registry import RunRow, Store
 from fltk.runner import accuracy_of, in_turns, score
-from fltk.train.prior import log_prior
+from fltk.train.own_step import Candidate, choice_of
 
 Vectors = dict[str, np.ndarray[Any, Any]]
 
@@ -80,11 +80,11 @@ def evaluate(job: Job, task: Task, engine: Engine, round: int, state: State, dep
 
 def _tried(candidates: Sequence[Candidate], job: Job, task: Task, engine: Engine, round: int, state: State) -> Vectors:
     """Accuracy and loss of every candidate, by `{candidate}_{val|test}_{acc|loss}`, one value per client."""
-    offsets = log_prior(task.label_counts, task.label_counts.sum(0)).float()
+    choice = choice_of(state.server)
 
     def tried(ids: range) -> list[Any]:
         models = zip(ids, job.method.personal_model(state, ids, task), strict=True)
-        tasks = [DeployTask(round, i, w, offsets[i], tuple(candidates)) for i, w in models]
+        tasks = [DeployTask(round, i, w, tuple(candidates), choice) for i, w in models]
         return engine.map(deploy_client, tasks, [int(task.n[i]) for i in ids])
 
     results = [result for ids in in_turns(task) for result in tried(ids)]
@@ -143,7 +143,7 @@ def references(store: Store, run: RunRow) -> list[RunRow]:
 
     `local` averages nothing, so its run serves whatever `--head-mix` is; how often a run was evaluated matters to none.
     """
-    wanted: TrainConfig = build(TrainConfig, run.config["train"])
+    wanted: TrainConfig = build(TrainConfig, run.config["train"]).training
     same = []
     for method in ("local", "fedavg-ft"):
         for other in reversed(store.runs(method=method, status="done")):
@@ -160,7 +160,7 @@ def references(store: Store, run: RunRow) -> list[RunRow]:
 
 
 def _setup(run: RunRow, method: str, wanted: TrainConfig) -> TrainConfig:
-    train: TrainConfig = replace(build(TrainConfig, run.config["train"]), eval_every=wanted.eval_every)
+    train: TrainConfig = build(TrainConfig, run.config["train"]).training
     return replace(train, head_mix=wanted.head_mix) if method == "local" else train
 
 

@@ -1,7 +1,7 @@
 """Clients that nobody has seen: what each of them gets from a trained federation, step by step.
 
     arrival    the model it downloads, before it has used any of its own data
-    joined     after the method's own joining step
+    joined     after the method's own joining step, and the own step that the federation has chosen if it helps
     tuned      after fine-tuning, kept only where the newcomer's validation loss fell
     scratch    training alone from theta^0 at the run's rate, with the same data and at least as many steps
     fedavg_ft  the model of a FedAvg run, fine-tuned with the same data and as many steps, and kept by the same rule;
@@ -26,6 +26,7 @@ from fltk.engine.base import Bench, Engine
 from fltk.errors import UsageError
 from fltk.evaluation import metrics
 from fltk.methods.base import Joined, State
+from fltk.train import own_step
 from fltk.train.scoring import Score
 from fltk.train.streams import Streams
 from fltk.train.trainer import Trainer
@@ -77,12 +78,13 @@ def join_client(bench: Bench, task: JoinTask) -> Newcomer:
     trainer, tuning = bench.trainer.at(0, client.id), task.tuning
     before = trainer.taken
     joined = bench.method.join(task.state, client, trainer, bench.task)
+    model = _used(bench, task, joined.model, client, trainer)
     work = math.ceil((trainer.taken - before) / trainer.steps(len(client.train), 1))
-    scores = {"arrival": _score(trainer, joined.arrival, client), "joined": _score(trainer, joined.model, client)}
+    scores = {"arrival": _score(trainer, joined.arrival, client), "joined": _score(trainer, model, client)}
     curves: dict[str, list[Scores]] = {}
     kept: dict[str, bool] = {}
     if tuning.part != "none":
-        curves["tuned"] = _path(trainer, joined.model, client, tuning)
+        curves["tuned"] = _path(trainer, model, client, tuning)
         scores["tuned"], kept["tuned"] = _better(curves["tuned"])
     alone = Tuning("all", work + tuning.epochs, trainer.config.lr)
     curves["scratch"] = _path(trainer, bench.task.w0, client, alone)[work:]
@@ -96,6 +98,19 @@ def join_client(bench: Bench, task: JoinTask) -> Newcomer:
     if not task.keep:
         joined = replace(joined, arrival=joined.arrival[:0], model=joined.model[:0], own={})
     return Newcomer(len(client.train), scores, curves, kept, work, joined)
+
+
+def _used(bench: Bench, task: JoinTask, model: Tensor, client: ClientData, trainer: Trainer) -> Tensor:
+    """The joined model after the own step that the federation has chosen, where the validation loss falls by it.
+
+    What the newcomer trains on from, should it stay, is the model without that step.
+    """
+    choice = own_step.choice_of(task.state.server)
+    if not choice or not len(client.val):
+        return model
+    tried = own_step.used(model, choice, client, trainer.at(0, client.id), bench.pooled)
+    fell = trainer.score(tried, client.val).loss < trainer.score(model, client.val).loss
+    return tried if fell else model
 
 
 def few_shots(client: ClientData, shots: int, streams: Streams) -> ClientData:

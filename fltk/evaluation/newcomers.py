@@ -22,6 +22,7 @@ from fltk.experiment import OnRound, Place
 from fltk.methods.base import State, Task
 from fltk.registry import RunRow, Store
 from fltk.registry.heartbeat import beating
+from fltk.train import own_step
 
 KIND = "join"
 NEVER = 1 << 30  # evaluate every so many rounds
@@ -242,7 +243,7 @@ def _fedavg(case: _Case, store: Store, state: State) -> tuple[RunRow | None, Ten
     for method in ("fedavg", "fedavg-ft"):
         for other in reversed(store.runs(method=method, status="done")):
             same = other.kind == "train" and other.partition_id == run.partition_id and other.seed == run.seed
-            if not same or replace(build(TrainConfig, other.config["train"]), eval_every=wanted.eval_every) != wanted:
+            if not same or build(TrainConfig, other.config["train"]).training != wanted.training:
                 continue
             if case.round not in [c.round for c in store.checkpoints(other.id)]:
                 return None, None, f"no fedavg_ft: {other.label} has no checkpoint of round {case.round}"
@@ -257,7 +258,7 @@ def _how(run: RunRow, train: TrainConfig, model: str) -> str:
     words = [f"fltk train --method fedavg --partition part{run.partition_id} --seed {run.seed}"]
     for item in fields(TrainConfig):
         value = getattr(train, item.name)
-        if value in (item.default, model if item.name == "model" else item.default):
+        if item.name == "own_step" or value in (item.default, model if item.name == "model" else item.default):
             continue
         name = item.name.replace("_", "-")
         words.append(f"--{name}" if value is True else f"--{name} {value}")
@@ -281,7 +282,10 @@ def _train_on(
     brought = [join.few_shots(job.federation.newcomers[i - n], case.shots[0], job.streams()) for i in case.ids]
     grown = replace(job, federation=job.federation.grown(brought))
     task = grown.task()
+    votes = own_step.Votes.of(state.server)
     state = job.method.admit(state, [one.joined for one in found], task)
+    if votes is not None:
+        state = replace(state, server={**state.server, **votes.enlarged(task.n_clients).tensors()})
     engine = engines.make(place.engine, grown)
     try:
         for done in runner.rounds(grown, engine, resume=(case.round, state), task=task):

@@ -46,7 +46,7 @@ EVALUATED = {
     "harmed": "share of clients that lose against local training",
 }
 # What an evaluation stored before it could be asked for.
-_ASKED = {"deploy_prior": "0", "deploy_w": "1"}
+_ASKED = {"deploy_prior": "0", "deploy_w": "1", "deploy_own": "0"}
 DERIVED: Mapping[str, str] = {**COURSES, **MAPS}  # numbers that are worked out when they are asked for
 DEPLOYED, FALLBACK = "deployed", "personal_test_acc"
 

@@ -36,6 +36,7 @@ BUDGET = tuple(
 )
 # Rounds between evaluations change no number that is compared; the last round is always evaluated.
 _APART = {"method", "train.eval_every"}
+OWN_STEP = "train.own_step"
 _HEADS = ("attack.kind", "defence.defence", "kind")  # what a table of a configuration is called by
 _IDENTITY = ("partition.dataset", "partition.scheme", "partition.alpha")
 UNATTACKED = "no attack"  # nobody is malicious, whatever attack is named
@@ -214,7 +215,11 @@ def _taken_apart(run: RunRow) -> _Config:
     base = {key: value for key, value in facts.items() if key not in budget and key not in idle | _APART}
     if run.kind != "train":
         base["kind"] = run.kind
-    return _Config(run.method, base, budget, dict(run.config.get("params", {})))
+    params = dict(run.config.get("params", {}))
+    own_step = base.pop(OWN_STEP, "auto")
+    if own_step != "auto":  # a method with another last step is a row of its own, in the same setting
+        params["own_step"] = own_step
+    return _Config(run.method, base, budget, params)
 
 
 # Columns

@@ -2,23 +2,31 @@
 
 fltk's own method. Nearest published work: FedAMP (arXiv:2007.03797), pFedGraph, pFedLA (arXiv:2205.03993).
 
-    token    z_i = direction of theta_i - theta^0             displacement from the common initial model
-    score    S_ij = <z_i, z_j>,  m_i = max_{j != i} S_ij      m_i estimates the noise ceiling of the cosine
-             e_ij = -max(0, m_i - S_ij)^2 / (2 tau^2),  e_ii = 0
-    map      A_ij = softmax_j(e_ij + gamma log n_j);          a lone client (m_i far below the median) keeps its model
-    mix      u_i = (1 - s) theta_i + s sum_j A_ij theta_j     every client's own next start and personal model
+    token    T_i = per class c: n_ic, mean P_ic and scatter Q_ic of the features under theta^0, sent once
+    score    S_ij similarity of class means, freed of noise; b_ij belief, by the samples of classes that both have
+             m_i = max(0, max_{j != i} S_ij b_ij),  g_ij = b_ij max(0, m_i - S_ij),  g_ii = 0
+             e_ij = -g_ij^2 / (2 tau_i^2),  tau_i = tau max(1, (1 - m_i) / .25)
+    map      A_ij = softmax_j(e_ij + gamma log n_j)           a lone client (unlike all others) keeps its model
+    mix      u_i = (1 - s) theta_i + s sum_j A_ij theta_j     every client's own next start
+    use      v_i = own step(u_i)                              personal model: voted on, never fed back
 
-The server keeps a bank of last uploads, so that absent clients are attended to and get models too. In the
-first round in which a client takes part it starts from theta^0, because mixing destroys the evidence that the
-map rests on. Uploads that are not finite or far out of range are screened before any product touches them.
+`fltk.attention.prototypes` has the equations of S and b, and the second layer, in which tables of near clients are
+pooled; `fltk.train.own_step` those of the vote (--own-step none: v_i = u_i). Labels drop out of S, so that label skew
+alone leaves FedAvg's map; clients that share no class are unknown to each other, which is not different.
+
+The server keeps a bank of last uploads, so that absent clients are attended to and get models too. In the first round
+in which a client takes part it starts from theta^0. Uploads that are not finite or far out of range are screened before
+any product touches them. Tables tell the server label counts and class means of random features. A class with fewer
+than `table_min` samples is not sent, because a mean of one is that sample. token=model sends no table.
 
 Options, with their equations in the modules of `fltk.attention`:
+token=model    z_i = direction of theta_i - theta^0, S_ij = <z_i, z_j>, b_ij = 1, tau_i = tau: displacements are
+               compared, which hold labels as well as features. What follows needs it, but for head, trust and clip.
 scope=layer    one map per layer.
 sparse         lsh or topk: who may be attended to when clients are many.
 hier           kmeans, gmm: attention within clusters, and over cluster models.
-trust, clip    against malicious clients; cap limits the weight of any other client.
-token=proto    clients are compared by class prototypes under theta^0, sent once with the first upload (C F floats,
-               which the bytes of a round leave out). The map changes only with who is in the bank.
+trust, clip    against malicious clients; cap limits the weight of any other client. Tables do not see the uploaded
+               model: with trust, clients that move against their peers in the map lose weight (attention.trust.gate).
 curvature      secant: how a client's update changes per change of its start, as a further part of the token. It
                counts once every client in the bank has taken part twice, and it quadruples the bank.
 head=both      Fed-RoD's two heads (arXiv:2107.00778): after the shared model, an offset of the head is trained over
@@ -30,11 +38,12 @@ train          surrogate, valgrad: each round they take a step down the clients'
                newcomers meet the scorer that did best before them. Teachers are believed: trust and clip do not weigh
                them. A server with labelled data of its own: `fltk.attention.learn.proxy`, from Python only.
 
-A newcomer trains from theta^0 like everybody in their first round, is compared with the others' tokens of first
-uploads (birth tokens, kept as sketches of r floats a part) and gets sum_j A_j u_j = sum_k (A A)_k theta_k without an
-entry of its own. Then the weights of the theta_k, and they alone, take `join_fit` steps down its training loss
-(`fltk.attention.newcomer.fitted`): it sends the gradient, the server sends the next mixture, nobody's model is
-trained. The end is kept where the newcomer's validation loss fell.
+A newcomer sends its table and gets sum_j A_j u_j = sum_k (A A)_k theta_k, by its row A_j of the same rule without an
+entry of its own; FedAvg's row where nothing is known of it. With token=model it first trains from theta^0, and is
+compared with the others' first uploads (birth tokens, kept as sketches of r floats a part). Then the weights of the
+theta_k, and they alone, take `join_fit` steps down its training loss (`fltk.attention.newcomer.fitted`): it sends the
+gradient, the server sends the next mixture, and no model is trained. The end is kept where the newcomer's validation
+loss fell; so is the federation's own step after that.
 """
 
 from __future__ import annotations
@@ -47,13 +56,21 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fltk.attention import Attention, Options, weigh
+from fltk.attention import Attention, Options
 from fltk.attention.bank import births, columns, of_clients, width
 from fltk.attention.learn import Learner, draw_judges
 from fltk.attention.newcomer import Others, mean_row, shares
-from fltk.attention.prototypes import WIDTH, prototype_similarity
+from fltk.attention.prototypes import (
+    LONE,
+    TAU,
+    attend_by_evidence,
+    evidence,
+    newcomer_by_evidence,
+    sent_counts,
+)
 from fltk.attention.scorer import initial
 from fltk.attention.tokens import center_of, cosines, gram, unit
+from fltk.attention.trust import FLOOR, gate
 from fltk.data.federation import ClientData
 from fltk.defences.guard import rows_left
 from fltk.errors import UsageError
@@ -62,7 +79,7 @@ from fltk.methods.base import Context, Cost, Down, Joined, State, Task, Upload, 
 from fltk.methods.heads import head_shape, trained_offset, with_offset
 from fltk.methods.learned import Cohort, learned_shares, members, products, taught, teachers, told
 from fltk.methods.parts import blend
-from fltk.methods.placed import Placed, believed, fit, last_mean, prototypes
+from fltk.methods.placed import Placed, believed, evidence_of, fit, last_mean, table_of
 from fltk.models.layout import Layout
 from fltk.train.trainer import Trainer
 
@@ -75,16 +92,17 @@ CLASHES: tuple[tuple[str, object, str, Admissible], ...] = (
         "tau",
         math.inf,
         "an infinite width is FedAvg",
-        {"trust": ("off",), "hier": ("off",), "curvature": ("off",), "token": ("model",), "scope": ("model",)}
+        {"trust": ("off",), "hier": ("off",), "curvature": ("off",), "scope": ("model",)}
         | {"self_weight": (None,), "clip": (None,), "cap": (1,), "step": (1,), "gamma": (1,), "bias": (0,)}
         | UNTAUGHT,
     ),
     (
         "token",
-        "proto",
-        "prototypes are compared once, as they are under theta^0",
-        {"omega": (0,), "curvature": ("off",), "scope": ("model",), "center": ("init",), "warmup": (0,)}
-        | {"sparse": ("auto", "none", "topk"), "join_token": ("birth",)}
+        "prototypes",
+        "class tables are compared, not models; add --set token=model",
+        {"score": ("gap",), "ceiling": (1,), "scope": ("model",), "center": ("init",), "omega": (0,)}
+        | {"curvature": ("off",), "hier": ("off",), "proj": ("auto", "none"), "join_token": ("birth",)}
+        | UNMASKED
         | UNTAUGHT,
     ),
     ("hier", "kmeans", "its clusters are the mask, and have no derivative", UNMASKED | UNTAUGHT),
@@ -99,20 +117,30 @@ class Attn(Banked):
     """Attention over clients. Free mode by default: nothing is learned on the server."""
 
     title: ClassVar[str] = "attention over clients: one mixed model each"
+    votes: ClassVar[bool] = True
     on_guard: ClassVar[Mapping[str, object]] = {"trust": "on"}
 
     score: str = hyper("gap", "score between clients", choices=("gap", "relgap", "raw", "zscore"))
     tau: float | None = hyper(
         None,
-        "width of the score (default: .135 gap, .1 with token=proto, .5 relgap, .1 raw, .5 zscore; inf: FedAvg)",
+        "width of the score (default: .15; with token=model .135 gap, .5 relgap, .1 raw, .5 zscore; inf: FedAvg)",
         low=1e-12,
     )
-    token: str = hyper("model", "what clients are compared by: models, or class prototypes", choices=("model", "proto"))
+    token: str = hyper(
+        "prototypes",
+        "what clients are compared by: tables of class prototypes, or models",
+        choices=("prototypes", "model"),
+    )
+    table_min: int = hyper(2, "token=prototypes: samples of a class below which a client does not send it", low=1)
     center: str = hyper("init", "origin of displacements", choices=("init", "mean", "median", "none"))
     omega: float = hyper(0.0, "weight of the last update against the displacement in the token", low=0, high=1)
     curvature: str = hyper("off", "curvature as a further part of the token", choices=("off", "secant"))
     curvature_weight: float = hyper(0.25, "weight of the curvature part (curvature=secant)", low=0, high=1)
-    lone: float = hyper(0.4, "a client whose best peer is below this share of the median is lone (0: off)", low=0)
+    lone: float | None = hyper(
+        None,
+        "a client whose best peer is below this share of the median is lone (default: .5, .4 with token=model; 0: off)",
+        low=0,
+    )
     ceiling: int = hyper(1, "the ceiling is the similarity of the k-th best peer", low=1)
     gamma: float = hyper(1.0, "exponent of the data-size prior", low=0)
     bias: float = hyper(0.0, "added to the score of the own model")
@@ -167,6 +195,11 @@ class Attn(Banked):
         return self.qk == "learned" or self.train != "off"
 
     @property
+    def asks_for_tables(self) -> bool:
+        """Whether clients send a table with their first upload; FedAvg's map needs none."""
+        return self.token == "prototypes" and self.tau != math.inf
+
+    @property
     def looks_back(self) -> bool:
         return super().looks_back or self.train != "off"
 
@@ -201,23 +234,37 @@ class Attn(Banked):
         rows: dict[str, tuple[int, ...]] = {name: (size,) for name in UPDATES if self.curvature == "secant"}
         if self.omega:
             rows["update"] = (size,)
-        if self.token == "proto":
-            rows["proto"] = head_shape(task.layout)
+        if self.token == "prototypes":
+            classes, features = head_shape(task.layout)
+            rows["table"] = (classes, features + 1)
         elif self.join_token == "birth":
             rows["birth"] = (sum(self._birth_widths(task)),)
         return rows
 
     def attention(self, state: State, known: Tensor, keys: Tensor, part: str, ctx: Context) -> Attention:
         task = ctx.task
-        if self.token == "proto":
-            s = prototype_similarity(state.client["proto"][known], task.label_counts[known])
-            samples, trust = self._standing(state, known, task)
-            return weigh(s, self._options(part, ctx.round, task), samples=samples, keys=keys, trust=trust)
+        if self.token == "prototypes":
+            return self._by_tables(state, known, keys, task)
         cohort = self._cohort(state, known, keys, part, ctx.round, task)
         if not self.learned:
             return cohort.free()
         with torch.no_grad():
             return cohort.maker(list(self.parts(task)).index(part))(Learner.from_tensors(state.server).scorer)
+
+    def _by_tables(self, state: State, known: Tensor, keys: Tensor, task: Task) -> Attention:
+        """The map from class tables; under trust it is made again without those who move against their peers."""
+        found = evidence_of(state.client["table"], task.label_counts, known, self.table_min)
+        samples, trust = self._standing(state, known, task)
+        options = self._options("", 0, task)
+        got = attend_by_evidence(found, options, samples=samples, keys=keys, trust=trust)
+        if trust is None:
+            return got
+        doubt = gate(got.map, self._displacements(state, known))
+        return attend_by_evidence(found, options, samples=samples, keys=keys, trust=(trust + doubt).clamp_min(FLOOR))
+
+    def _displacements(self, state: State, known: Tensor) -> Tensor:
+        """theta - theta^0 of the clients `known` (K,) in float64: (K, P)."""
+        return (state.client["bank"][known] - state.server["start"]).double()
 
     def _standing(self, state: State, known: Tensor, task: Task) -> tuple[Tensor, Tensor | None]:
         """How much clients count, whoever looks at them: samples, and the log of trust where it is asked for."""
@@ -266,8 +313,11 @@ class Attn(Banked):
 
     def _options(self, part: str, round: int, task: Task) -> Options:
         own = {f.name: getattr(self, f.name) for f in fields(Options) if f.name not in ("seed", "round_seed")}
-        if self.token == "proto" and self.score == "gap" and self.tau is None:
-            own["tau"] = WIDTH
+        tables = self.token == "prototypes"
+        if self.tau is None and tables:
+            own["tau"] = TAU
+        if self.lone is None:
+            own["lone"] = LONE if tables else Options.lone
         return Options(**own, seed=self._seed(part, task), round_seed=task.seed(f"attention/{part}/{round}"))
 
     def _seed(self, part: str, task: Task) -> int:
@@ -287,14 +337,14 @@ class Attn(Banked):
 
     def downlink(self, state: State, ids: Sequence[int], task: Task) -> list[Down]:
         downs = super().downlink(state, ids, task)
-        if self.token == "model":
+        if not self.asks_for_tables:
             return downs
         return [replace(d, server={"start": task.w0}) if d.first else d for d in downs]
 
     def local_update(self, down: Down, client: ClientData, trainer: Trainer) -> Upload:
         upload, sent = super().local_update(down, client, trainer), {}
         if "start" in down.server:
-            sent["proto"] = prototypes(down.server["start"], client, trainer)
+            sent["table"] = table_of(down.server["start"], client, trainer, self.table_min)
         if self.train == "valgrad" and not down.first:  # the common start is no mix
             sent["slope"] = trainer.layout.take(trainer.gradient(down.w, client.val), self.shared)
         return replace(upload, sent=sent)
@@ -302,6 +352,13 @@ class Attn(Banked):
     def cost(self, layout: Layout) -> Cost:
         cost = super().cost(layout)
         return replace(cost, up=2 * cost.up) if self.train == "valgrad" else cost
+
+    def first_cost(self, layout: Layout) -> Cost:
+        """A table: for each class the mean feature, the scatter and the number of samples."""
+        if not self.asks_for_tables:
+            return Cost(0, 0)
+        classes, features = head_shape(layout)
+        return Cost(0, 4 * classes * (features + 2))
 
     def diagnostics(self, state: State, task: Task) -> dict[str, float]:
         return super().diagnostics(state, task) | (told(state.server) if self.learned else {})
@@ -356,14 +413,9 @@ class Attn(Banked):
         """The newcomer's similarities to the others, from a token of the kind that the server has of them."""
         layout, parts, kept = task.layout, self.parts(task), state.client
         shared = 4 * layout.width(self.shared)
-        if self.token == "proto":
-            trained, start = task.w0, 4 * layout.size
-            means = prototypes(task.w0, client, trainer)
-            counts = client.train.y.bincount(minlength=len(means))
-            own, up = {"proto": means}, 4 * (means.numel() + counts.numel())
-            n = torch.cat([task.label_counts, counts[None]])
-            tables, tokens = [prototype_similarity(torch.cat([kept["proto"], means[None]]), n)], []
-        elif self.join_token == "update":
+        if self.token == "prototypes":
+            return self._by_table(state, client, trainer, task, others)
+        if self.join_token == "update":
             trained, start, own, up = self._first(arrival, client, trainer), shared, {}, shared
             rows = torch.cat([kept["bank"], layout.take(trained, self.shared)[None]])
             mean = layout.take(arrival, self.shared)
@@ -386,6 +438,32 @@ class Attn(Banked):
         where = f" in {', '.join(part for g, part in enumerate(parts) if g in alone)}" if len(parts) > 1 else ""
         note = f"lone{where}: takes the mean" if alone else ""
         return Placed(rows, trained, start + shared, up, own, note)
+
+    def _by_table(self, state: State, client: ClientData, trainer: Trainer, task: Task, others: Others) -> Placed:
+        """The newcomer's place by its class table; it trains nothing before it has a row."""
+        table = table_of(task.w0, client, trainer, self.table_min)
+        counts = client.train.y.bincount(minlength=len(table))
+        able = torch.nonzero(others.keys & state.client["table"].flatten(1).any(1)).flatten()
+
+        found = evidence(
+            torch.cat([state.client["table"][able], table[None]]),
+            sent_counts(torch.cat([task.label_counts[able], counts[None]]), self.table_min),
+        )
+        trust = None if others.trust is None else others.trust[able]
+        if self.trust == "on":
+            assert trust is not None
+            maps = self.maps(state)[0][able][:, able]
+            trust = (trust + gate(maps, self._displacements(state, able))).clamp_min(FLOOR)
+        some = Others(others.samples[able], torch.ones(len(able), dtype=torch.bool), trust)
+        row = newcomer_by_evidence(found, some, self._options("", 0, task))
+
+        weights = torch.zeros(task.n_clients, dtype=torch.float64)
+        weights[able] = row.weights
+        if not row.lone:
+            weights = weights @ self.maps(state)[0]
+        cost = self.first_cost(task.layout)
+        note = "lone: takes the mean" if row.lone else ""
+        return Placed(weights[None], task.w0, 4 * task.layout.size, cost.up, {"table": table}, note)
 
     def _first(self, start: Tensor, client: ClientData, trainer: Trainer) -> Tensor:
         """A newcomer's first training, the same as that of a client in its first round."""

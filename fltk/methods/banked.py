@@ -34,7 +34,7 @@ from fltk.train.trainer import Trainer
 from fltk.undo import Undo
 
 UPDATES = ("update", "begun", "secant")  # followed only where a subclass keeps rows of these names
-WRITTEN = ("bank", *UPDATES, "birth", "proto")  # rows about clients that the server writes
+WRITTEN = ("bank", *UPDATES, "birth")  # rows about clients that the server writes
 
 
 @dataclass(frozen=True)
@@ -143,9 +143,9 @@ class Banked(Method):
         if ctx.undo is not None and ctx.undo.kept is not None:
             state = self._left(state, [u.client for u, b in zip(uploads, bad, strict=True) if b], ctx.undo)
         client, server = self._entered(state, good, ctx.task)
-        for u in uploads:
-            if "proto" in u.sent and bool(torch.isfinite(u.sent["proto"]).all()):
-                client["proto"][u.client] = u.sent["proto"]
+        tables = {u.client: u.sent["table"] for u in uploads if "table" in u.sent}
+        if tables:
+            client["table"] = with_tables(client["table"], tables)
         stored, screened = state.server["stored"].clone(), torch.zeros_like(state.server["screened"])
         stored[[u.client for u in good]] = ctx.round
         screened[[u.client for u, b in zip(uploads, bad, strict=True) if b]] = True
@@ -312,6 +312,15 @@ class Banked(Method):
             client["mixed"][n:] = mix_parts(maps, others, cuts, task.class_head)[n:]
         server = {**grown.server, "map": maps.reshape_as(grown.server["map"]), "stored": stored}
         return replace(grown, server=server, client=client)
+
+
+def with_tables(before: Tensor, tables: Mapping[int, Tensor]) -> Tensor:
+    """The class tables (N, C, F + 1) with those that came in a round; one that is not finite is left out."""
+    after = before.clone()
+    for client, table in tables.items():
+        if bool(torch.isfinite(table).all()):
+            after[client] = table
+    return after
 
 
 _KNOWN: Any = WeakIdKeyDictionary()  # bank -> (maps, mixtures)

@@ -117,6 +117,7 @@ class Upload:
     sent: Mapping[str, Tensor] = field(default_factory=dict)
     own: Mapping[str, Tensor] = field(default_factory=dict)
     client: int = -1
+    ballot: Tensor | None = None  # (2, 8) the client's vote on the own step, where the round asked for one
 
 
 @dataclass(frozen=True)
@@ -241,6 +242,7 @@ class Method:
     also_sent: ClassVar[Mapping[str, str]] = {}  # further models in `Upload.sent` -> the `Down.server` they start from
     beside: ClassVar[str] = ""  # what clients send beside models that depends on their data
     needs_groups: ClassVar[bool] = False
+    votes: ClassVar[bool] = False  # the own step is voted on unless --own-step says otherwise
     cannot: ClassVar[Mapping[str, str]] = {}  # ability (join) -> why the method does not have it
 
     @property
@@ -397,6 +399,10 @@ class Method:
         """Bytes per participant and round, float32."""
         size = 4 * layout.width(self.shared)
         return Cost(size, size)
+
+    def first_cost(self, layout: Layout) -> Cost:
+        """Bytes that a client's first round takes in addition."""
+        return Cost(0, 0)
 
 
 def spread(p: Tensor, uploads: Sequence[Upload], task: Task) -> Tensor:

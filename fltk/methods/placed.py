@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
 
 from fltk.attention.learn import loss_matrix
 from fltk.attention.newcomer import Others, fitted
-from fltk.attention.prototypes import class_means
+from fltk.attention.prototypes import Evidence, class_table, evidence, sent_counts
 from fltk.attention.tokens import TINY
 from fltk.data.federation import ClientData, Split
 from fltk.defences.guard import trust_left
@@ -60,9 +62,25 @@ def last_mean(maps: Tensor, state: State, task: Task) -> Tensor:
     return p.expand(len(maps), -1)
 
 
-def prototypes(start: Tensor, client: ClientData, trainer: Trainer) -> Tensor:
-    """(C, F): the mean of every class's features under theta^0."""
-    return class_means(trainer.features(start, client.train), client.train.y, head_shape(trainer.layout)[0])
+def table_of(start: Tensor, client: ClientData, trainer: Trainer, least: int) -> Tensor:
+    """(C, F + 1): a client's class table under theta^0, without classes that have fewer than `least` samples."""
+    features = trainer.features(start, client.train)
+    return class_table(features, client.train.y, head_shape(trainer.layout)[0], least)
+
+
+_EVIDENCE: Any = WeakIdKeyDictionary()  # tables -> (known clients, what the tables say of them)
+
+
+def evidence_of(tables: Tensor, counts: Tensor, known: Tensor, least: int) -> Evidence:
+    """What the class tables (N, C, F + 1) say of the clients `known` (K,); counts: (N, C) training samples per class.
+
+    Tables seldom change from round to round, so the last answer about them is kept.
+    """
+    before, found = cast(tuple[Tensor | None, Evidence | None], _EVIDENCE.get(tables, (None, None)))
+    if before is None or found is None or not torch.equal(before, known):
+        found = evidence(tables[known], sent_counts(counts[known], least))
+        _EVIDENCE[tables] = known, found
+    return found
 
 
 def fit(
