@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from toys import federation, job, play, random, staffed
+from toys import federation, job, model_attn, play, random, staffed
 
 from fltk import experiment, runner
 from fltk.data.federation import ClientData
@@ -31,19 +31,19 @@ KEEPING = {"ditto": "v", "fedper": "private", "scaffold": "c"}  # rows that come
 BANKS: dict[str, dict[str, Any]] = {  # attn, whose starts and uploads take the place of its bank
     "attn": {},
     "attn-step": {"step": 0.5},
-    "attn-layer": {"scope": "layer"},
+    "attn-model": {"token": "model"},
+    "attn-layer": {"token": "model", "scope": "layer"},
     "attn-local": {"head": "local"},
     "attn-both": {"head": "both"},
-    "attn-proto": {"token": "proto"},
     "attn-fedavg": {"tau": math.inf},
     "attn-warmup": {"warmup": 2},
 }
 BOUND: dict[str, dict[str, Any]] = {  # and attn where it wants to know what uploads came from
     "attn-trust": {"trust": "on"},
     "attn-clip": {"clip": 2.0},
-    "attn-omega": {"omega": 0.5},
-    "attn-secant": {"curvature": "secant"},
-    "attn-surrogate": {"train": "surrogate"},
+    "attn-omega": {"token": "model", "omega": 0.5},
+    "attn-secant": {"token": "model", "curvature": "secant"},
+    "attn-surrogate": {"token": "model", "train": "surrogate"},
 }
 PLACES = {**KEEPING, **dict.fromkeys(BANKS, "bank"), "fedamp": "w", "heurfedamp": "w"}
 CASES = [*PLACES, *BOUND]
@@ -292,7 +292,7 @@ def test_a_few_models_at_a_time_are_what_all_are(options: dict[str, Any], monkey
     """Two rows are a product here, and two clients a turn of the evaluation."""
     for module in (rows, banked, runner):
         monkeypatch.setattr(module, "TOGETHER", 2)
-    made = job("attn", options, federation(sizes=[12, 9, 15, 7, 20]), rounds=3, eval_every=1)
+    made = model_attn(options, data=federation(sizes=[12, 9, 15, 7, 20]), rounds=3, eval_every=1)
     known = play(made)
     limit(monkeypatch, 0)
     monkeypatch.setattr(runner, "MOST", 1)

@@ -71,6 +71,11 @@ def job(
     return Job(data or federation(groups=(0, 1, 0, 1)), TrainConfig(**settings), made, seed)
 
 
+def model_attn(params: Mapping[str, Any] | None = None, **settings: Any) -> Job:
+    """The same of the attn that compares models instead of class tables."""
+    return job("attn", {"token": "model", **(params or {})}, **settings)
+
+
 def echo(bench: Bench, task: Any) -> Any:
     return task
 

@@ -36,6 +36,7 @@ COLUMNS = [
     Column("seed"),
     Column("partition"),
     Column("rounds"),
+    Column("model"),
     Column("personal_test_acc", "personal acc", 4, "max"),
     Column("global_test_acc", "global acc", 4, "max"),
     Column("personal_val_acc", "val acc", 4),
@@ -133,7 +134,8 @@ def train(ctx: click.Context, /, format: str, **params: Any) -> None:
 
     Every run is stored in the registry, with its configuration, its partition, its environment and a checkpoint every
     ten rounds. Several methods or seeds make several runs on the same data. The partition's seed follows --seed unless
-    --partition-seed is given.
+    --partition-seed is given. The column `model` says what the personal accuracy is of: models as the server mixes them
+    (mixed), tuned by each client before use (tuned), or kept by each client (personal).
     """
     from fltk.experiment import Place
     from fltk.registry import Store
@@ -282,9 +284,20 @@ def row_of(run: RunRow) -> dict[str, Any]:
         "seed": run.seed,
         "partition": None if run.partition_id is None else f"part{run.partition_id}",
         "rounds": run.rounds_done,
+        "model": printed_model(run),
         "status": run.status,
         **{c.key: run.last.get(c.key) for c in COLUMNS if c.digits is not None},
     }
+
+
+def printed_model(run: RunRow) -> str | None:
+    """What the personal accuracy is of, in a word: mixed, tuned or personal; None for a method that is not known."""
+    from fltk.methods import method_class
+    from fltk.names import METHODS
+
+    if run.last.get("own_step"):
+        return "tuned"
+    return method_class(run.method).printed if run.method in METHODS else None
 
 
 def shown(scalars: dict[str, float]) -> dict[str, float]:

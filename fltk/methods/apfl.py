@@ -37,6 +37,7 @@ class APFL(Method):
     """FedAvg, plus a local model that is trained for its mixture with the global one."""
 
     title: ClassVar[str] = "FedAvg, mixed with a local model"
+    printed: ClassVar[str] = "personal"
     map_kind: ClassVar[str] = "pull"
 
     alpha: float = hyper(0.5, "weight of the local model", low=0, high=1)

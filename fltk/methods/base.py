@@ -242,6 +242,7 @@ class Method:
     also_sent: ClassVar[Mapping[str, str]] = {}  # further models in `Upload.sent` -> the `Down.server` they start from
     beside: ClassVar[str] = ""  # what clients send beside models that depends on their data
     needs_groups: ClassVar[bool] = False
+    printed: ClassVar[str] = "mixed"  # what a client uses: mixed by the server, tuned from that, or personal (its own)
     votes: ClassVar[bool] = False  # the own step is voted on unless --own-step says otherwise
     cannot: ClassVar[Mapping[str, str]] = {}  # ability (join) -> why the method does not have it
 

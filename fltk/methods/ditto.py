@@ -30,6 +30,7 @@ class Ditto(Method):
     """FedAvg, plus one personal model per client."""
 
     title: ClassVar[str] = "FedAvg, plus a personal model pulled towards it"
+    printed: ClassVar[str] = "personal"
     map_kind: ClassVar[str] = "pull"
 
     lam: float = hyper(1.0, "strength of the pull of the personal model towards the global one", low=0)

@@ -40,6 +40,7 @@ class FedALA(Method):
     """FedAvg whose clients start from an elementwise mixture of their own and the global model."""
 
     title: ClassVar[str] = "each client mixes its own model and the global one, element by element"
+    printed: ClassVar[str] = "personal"
     map_kind: ClassVar[str] = "direction"
 
     ala_layers: int = hyper(1, "number of last layers that are mixed; below them the global model is taken", low=0)

@@ -28,6 +28,7 @@ class FedAvgFT(Method):
     """FedAvg with a local step at evaluation time."""
 
     title: ClassVar[str] = "FedAvg, fine-tuned by each client before use"
+    printed: ClassVar[str] = "tuned"
 
     finetune: str = hyper("head", "what is fine-tuned", choices=("head", "all", "none"))
     ft_epochs: float | None = hyper(None, "fine-tuning epochs (default: 10 for head, 1 for all)", low=0)

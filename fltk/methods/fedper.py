@@ -27,6 +27,7 @@ class FedPer(Method):
     """FedAvg on the layers below the head."""
 
     title: ClassVar[str] = "shared base, private head"
+    printed: ClassVar[str] = "personal"
 
     head_layers: int = hyper(1, "number of last layers that stay private", low=0)
 

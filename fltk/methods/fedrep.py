@@ -30,6 +30,7 @@ class FedRep(Method):
     """FedAvg on the layers below the head, which is trained first."""
 
     title: ClassVar[str] = "shared base, private head, trained in turn"
+    printed: ClassVar[str] = "tuned"
 
     head_layers: int = hyper(1, "number of last layers that stay private", low=0)
     head_epochs: float = hyper(10.0, "epochs of the head alone", low=0)

@@ -24,6 +24,7 @@ class Local(Method):
     """Nothing is shared; the whole model is private."""
 
     title: ClassVar[str] = "local training, nothing shared"
+    printed: ClassVar[str] = "personal"
     cannot: ClassVar[Mapping[str, str]] = {"defence": "nothing is sent, so there is nothing to defend"}
 
     @property

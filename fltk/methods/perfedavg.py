@@ -37,6 +37,7 @@ class PerFedAvg(Method):
     """FedAvg of a start that is meant for a local step."""
 
     title: ClassVar[str] = "a global model that is good one local step later (MAML)"
+    printed: ClassVar[str] = "tuned"
 
     variant: str = hyper("fo", "first-order, or with a finite difference for the Hessian", choices=("fo", "hf"))
     alpha: float = hyper(0.01, "rate of the inner step, and of the step before use", low=0)

@@ -35,6 +35,7 @@ class PFedMe(Method):
     """A global model of what personal models are drawn to."""
 
     title: ClassVar[str] = "personal models near a global one that follows them"
+    printed: ClassVar[str] = "personal"
     map_kind: ClassVar[str] = "direction"  # of the model that personal ones are drawn to
     additive: ClassVar[bool] = True
 

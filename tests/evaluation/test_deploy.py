@@ -17,19 +17,11 @@ from fltk.data import create
 from fltk.engine.base import Bench, Job
 from fltk.engine.serial import Serial
 from fltk.errors import UsageError
-from fltk.evaluation.deploy import (
-    KINDS,
-    Candidate,
-    Deployment,
-    DeployTask,
-    Vector,
-    between,
-    choose,
-    deploy_client,
-)
+from fltk.evaluation.deploy import KINDS, Deployment, DeployTask, Vector, choose, deploy_client
 from fltk.evaluation.evaluate import Evaluation, evaluate
 from fltk.methods.base import State
 from fltk.names import METHODS
+from fltk.train.own_step import Candidate, between
 from fltk.train.prior import in_bias, log_prior
 from fltk.train.trainer import Trainer
 
@@ -48,19 +40,24 @@ def names(found: Sequence[Candidate]) -> list[str]:
 # What is tried
 
 
-def test_the_plain_deployment_has_the_four_kinds() -> None:
-    assert names(PLAIN.candidates()) == list(KINDS) == ["mixed", "ft1", "ft5", "head10"]
+def test_the_plain_deployment_has_the_five_kinds() -> None:
+    assert names(PLAIN.candidates()) == list(KINDS) == ["mixed", "ft1", "ft5", "head10", "own"]
 
 
 def test_all_options_make_one_candidate_each() -> None:
     found = names(ALL.candidates())
-    assert len(found) == len(set(found)) == 2 * (1 + 3 * 4)
-    assert found[:4] == list(KINDS) and {"mixed-prior", "ft5-w0.25", "head10-prior-w0.75"} <= set(found)
+    assert len(found) == len(set(found)) == 2 * (1 + 3 * 4) + 1
+    assert (
+        found[:4] == list(KINDS[:4])
+        and found[-1] == "own"
+        and {"mixed-prior", "ft5-w0.25", "head10-prior-w0.75"} <= set(found)
+    )
     assert names(Deployment(prior="1", w="0.5").candidates()) == [
         "mixed-prior",
         "ft1-prior-w0.5",
         "ft5-prior-w0.5",
         "head10-prior-w0.5",
+        "own",
     ]
 
 
@@ -77,8 +74,8 @@ def test_an_unknown_deployment_is_refused_by_name(arguments: tuple[str, ...], sa
         Deployment(*arguments)
 
 
-def test_evaluations_from_before_the_options_were_plain() -> None:
-    assert PLAIN.made({"deploy": "vote", "rows": []}) and PLAIN.made({**PLAIN.asked(), "rows": []})
+def test_evaluations_without_an_own_candidate_are_of_another_deployment() -> None:
+    assert not PLAIN.made({"deploy": "vote", "rows": []}) and PLAIN.made({**PLAIN.asked(), "rows": []})
     assert not ALL.made({"deploy": "vote"}) and not PLAIN.made(ALL.asked()) and not PLAIN.made({"deploy": "ft1"})
 
 
@@ -123,7 +120,7 @@ def test_the_prior_in_the_bias_is_the_offset_in_loss_and_logits(
 
     for client in made.federation.clients:
         options = (Candidate(kind, True), Candidate(kind, True, 0.5))
-        got = deploy_client(bench, DeployTask(1, client.id, u, offsets[client.id], options))
+        got = deploy_client(bench, DeployTask(1, client.id, u, options, 0))
         tuned = bench.trainer.at(1, client.id).sgd(u, client.train, epochs=epochs, only=part, loss=shifted)
         for c in options:
             flat = between(u, tuned, c.w).clone()
@@ -140,7 +137,7 @@ def test_a_client_with_the_pooled_shares_predicts_as_before() -> None:
     cuts = [np.split(np.arange(a, a + 48), [n, n + 8]) for a, n in ((0, 24), (48, 36))]
     made = job("fedavg", data=dealt(data, cuts))
     found = scored(made, play(made)[-1].state, Deployment(prior="auto")).clients
-    for kind in KINDS:
+    for kind in KINDS[:-1]:
         assert np.array_equal(found[f"{kind}_test_acc"], found[f"{kind}-prior_test_acc"])
         assert found[f"{kind}-prior_test_loss"] == pytest.approx(found[f"{kind}_test_loss"], abs=1e-5)
 
@@ -154,10 +151,10 @@ def test_a_kind_is_tuned_once_whatever_the_shares(monkeypatch: pytest.MonkeyPatc
         return sgd(self, *args, **kwargs)  # type: ignore[arg-type]  # passed on as they came
 
     monkeypatch.setattr(Trainer, "sgd", counted)
-    deploy_client(bench, DeployTask(0, 0, made.task().w0, torch.zeros(4), tuple(ALL.candidates())))
+    deploy_client(bench, DeployTask(0, 0, made.task().w0, tuple(ALL.candidates()), 0))
     assert calls == [1, 5, 10] * 2
     calls.clear()
-    deploy_client(bench, DeployTask(0, 0, made.task().w0, torch.zeros(4), tuple(Deployment(w="auto").candidates())))
+    deploy_client(bench, DeployTask(0, 0, made.task().w0, tuple(Deployment(w="auto").candidates()), 0))
     assert calls == [1, 5, 10]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from toys import SIZES, aggregated, federation, final, job, made_up, models, play, random, rows, uploads
+from toys import SIZES, aggregated, federation, final, job, made_up, model_attn, models, play, random, rows, uploads
 
 from fltk.attention import attend
 from fltk.attention.bank import screen
@@ -20,7 +20,7 @@ from fltk.methods.parts import mix_parts
 from fltk.methods.rows import mix
 
 N = len(SIZES)
-TASK = job("attn").task()
+TASK = model_attn().task()
 P = TASK.layout.size
 
 
@@ -31,7 +31,7 @@ def cohort(k: int = N, seed: int = 0, spread: float = 0.5) -> Tensor:
 
 def after(params: dict[str, object], w: Tensor, **settings: object) -> tuple[Tensor, State]:
     """Personal models and state once `w` (K, P) has been uploaded by the first K clients."""
-    made = job("attn", params, **settings)
+    made = model_attn(params, **settings)
     state = aggregated(made, made_up(made, w))
     return models(made, state), state
 
@@ -53,8 +53,8 @@ def test_an_infinite_width_is_fedavg_bit_for_bit(settings: dict[str, object]) ->
 
 
 def test_warm_up_is_fedavg_bit_for_bit_and_ends() -> None:
-    ours, theirs = play(job("attn", {"warmup": 2}, rounds=3)), play(job("fedavg", rounds=3))
-    made = job("attn", {"warmup": 2}, rounds=3)
+    ours, theirs = play(model_attn({"warmup": 2}, rounds=3)), play(job("fedavg", rounds=3))
+    made = model_attn({"warmup": 2}, rounds=3)
     for t in range(2):
         assert torch.equal(models(made, ours[t].state), theirs[t].state.server["w"].expand(N, -1))
     assert not torch.equal(models(made, ours[2].state), theirs[2].state.server["w"].expand(N, -1))
@@ -70,7 +70,7 @@ def test_no_step_or_all_weight_on_oneself_is_local_bit_for_bit(
 
 def test_a_relabelling_relabels_map_and_models() -> None:
     w, p = cohort(), torch.tensor([2, 0, 3, 1])
-    made = job("attn")
+    made = model_attn()
     state = aggregated(made, made_up(made, w))
     moved = aggregated(made, made_up(made, w[p]), n=TASK.n[p])
     torch.testing.assert_close(moved.server["map"], state.server["map"][p][:, p], rtol=0, atol=1e-12)
@@ -91,7 +91,7 @@ def test_one_participant_and_an_empty_bank_keep_the_model_bit_for_bit() -> None:
 
 
 def test_a_local_head_is_not_touched_by_aggregation() -> None:
-    made = job("attn", {"head": "local"})
+    made = model_attn({"head": "local"})
     state = made.method.init(TASK)
     sent = uploads(made, state)
     trained = rows(made, sent)
@@ -138,7 +138,7 @@ def test_a_lone_client_keeps_its_model_bit_for_bit() -> None:
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("center", ["init", "mean", "median", "none"])
 def test_a_broken_upload_changes_nothing_for_the_others(bad: float, center: str) -> None:
-    made = job("attn", {"center": center})
+    made = model_attn({"center": center})
     w = cohort()
     w[2, 5] = bad
     sent = made_up(made, w)
@@ -151,7 +151,7 @@ def test_a_broken_upload_changes_nothing_for_the_others(bad: float, center: str)
 
 
 def test_a_far_upload_is_screened_and_its_client_keeps_its_last_good_model() -> None:
-    made = job("attn")
+    made = model_attn()
     good = cohort()
     state = aggregated(made, made_up(made, good))
     wild = cohort(seed=4)
@@ -167,7 +167,7 @@ def test_a_far_upload_is_screened_and_its_client_keeps_its_last_good_model() -> 
 
 
 def test_nobody_sound_leaves_the_state_as_it_was() -> None:
-    made = job("attn")
+    made = model_attn()
     before = aggregated(made, made_up(made, cohort()))
     state = aggregated(made, made_up(made, torch.full((N, P), math.nan)), round=1, state=before)
     assert torch.equal(models(made, state), models(made, before))
@@ -185,7 +185,7 @@ def test_the_screen_is_ten_medians_of_the_finite_ones() -> None:
 
 
 def test_the_first_start_of_a_client_is_the_common_model() -> None:
-    made = job("attn", participation=0.5, rounds=6)
+    made = model_attn(participation=0.5, rounds=6)
     seen: set[int] = set()
     state = made.method.init(TASK)
     for done in play(made):
@@ -198,7 +198,7 @@ def test_the_first_start_of_a_client_is_the_common_model() -> None:
 
 
 def test_absent_clients_are_attended_to_and_get_a_model() -> None:
-    made = job("attn")
+    made = model_attn()
     first = cohort()
     state = aggregated(made, made_up(made, first))
     second = cohort(2, seed=0) + 0.01 * random(2, P, seed=9)
@@ -210,7 +210,7 @@ def test_absent_clients_are_attended_to_and_get_a_model() -> None:
 
 
 def test_old_entries_are_not_attended_to_but_keep_a_row() -> None:
-    made = job("attn", {"max_age": 2})
+    made = model_attn({"max_age": 2})
     state = aggregated(made, made_up(made, cohort()))
     for t in (1, 2, 3):
         state = aggregated(made, made_up(made, cohort(3, seed=0)), round=t, state=state)
@@ -238,7 +238,7 @@ def test_the_update_is_a_second_token() -> None:
     w = cohort()
     only_updates, free = after({"omega": 1}, w)[1].server["map"], after({}, w)[1].server["map"]
     torch.testing.assert_close(only_updates, free, rtol=0, atol=1e-6)  # updates are float32 differences
-    made = job("attn", {"omega": 1})
+    made = model_attn({"omega": 1})
     state = aggregated(made, made_up(made, w))
     starts = models(made, state)
     later = cohort(seed=20)
@@ -249,7 +249,7 @@ def test_the_update_is_a_second_token() -> None:
 
 
 def test_clients_are_held_near_their_start_by_mu() -> None:
-    made = job("attn", {"mu": 3.0}, rounds=1)
+    made = model_attn({"mu": 3.0}, rounds=1)
     prox = job("fedprox", {"mu": 3.0}, rounds=1)
     for a, b in zip(uploads(made, made.method.init(TASK)), uploads(prox, prox.method.init(TASK)), strict=True):
         assert torch.equal(a.w, b.w)
@@ -272,7 +272,7 @@ def test_equal_sizes_or_uniform_weights_drop_the_prior() -> None:
 
 
 def test_the_fedavg_map_leaves_absent_clients_out() -> None:
-    made = job("attn", {"tau": math.inf})
+    made = model_attn({"tau": math.inf})
     sent = made_up(made, cohort(3))
     state = aggregated(made, sent)
     expected = weighted_sum([u.w for u in sent], TASK.weights([0, 1, 2]))
@@ -282,7 +282,7 @@ def test_the_fedavg_map_leaves_absent_clients_out() -> None:
 
 def test_its_parameters_have_no_dimension_of_clients() -> None:
     """The same method object serves federations of any size."""
-    made = job("attn")
+    made = model_attn()
     larger = replace(made, federation=federation((9, 9, 9, 9, 9, 9)))
     assert len(models(larger, play(larger)[-1].state)) == 6
 
@@ -295,10 +295,10 @@ def test_what_is_evaluated_and_started_from_is_mixed_once(monkeypatch: pytest.Mo
         return mix_parts(maps, *given, **more)
 
     monkeypatch.setattr(banked, "mix_parts", counted)
-    played = play(job("attn", rounds=4, eval_every=1))
+    played = play(model_attn(rounds=4, eval_every=1))
     assert len(calls) == 4
     monkeypatch.setattr(banked, "MOST", 0)  # nothing is kept
-    again = play(job("attn", rounds=4, eval_every=1))
+    again = play(model_attn(rounds=4, eval_every=1))
     assert len(calls) == 4 + 7
     assert [done.digest for done in again] == [done.digest for done in played]
     assert [done.scalars["personal_val_acc"] for done in again] == [done.scalars["personal_val_acc"] for done in played]

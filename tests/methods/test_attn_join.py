@@ -1,4 +1,4 @@
-"""attn takes in clients that nobody has seen: by their birth token, their update, their loss or their prototypes."""
+"""attn takes in clients that nobody has seen: by their birth token, their update, their loss or their class table."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import pytest
 import torch
 from attacked import attacked, defended
 from torch import Tensor
-from toys import SIZES, aggregated, federation, final, job, made_up, models, play, uploads
+from toys import SIZES, aggregated, federation, final, made_up, model_attn, models, play, uploads
 
 from fltk.attention import Options
 from fltk.attention.bank import columns
 from fltk.attention.newcomer import Others, mean_row, newcomer_row
-from fltk.attention.prototypes import class_means, prototype_similarity
+from fltk.attention.prototypes import TAU, class_table, evidence, newcomer_by_evidence, sent_counts
 from fltk.attention.tokens import cosines, gram, unit
 from fltk.data.federation import Split
 from fltk.engine.base import Bench, Job
@@ -23,7 +23,7 @@ from fltk.methods.base import Joined, State
 from fltk.methods.heads import with_offset
 
 N = len(SIZES)
-TASK = job("attn").task()
+TASK = model_attn().task()
 LAYOUT, P = TASK.layout, TASK.layout.size
 NEW = federation((11,), seed=40).clients[0]  # a client of other data
 Params = Mapping[str, Any]
@@ -31,7 +31,7 @@ Params = Mapping[str, Any]
 
 def trained(params: Params, **settings: Any) -> tuple[Job, State]:
     """After three rounds; newcomers keep the rows that they are placed with unless `join_fit` is given."""
-    made = job("attn", {"join_fit": 0, **params}, **{"rounds": 3, **settings})
+    made = model_attn({"join_fit": 0, **params}, **{"rounds": 3, **settings})
     return made, play(made)[-1].state
 
 
@@ -75,7 +75,7 @@ def test_a_newcomer_gets_its_row_of_everybodys_next_models(params: Params) -> No
 @pytest.mark.parametrize("params", [{}, {"scope": "layer", "r": 20}, {"mu": 0.5}, {"head": "local"}], ids=str)
 def test_a_twin_of_a_client_has_its_birth_token_and_no_gap_to_it(params: Params) -> None:
     """With the data and the first random stream of client k, and so with its first upload."""
-    made = job("attn", params, rounds=1)
+    made = model_attn(params, rounds=1)
     sent = uploads(made, made.method.init(TASK))
     state, bench = aggregated(made, sent), Bench(made)
     for k in range(N):
@@ -83,7 +83,7 @@ def test_a_twin_of_a_client_has_its_birth_token_and_no_gap_to_it(params: Params)
         assert torch.equal(got.own["bank"], sent[k].w)
         assert torch.equal(got.own["birth"], state.client["birth"][k])
     lone = {**params, "tau": 1e-3, "lone": 0, "gamma": 0}
-    sharp = job("attn", lone, rounds=1)
+    sharp = model_attn(lone, rounds=1)
     state = aggregated(sharp, uploads(sharp, sharp.method.init(TASK)))
     for k in range(N):
         got = sharp.method.join(state, bench.client(k), bench.trainer.at(0, k), TASK)
@@ -111,18 +111,27 @@ def test_the_lowest_loss_takes_the_best_of_all_models() -> None:
     assert (got.down, got.up) == (distinct * 4 * P, 0)
 
 
-def test_prototypes_need_no_training() -> None:
-    made, state = trained({"token": "proto", "lone": 0})
+def test_a_table_needs_no_training() -> None:
+    made, state = trained({"token": "prototypes", "lone": 0})
     got, trainer = join(made, state), Bench(made).trainer
     steps = trainer.taken
-    means = class_means(trainer.features(TASK.w0, NEW.train), NEW.train.y, 4)
+    table = class_table(trainer.features(TASK.w0, NEW.train), NEW.train.y, 4)
     counts = torch.cat([TASK.label_counts, NEW.train.y.bincount(minlength=4)[None]])
-    s = prototype_similarity(torch.cat([state.client["proto"], means[None]]), counts)
-    row = newcomer_row(s, EVERYBODY, Options(lone=0, tau=0.1)).weights
+    found = evidence(torch.cat([state.client["table"], table[None]]), sent_counts(counts))
+    row = newcomer_by_evidence(found, EVERYBODY, Options(lone=0, tau=TAU)).weights
     torch.testing.assert_close(got.model, blended(row, models(made, state)), rtol=0, atol=1e-6)
-    assert torch.equal(got.own["proto"], means)
-    assert got.up == 4 * (means.numel() + 4)
+    assert torch.equal(got.own["table"], table)
+    assert got.up == made.method.first_cost(LAYOUT).up
     assert trainer.taken == steps
+
+
+def test_clients_that_never_took_part_say_nothing_of_a_newcomer() -> None:
+    """Their tables are empty, though the task knows their label counts."""
+    made, _ = trained({"token": "prototypes"})
+    some = aggregated(made, [u for u in uploads(made, made.method.init(TASK)) if u.client in (0, 2)])
+    got = join(made, some)
+    assert got.row is not None
+    assert set(got.row.nonzero().flatten().tolist()) <= {0, 2}
 
 
 def test_a_second_head_is_trained_on_arrival() -> None:
@@ -155,7 +164,7 @@ def test_one_row_per_layer_and_their_mean_by_width() -> None:
     torch.testing.assert_close(got.row, expected)
 
 
-FITS = [{}, {"scope": "layer"}, {"head": "local"}, {"token": "proto"}, {"join_token": "update"}]
+FITS = [{}, {"scope": "layer"}, {"head": "local"}, {"token": "prototypes"}, {"join_token": "update"}]
 
 
 @pytest.mark.parametrize("params", FITS, ids=str)
@@ -211,7 +220,7 @@ def test_an_infinite_width_hands_out_fedavgs_model_bit_for_bit() -> None:
 @pytest.mark.parametrize("bad", [0, 1])
 def test_a_mean_for_newcomers_exempts_nobody_from_trust(params: Params, bad: int) -> None:
     """p_j t_j / sum of p t; row `bad` of the map alone lets client `bad` in."""
-    made = job("attn", params, federation([12, 9, 15, 8, 11, 20]), rounds=2)
+    made = model_attn(params, data=federation([12, 9, 15, 8, 11, 20]), rounds=2)
     made = defended(attacked(made, "sign-flip", {"lam": 4}, malicious=(bad,)), "multi-krum", share=0.2)
     state, task = play(made)[-1].state, made.task()
     trust = state.server["defence.trust"]
@@ -224,7 +233,7 @@ def test_a_mean_for_newcomers_exempts_nobody_from_trust(params: Params, bad: int
 
 
 def test_a_mean_for_newcomers_is_that_of_the_last_rounds_participants() -> None:
-    made = defended(job("attn", {"tau": "inf"}, rounds=2), "multi-krum", share=0.0)
+    made = defended(model_attn({"tau": "inf"}, rounds=2), "multi-krum", share=0.0)
     last = play(made)[-1].state
     trust = torch.tensor([0, 0.5, 1, 1], dtype=torch.float64)
     server = {**last.server, "stored": torch.tensor([1, 1, 0, 1]), "defence.trust": trust}
@@ -236,7 +245,7 @@ def test_a_mean_for_newcomers_is_that_of_the_last_rounds_participants() -> None:
 
 
 def test_before_anybody_has_a_model_there_is_the_common_start() -> None:
-    made = job("attn")
+    made = model_attn()
     got = join(made, made.method.init(TASK))
     assert torch.equal(got.model, TASK.w0)
     assert got.row is None
@@ -244,7 +253,7 @@ def test_before_anybody_has_a_model_there_is_the_common_start() -> None:
 
 
 def test_only_those_in_the_bank_are_attended_to() -> None:
-    made = job("attn", {"max_age": 2})
+    made = model_attn({"max_age": 2})
     state = aggregated(
         made, made_up(made, TASK.w0 + 0.1 * torch.randn(N, P, generator=torch.Generator().manual_seed(1)))
     )
@@ -259,7 +268,7 @@ def test_a_newcomer_enters_with_its_model_and_its_first_upload() -> None:
     made, state = trained({})
     bench = Bench(made)
     got = made.method.join(state, bench.client(1), bench.trainer.at(0, N), TASK)
-    larger = job("attn", data=federation((*SIZES, 11)))
+    larger = model_attn(data=federation((*SIZES, 11)))
     task = larger.task()
     grown = larger.method.admit(state, [got], task)
     [w] = larger.method.personal_model(grown, [N], task)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from toys import SIZES, aggregated, dealt, federation, fingerprint, job, models, play, random, uploads
+from toys import SIZES, aggregated, dealt, federation, fingerprint, model_attn, models, play, random, uploads
 
 from fltk import engine, methods, runner
 from fltk.attention.bank import columns
@@ -26,7 +26,7 @@ from fltk.methods.base import Joined, State, Upload
 from fltk.methods.learned import members
 
 N = len(SIZES)
-TASK = job("attn").task()
+TASK = model_attn().task()
 LAYOUT, P = TASK.layout, TASK.layout.size
 NEW = federation((11,), seed=40).clients[0]
 Params = Mapping[str, Any]
@@ -67,7 +67,7 @@ def attn(made: Job) -> Attn:
 
 def trained(params: Params, **settings: Any) -> tuple[Job, State]:
     """A job and its state after three rounds, in which the scorer has taken two steps."""
-    made = job("attn", {"meta_rate": 0.05, **params}, **{"rounds": 3, **settings})
+    made = model_attn({"meta_rate": 0.05, **params}, **{"rounds": 3, **settings})
     return made, play(made)[-1].state
 
 
@@ -90,9 +90,9 @@ def scorer_bits(state: State, *groups: str) -> dict[str, str]:
 def test_a_scorer_that_learns_nothing_is_the_free_mode(params: Params, participation: float) -> None:
     free = {k: v for k, v in params.items() if k not in ("heads", "mlp")}
     given = {"rounds": 4, "participation": participation}
-    plain = play(job("attn", free, **given))
+    plain = play(model_attn(free, **given))
     for told in ({"qk": "learned"}, {"train": "surrogate", "meta_rate": 0}, {"train": "valgrad", "meta_rate": 0}):
-        for a, b in zip(plain, play(job("attn", {**params, **told}, **given)), strict=True):
+        for a, b in zip(plain, play(model_attn({**params, **told}, **given)), strict=True):
             assert a.map is not None and b.map is not None
             for part, expected in a.map.slices.items():
                 torch.testing.assert_close(b.map.slices[part], expected, rtol=0, atol=1e-6)
@@ -101,8 +101,8 @@ def test_a_scorer_that_learns_nothing_is_the_free_mode(params: Params, participa
 
 def test_on_the_same_models_the_start_is_exact_to_nine_digits() -> None:
     for params in FREE:
-        free = job("attn", {k: v for k, v in params.items() if k not in ("heads", "mlp")})
-        made = job("attn", {**params, "qk": "learned"})
+        free = model_attn({k: v for k, v in params.items() if k not in ("heads", "mlp")})
+        made = model_attn({**params, "qk": "learned"})
         sent = uploads(free, free.method.init(TASK))
         a, b = (aggregated(m, sent).server["map"] for m in (free, made))
         torch.testing.assert_close(b, a, rtol=0, atol=1e-9)
@@ -110,14 +110,14 @@ def test_on_the_same_models_the_start_is_exact_to_nine_digits() -> None:
 
 def test_without_a_scorer_nothing_of_it_is_kept() -> None:
     for params in ({}, {"qk": "free"}, {"heads": 2, "mlp": 3, "meta_holdout": 0.5}):
-        made = job("attn", params)
+        made = model_attn(params)
         server = made.method.init(TASK).server
         assert "judges" not in server and not any(k.startswith("learn.") for k in server)
         assert "tau" not in made.method.diagnostics(play(made)[-1].state, TASK)
 
 
 def test_a_private_head_does_not_ask_for_the_scorer() -> None:
-    made = job("attn", {"train": "surrogate", "head": "local"}, head_mix="classes")
+    made = model_attn({"train": "surrogate", "head": "local"}, head_mix="classes")
     made.method.check(made.task())
 
 
@@ -127,17 +127,17 @@ def test_a_private_head_does_not_ask_for_the_scorer() -> None:
 @every_lesson
 def test_what_is_learned_survives_a_resume(params: Params) -> None:
     params = {"meta_rate": 0.05, **params}
-    whole = play(job("attn", params, rounds=5, participation=0.75))
-    half = play(job("attn", params, rounds=3, participation=0.75))[-1]
+    whole = play(model_attn(params, rounds=5, participation=0.75))
+    half = play(model_attn(params, rounds=3, participation=0.75))[-1]
     stored = {k: v.clone() for k, v in half.state.tensors().items()}
-    rest = play(job("attn", params, rounds=5, participation=0.75), resume=(3, State.from_tensors(stored)))
+    rest = play(model_attn(params, rounds=5, participation=0.75), resume=(3, State.from_tensors(stored)))
     assert [r.digest for r in whole][3:] == [r.digest for r in rest]
     assert int(learner_of(whole[-1].state).adam.steps) > int(learner_of(half.state).adam.steps) > 0
 
 
 @pytest.mark.parametrize("params", TAUGHT[1:2], ids=name_of)
 def test_worker_processes_change_no_bit(params: Params) -> None:
-    made = job("attn", {"meta_rate": 0.05, **params}, rounds=3, participation=0.75)
+    made = model_attn({"meta_rate": 0.05, **params}, rounds=3, participation=0.75)
     pool = engine.make("process:2", made)
     try:
         parallel = list(runner.rounds(made, pool))
@@ -186,7 +186,7 @@ def by_hand(made: Job, state: State, phi: Scorer, round: int) -> Tensor:
 )
 def test_a_lesson_is_the_gradient_through_the_mixed_models(params: Params) -> None:
     """Adam's first moment against autograd through u_i = (1 - s) theta_i + s sum_j A_ij theta_j, in float64."""
-    made = job("attn", {"meta_entropy": 0.3, **params})
+    made = model_attn({"meta_entropy": 0.3, **params})
     method, init = attn(made), made.method.init(TASK)
     before = aggregated(made, uploads(made, init), state=init)
     sent = uploads(made, before, round=1)
@@ -219,7 +219,7 @@ def test_a_lesson_is_the_gradient_through_the_mixed_models(params: Params) -> No
 
 @every_lesson
 def test_lessons_are_about_the_maps_that_were_played(params: Params) -> None:
-    made = job("attn", {"meta_rate": 0.05, **params}, rounds=5, participation=0.75)
+    made = model_attn({"meta_rate": 0.05, **params}, rounds=5, participation=0.75)
     method = attn(made)
     for done in play(made):
         state = done.state
@@ -282,7 +282,7 @@ def test_wild_contributions_teach_nothing(params: Params) -> None:
 
 
 def test_rounds_without_a_map_of_the_scorer_teach_nothing() -> None:
-    for done in play(job("attn", {"train": "surrogate", "warmup": 2}, rounds=5)):
+    for done in play(model_attn({"train": "surrogate", "warmup": 2}, rounds=5)):
         assert int(learner_of(done.state).adam.steps) == max(0, done.round - 3)
     made, state = trained({"train": "valgrad"})
     sent = [replace(u, w=u.w * math.nan) for u in uploads(made, state, round=3)]
@@ -296,7 +296,7 @@ def test_rounds_without_a_map_of_the_scorer_teach_nothing() -> None:
 
 
 def test_first_rounds_send_no_gradient_and_the_cost_says_what_others_do() -> None:
-    made = job("attn", {"train": "valgrad", "head": "local"})
+    made = model_attn({"train": "valgrad", "head": "local"})
     init = made.method.init(TASK)
     width = LAYOUT.width("base")
     assert all(not u.sent for u in uploads(made, init))
@@ -305,11 +305,11 @@ def test_first_rounds_send_no_gradient_and_the_cost_says_what_others_do() -> Non
         assert u.sent.keys() == (set() if u.client == 3 else {"slope"})
         assert all(v.shape == (width,) for v in u.sent.values())
     assert (made.method.cost(LAYOUT).down, made.method.cost(LAYOUT).up) == (4 * width, 8 * width)
-    assert job("attn", {"train": "surrogate"}).method.cost(LAYOUT).up == 4 * P
+    assert model_attn({"train": "surrogate"}).method.cost(LAYOUT).up == 4 * P
 
 
 def test_gradients_change_nothing_of_the_training() -> None:
-    plain, made = job("attn"), job("attn", {"train": "valgrad"})
+    plain, made = model_attn(), model_attn({"train": "valgrad"})
     _, state = trained({"train": "valgrad"})
     for a, b in zip(uploads(plain, state, round=3), uploads(made, state, round=3), strict=True):
         assert torch.equal(a.w, b.w)
@@ -329,7 +329,7 @@ def test_learning_divides_groups_that_too_wide_a_score_has_merged() -> None:
     other = group[:, None] != group
     for train in ("valgrad", "surrogate"):
         params = {"train": train, "tau": 1.0, "meta_rate": 0.02, "meta_entropy": 0, "lone": 0}
-        done = play(job("attn", params, data=clients, rounds=15))
+        done = play(model_attn(params, data=clients, rounds=15))
         judges = done[-1].state.server["judges"]
         across = [(r.state.server["map"] * other).sum(1) for r in (done[0], done[-1])]
         for who in (judges, ~judges):
@@ -349,7 +349,7 @@ def join(made: Job, state: State) -> Joined:
 def test_a_newcomer_to_a_scorer_that_learned_nothing_is_met_freely(token: str, params: Params) -> None:
     params = {"join_token": token, "r": 20, **params}
     plain = {k: v for k, v in params.items() if k not in ("heads", "mlp")}
-    made, free = job("attn", {**params, "qk": "learned"}), job("attn", plain)
+    made, free = model_attn({**params, "qk": "learned"}), model_attn(plain)
     sent = uploads(free, free.method.init(TASK))
     a, b = (join(m, aggregated(m, sent)) for m in (free, made))
     assert a.row is not None and b.row is not None
@@ -394,7 +394,7 @@ def test_the_row_of_a_newcomer_is_that_of_the_scorers_similarities() -> None:
 @every_lesson
 def test_newcomers_enter_and_teach_once_they_have_a_row_of_the_scorer(params: Params) -> None:
     made, state = trained(params)
-    larger = job("attn", {"meta_rate": 0.05, **params}, data=federation((*SIZES, 11)))
+    larger = model_attn({"meta_rate": 0.05, **params}, data=federation((*SIZES, 11)))
     task = larger.task()
     grown = larger.method.admit(state, [join(made, state)], task)
     assert torch.equal(grown.server["judges"][:N], state.server["judges"])
@@ -414,11 +414,11 @@ def test_newcomers_enter_and_teach_once_they_have_a_row_of_the_scorer(params: Pa
 REFUSED: list[tuple[Params, str]] = [
     ({"qk": "learned", "tau": "inf"}, "qk=learned does not go with tau=inf"),
     ({"train": "surrogate", "tau": "inf"}, "train=surrogate does not go with tau=inf"),
-    ({"qk": "learned", "token": "proto"}, "qk=learned does not go with token=proto"),
-    ({"train": "valgrad", "token": "proto"}, "train=valgrad does not go with token=proto"),
-    ({"qk": "learned", "hier": "kmeans"}, "qk=learned does not go with hier=kmeans"),
-    ({"train": "surrogate", "hier": "gmm"}, "train=surrogate does not go with hier=gmm"),
-    ({"train": "valgrad", "qk": "free"}, "train=valgrad does not go with qk=free"),
+    ({"qk": "learned", "token": "prototypes"}, "qk=learned does not go with token=prototypes"),
+    ({"train": "valgrad", "token": "prototypes"}, "train=valgrad does not go with token=prototypes"),
+    ({"token": "model", "qk": "learned", "hier": "kmeans"}, "qk=learned does not go with hier=kmeans"),
+    ({"token": "model", "train": "surrogate", "hier": "gmm"}, "train=surrogate does not go with hier=gmm"),
+    ({"token": "model", "train": "valgrad", "qk": "free"}, "train=valgrad does not go with qk=free"),
     ({"train": "proxy"}, "train=proxy"),
 ]
 
@@ -431,16 +431,16 @@ def test_contradictions_are_refused_by_name(params: Params, line: str) -> None:
 
 
 def test_weights_per_class_cannot_be_learned_through() -> None:
-    made = job("attn", {"train": "surrogate"}, head_mix="classes")
+    made = model_attn({"train": "surrogate"}, head_mix="classes")
     with pytest.raises(UsageError, match="--head-mix classes does not go with --set train=surrogate"):
         made.method.check(made.task())
-    play(job("attn", {"qk": "learned"}, head_mix="classes"))
+    play(model_attn({"qk": "learned"}, head_mix="classes"))
 
 
 def test_validation_gradients_need_validation_data() -> None:
-    made = job("attn", {"train": "valgrad"})
+    made = model_attn({"train": "valgrad"})
     made.method.check(TASK)
     lacking = replace(TASK, n_val=TASK.n_val * (torch.arange(len(TASK.n_val)) != 1))
     with pytest.raises(UsageError, match="client 1 has no validation data; raise --val-share"):
         made.method.check(lacking)
-    job("attn").method.check(lacking)
+    model_attn().method.check(lacking)

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from toys import SIZES, aggregated, federation, final, job, made_up, models, play, random, uploads
+from toys import SIZES, aggregated, federation, final, job, made_up, model_attn, models, play, random, uploads
 
 from fltk import methods
 from fltk.attention import Options, attend
 from fltk.attention.bank import columns
-from fltk.attention.prototypes import class_means, prototype_similarity
+from fltk.attention.prototypes import LONE, TAU, attend_by_evidence, class_table, evidence, sent_counts
 from fltk.attention.tokens import gram, secant
-from fltk.attention.trust import log_trust
+from fltk.attention.trust import gate, log_trust
 from fltk.engine.base import Bench
 from fltk.errors import UsageError
 from fltk.methods.attn import Attn
@@ -25,7 +25,7 @@ from fltk.methods.base import State, Upload
 from fltk.methods.heads import with_offset
 
 N = len(SIZES)
-TASK = job("attn").task()
+TASK = model_attn().task()
 LAYOUT, P = TASK.layout, TASK.layout.size
 Params = Mapping[str, Any]
 
@@ -40,9 +40,9 @@ CHOICES: list[Params] = [
     {"head": "both"},
     {"curvature": "secant"},
     {"curvature": "secant", "omega": 0.3, "scope": "layer", "proj": "countsketch", "r": 50},
-    {"token": "proto"},
-    {"token": "proto", "head": "local", "hier": "kmeans"},
-    {"token": "proto", "sparse": "topk", "neighbours": 2, "trust": "on"},
+    {"token": "prototypes"},
+    {"token": "prototypes", "head": "local", "warmup": 1},
+    {"token": "prototypes", "table_min": 1, "trust": "on", "self_weight": 0.3},
     {"qk": "learned", "heads": 2, "mlp": 4, "r": 50},
     {"train": "surrogate", "scope": "layer", "meta_rate": 0.05},
     {"train": "valgrad", "meta_rate": 0.05},
@@ -63,7 +63,7 @@ def cohort(k: int = N, seed: int = 0) -> Tensor:
 
 @every_choice
 def test_rows_lie_on_the_simplex_and_rounds_repeat(params: Params) -> None:
-    done = play(job("attn", params, rounds=3, participation=0.75))
+    done = play(model_attn(params, rounds=3, participation=0.75))
     for r in done:
         assert r.map is not None
         assert sum(LAYOUT.width(part) for part in r.map.slices) == P
@@ -71,16 +71,16 @@ def test_rows_lie_on_the_simplex_and_rounds_repeat(params: Params) -> None:
             assert (a >= 0).all()
             torch.testing.assert_close(a.double().sum(1), torch.ones(N, dtype=torch.float64), rtol=0, atol=1e-9)
         assert all(math.isfinite(v) for v in r.scalars.values() if v == v)
-    again = play(job("attn", params, rounds=3, participation=0.75))
+    again = play(model_attn(params, rounds=3, participation=0.75))
     assert [r.digest for r in done] == [r.digest for r in again]
 
 
 @every_choice
 def test_a_resumed_run_is_the_run(params: Params) -> None:
-    whole = play(job("attn", params, rounds=4, participation=0.75))
-    half = play(job("attn", params, rounds=2, participation=0.75))[-1]
+    whole = play(model_attn(params, rounds=4, participation=0.75))
+    half = play(model_attn(params, rounds=2, participation=0.75))[-1]
     stored = {k: v.clone() for k, v in half.state.tensors().items()}
-    rest = play(job("attn", params, rounds=4, participation=0.75), resume=(2, State.from_tensors(stored)))
+    rest = play(model_attn(params, rounds=4, participation=0.75), resume=(2, State.from_tensors(stored)))
     assert [r.digest for r in whole][2:] == [r.digest for r in rest]
 
 
@@ -90,13 +90,13 @@ def test_no_step_or_all_weight_on_oneself_is_local_bit_for_bit(params: Params) -
         pytest.skip("it changes local models as well")
     local = final("local", rounds=3)
     for still in ({"step": 0}, {"self_weight": 1}):
-        assert torch.equal(final("attn", {**params, **still}, rounds=3), local)
+        assert torch.equal(final("attn", {"token": "model", **params, **still}, rounds=3), local)
 
 
 @every_choice
 def test_a_relabelling_relabels_map_and_models(params: Params) -> None:
     p = torch.tensor([2, 0, 3, 1])
-    made = job("attn", params)
+    made = model_attn(params)
     sent = uploads(made, made.method.init(TASK))
     moved = sorted((replace(u, client=int(p.argsort()[u.client])) for u in sent), key=lambda u: u.client)
     told = {"n": TASK.n[p], "label_counts": TASK.label_counts[p]}
@@ -109,7 +109,7 @@ def test_a_relabelling_relabels_map_and_models(params: Params) -> None:
 
 @every_choice
 def test_a_broken_upload_changes_nothing_for_the_others(params: Params) -> None:
-    made = job("attn", params)
+    made = model_attn(params)
     sent = uploads(made, made.method.init(TASK))
     broken = [replace(u, w=u.w.clone()) for u in sent]
     broken[2].w[3] = math.nan
@@ -121,7 +121,7 @@ def test_a_broken_upload_changes_nothing_for_the_others(params: Params) -> None:
 
 @every_choice
 def test_identical_participants_get_their_model(params: Params) -> None:
-    made = job("attn", params)
+    made = model_attn(params)
     first = uploads(made, made.method.init(TASK))
     same = [replace(u, w=first[0].w) for u in first]
     got = made.method.starts(aggregated(made, same), range(N), TASK)  # type: ignore[attr-defined]  # Attn's
@@ -133,7 +133,7 @@ def test_identical_participants_get_their_model(params: Params) -> None:
 
 
 def test_every_layer_has_the_map_of_its_columns() -> None:
-    made, w = job("attn", {"scope": "layer", "lone": 0.9}), cohort()
+    made, w = model_attn({"scope": "layer", "lone": 0.9}), cohort()
     w[3] = TASK.w0 + 0.1 * random(P, seed=30)
     state = aggregated(made, made_up(made, w))
     parts = made.method.parts(TASK)  # type: ignore[attr-defined]  # Attn's
@@ -154,7 +154,7 @@ def test_every_layer_has_the_map_of_its_columns() -> None:
 
 
 def test_normalisation_statistics_go_with_their_layer() -> None:
-    made = job("attn", {"scope": "layer"}, data=federation(shape=(1, 8, 8)), model="resnet8-bn")
+    made = model_attn({"scope": "layer"}, data=federation(shape=(1, 8, 8)), model="resnet8-bn")
     task = made.task()
     state = play(made)[-1].state
     assert len(state.server["map"]) == len(task.layout.layers)
@@ -163,7 +163,7 @@ def test_normalisation_statistics_go_with_their_layer() -> None:
 
 
 def test_a_local_head_has_no_map() -> None:
-    made = job("attn", {"scope": "layer", "head": "local"})
+    made = model_attn({"scope": "layer", "head": "local"})
     state = play(made)[-1].state
     got = made.method.mixing(state, TASK)
     assert got is not None
@@ -178,7 +178,7 @@ def test_the_clusters_are_told() -> None:
     groups = torch.tensor([0, 0, 0, 1, 1, 1])
     axes = torch.linalg.qr(random(P, 2, seed=7).double()).Q.T.float()
     w = TASK.w0 + axes[groups] + 0.2 * random(6, P, seed=8) / math.sqrt(P)
-    made = job("attn", {"hier": "kmeans"}, data=federation((9,) * 6))
+    made = model_attn({"hier": "kmeans"}, data=federation((9,) * 6))
     task = made.task()
     state = aggregated(made, made_up(made, w))
     assert state.server["clusters"].tolist() == [groups.tolist()]
@@ -190,7 +190,7 @@ def test_the_clusters_are_told() -> None:
 
 def test_trust_is_that_of_the_updates_and_is_remembered() -> None:
     k = 8
-    made = job("attn", {"trust": "on", "lone": 0}, data=federation((9,) * k))
+    made = model_attn({"trust": "on", "lone": 0}, data=federation((9,) * k))
     task = made.task()
     w = task.w0 + 0.1 * (random(1, P) + random(k, P, seed=1))
     w[5] = task.w0 + 0.1 * 1.4 * random(P, seed=9)
@@ -198,7 +198,7 @@ def test_trust_is_that_of_the_updates_and_is_remembered() -> None:
     expected = log_trust(gram(w - task.w0, torch.zeros(P)))
     assert float(expected[5]) < -2
     assert torch.equal(state.server["trust"], expected)
-    plain = job("attn", {"lone": 0}, data=federation((9,) * k))
+    plain = model_attn({"lone": 0}, data=federation((9,) * k))
     without = aggregated(plain, made_up(plain, w)).server["map"]
     assert float(state.server["map"][0, 5]) < 0.2 * float(without[0, 5])
     assert made.method.diagnostics(state, task)["trust"] == pytest.approx(float(expected.exp().mean()))
@@ -207,7 +207,7 @@ def test_trust_is_that_of_the_updates_and_is_remembered() -> None:
 
 
 def test_a_clipped_upload_is_what_the_bank_holds() -> None:
-    made, w = job("attn", {"clip": 1.0}), cohort()
+    made, w = model_attn({"clip": 1.0}), cohort()
     w[1] = TASK.w0 + 3 * (w[1] - TASK.w0)
     bank = aggregated(made, made_up(made, w)).client["bank"]
     norms = (w - TASK.w0).norm(dim=1)
@@ -221,10 +221,10 @@ def test_a_clipped_upload_is_what_the_bank_holds() -> None:
 
 
 def test_the_second_head_is_an_offset_that_stays_at_home() -> None:
-    made = job("attn", {"head": "both"}, rounds=2)
+    made = model_attn({"head": "both"}, rounds=2)
     bench = Bench(made)
     state = play(made)[-1].state
-    shared = job("attn", {})
+    shared = model_attn({})
     for u, v in zip(
         uploads(made, made.method.init(TASK)), uploads(shared, shared.method.init(TASK)), strict=True
     ):  # the shared model trains as if there were no other head
@@ -246,7 +246,7 @@ def test_the_second_head_is_an_offset_that_stays_at_home() -> None:
 
 
 def test_summed_logits_are_those_of_one_head() -> None:
-    made = job("attn", {"head": "both"})
+    made = model_attn({"head": "both"})
     bench = Bench(made)
     x = bench.trainer.features(TASK.w0, bench.client(0).train)
     v = random(LAYOUT.width("head"), seed=3)
@@ -264,11 +264,11 @@ def test_summed_logits_are_those_of_one_head() -> None:
 
 
 def test_the_secant_is_that_of_the_last_two_participations() -> None:
-    made = job("attn", {"curvature": "secant", "lone": 0})
+    made = model_attn({"curvature": "secant", "lone": 0})
     first, second = cohort(), cohort(seed=20)
     state = aggregated(made, made_up(made, first))
     assert not state.client["secant"].any()
-    plain = job("attn", {"lone": 0})
+    plain = model_attn({"lone": 0})
     assert torch.equal(state.server["map"], aggregated(plain, made_up(plain, first)).server["map"])
     starts = models(made, state)
     later = aggregated(made, made_up(made, second), round=1, state=state)
@@ -279,7 +279,7 @@ def test_the_secant_is_that_of_the_last_two_participations() -> None:
 
 
 def test_curvature_counts_for_all_pairs_or_for_none() -> None:
-    made, plain = (job("attn", {"curvature": c, "lone": 0}) for c in ("secant", "off"))
+    made, plain = (model_attn({"curvature": c, "lone": 0}) for c in ("secant", "off"))
     states = [aggregated(m, made_up(m, cohort())) for m in (made, plain)]
     second = cohort(3, seed=20)
     later = [aggregated(m, made_up(m, second), round=1, state=s) for m, s in zip((made, plain), states, strict=True)]
@@ -287,49 +287,72 @@ def test_curvature_counts_for_all_pairs_or_for_none() -> None:
     assert torch.equal(later[0].server["map"], later[1].server["map"])
 
 
-# Prototypes
+# Class tables
 
 
-def test_prototypes_come_with_the_first_upload_and_are_those_of_the_common_start() -> None:
-    made = job("attn", {"token": "proto"}, rounds=2)
+def test_tables_come_with_the_first_upload_and_are_those_of_the_common_start() -> None:
+    made = job("attn", {"table_min": 3}, rounds=2)
     bench, state = Bench(made), made.method.init(TASK)
     sent = uploads(made, state)
     for u in sent:
         train = bench.client(u.client).train
-        assert torch.equal(u.sent["proto"], class_means(bench.trainer.features(TASK.w0, train), train.y, 4))
+        assert torch.equal(u.sent["table"], class_table(bench.trainer.features(TASK.w0, train), train.y, 4, 3))
     state = aggregated(made, sent)
-    assert torch.equal(state.client["proto"], torch.stack([u.sent["proto"] for u in sent]))
+    assert torch.equal(state.client["table"], torch.stack([u.sent["table"] for u in sent]))
     assert all(not u.sent for u in uploads(made, state, round=1))
 
 
-def test_the_prototype_map_stays_for_the_whole_run() -> None:
-    done = play(job("attn", {"token": "proto"}, rounds=4))
-    s = prototype_similarity(done[0].state.client["proto"], TASK.label_counts)
+def test_the_map_of_tables_stays_for_the_whole_run() -> None:
+    done = play(job("attn", rounds=4))
+    found = evidence(done[0].state.client["table"], sent_counts(TASK.label_counts))
+    expected = attend_by_evidence(found, Options(tau=TAU, lone=LONE), samples=TASK.n)
     for r in done:
-        assert torch.equal(r.state.server["map"], done[0].state.server["map"])
-        m = (s - 2 * torch.eye(N, dtype=s.dtype)).amax(1)
-        e = -(m[:, None] - s).clamp_min(0).square() / (2 * 0.1**2)
-        e.fill_diagonal_(0)
-        lone = r.state.server["lone"]
-        expected = torch.softmax(e + TASK.n.double().log(), 1)
-        expected[lone] = torch.eye(N, dtype=s.dtype)[lone]
-        torch.testing.assert_close(r.state.server["map"], expected)
+        torch.testing.assert_close(r.state.server["map"], expected.map)
+        assert torch.equal(r.state.server["lone"], expected.lone)
 
 
-def test_a_screened_client_has_said_what_its_prototypes_are() -> None:
-    made = job("attn", {"token": "proto"})
+def test_under_trust_the_map_is_made_again_without_clients_that_move_against_their_peers() -> None:
+    data = federation((9,) * 6)
+    made, task = job("attn", {"trust": "on"}, data), job("attn", {}, data).task()
+    away = task.w0 + torch.full_like(task.w0, 0.1)
+    models_ = torch.stack(
+        [task.w0 - 0.1 if i == 2 else away + 0.01 * random(task.layout.size, seed=i) for i in range(6)]
+    )
+    tables = uploads(made, made.method.init(task))
+    sent = [replace(u, w=row) for u, row in zip(tables, models_, strict=True)]
+    state = aggregated(made, sent)
+    a = state.server["map"]
+    assert float(a[:2, 2].max()) < 1e-3
+    found = evidence(state.client["table"], sent_counts(task.label_counts))
+    options, trust = Options(tau=TAU, lone=LONE), state.server["trust"]
+    before = attend_by_evidence(found, options, samples=task.n, trust=trust)
+    doubt = gate(before.map, (models_ - task.w0).double())
+    assert float(doubt[2]) < -10
+    after = attend_by_evidence(found, options, samples=task.n, trust=(trust + doubt).clamp_min(-20))
+    torch.testing.assert_close(a, after.map)
+
+
+def test_a_screened_client_has_said_what_its_table_is() -> None:
+    made = job("attn")
     sent = uploads(made, made.method.init(TASK))
     broken = [replace(u, w=torch.full_like(u.w, math.nan)) if u.client == 1 else u for u in sent]
-    assert torch.equal(aggregated(made, broken).client["proto"][1], sent[1].sent["proto"])
-    wild = [Upload(u.w, {"proto": torch.full_like(u.sent["proto"], math.inf)}, client=u.client) for u in sent]
-    assert not aggregated(made, wild).client["proto"].any()
+    assert torch.equal(aggregated(made, broken).client["table"][1], sent[1].sent["table"])
+    wild = [Upload(u.w, {"table": torch.full_like(u.sent["table"], math.inf)}, client=u.client) for u in sent]
+    assert not aggregated(made, wild).client["table"].any()
+
+
+def test_fedavgs_map_needs_no_tables() -> None:
+    made = job("attn", {"tau": "inf"})
+    assert all(not u.sent for u in uploads(made, made.method.init(TASK)))
+    assert made.method.first_cost(LAYOUT).up == 0
+    assert job("attn").method.first_cost(LAYOUT).up == 4 * 4 * (6 + 2)  # 4 classes, 6 features, scatter and count
 
 
 # What is kept, what is told, what is refused
 
 
 def test_birth_tokens_are_of_first_uploads_from_the_common_start() -> None:
-    made = job("attn", {"r": 30}, rounds=8, participation=0.5)
+    made = model_attn({"r": 30}, rounds=8, participation=0.5)
     seen: dict[int, Tensor] = {}
     for r in play(made):
         for i in (r.state.last == r.round - 1).nonzero().flatten().tolist():
@@ -348,7 +371,7 @@ def test_nothing_is_kept_that_no_option_needs() -> None:
         "update": {"bank"},
         "omega": {"bank", "birth", "update"},
         "secant": {"bank", "birth", "update", "begun", "secant"},
-        "proto": {"bank", "proto"},
+        "tables": {"bank", "table"},
         "both": {"bank", "birth", "offset"},
     }
     params: dict[str, Params] = {
@@ -356,15 +379,15 @@ def test_nothing_is_kept_that_no_option_needs() -> None:
         "update": {"join_token": "update"},
         "omega": {"omega": 0.2},
         "secant": {"curvature": "secant"},
-        "proto": {"token": "proto"},
+        "tables": {"token": "prototypes"},
         "both": {"head": "both"},
     }
     for key, expected in kept.items():
-        assert set(job("attn", params[key]).method.init(TASK).client) == expected
+        assert set(model_attn(params[key]).method.init(TASK).client) == expected
 
 
 def test_what_a_round_tells_as_loops() -> None:
-    made = job("attn", {"lone": 0.9, "sparse": "topk", "neighbours": 1})
+    made = model_attn({"lone": 0.9, "sparse": "topk", "neighbours": 1})
     w = cohort()
     w[3] = TASK.w0 + 0.1 * random(P, seed=30)
     state = aggregated(made, made_up(made, w[[0, 1, 3]]))
@@ -381,26 +404,30 @@ def test_what_a_round_tells_as_loops() -> None:
 
 REFUSED: list[tuple[Params, str]] = [
     ({"tau": "inf", "trust": "on"}, "trust=on"),
-    ({"tau": "inf", "hier": "gmm"}, "hier=gmm"),
+    ({"token": "model", "tau": "inf", "hier": "gmm"}, "hier=gmm"),
     ({"tau": "inf", "self_weight": 0.5}, "self_weight=0.5"),
     ({"tau": "inf", "cap": 0.5}, "cap=0.5"),
     ({"tau": "inf", "clip": 1}, "clip=1"),
     ({"tau": "inf", "step": 0.5}, "step=0.5"),
     ({"tau": "inf", "gamma": 0}, "gamma=0"),
     ({"tau": "inf", "bias": 9}, "bias=9"),
-    ({"tau": "inf", "curvature": "secant"}, "curvature=secant"),
-    ({"tau": "inf", "token": "proto"}, "token=proto"),
-    ({"tau": "inf", "scope": "layer"}, "scope=layer"),
-    ({"token": "proto", "scope": "layer"}, "scope=layer"),
-    ({"token": "proto", "omega": 0.5}, "omega=0.5"),
-    ({"token": "proto", "curvature": "secant"}, "curvature=secant"),
-    ({"token": "proto", "warmup": 2}, "warmup=2"),
-    ({"token": "proto", "center": "mean"}, "center=mean"),
-    ({"token": "proto", "sparse": "lsh"}, "sparse=lsh"),
-    ({"token": "proto", "join_token": "loss"}, "join_token=loss"),
-    ({"hier": "kmeans", "sparse": "lsh"}, "sparse=lsh"),
-    ({"hier": "gmm", "sparse": "topk"}, "sparse=topk"),
-    ({"head": "local", "join_token": "loss"}, "join_token=loss"),
+    ({"token": "model", "tau": "inf", "curvature": "secant"}, "curvature=secant"),
+    ({"token": "model", "tau": "inf", "scope": "layer"}, "scope=layer"),
+    ({"token": "prototypes", "scope": "layer"}, "scope=layer"),
+    ({"token": "prototypes", "omega": 0.5}, "omega=0.5"),
+    ({"token": "prototypes", "curvature": "secant"}, "curvature=secant"),
+    ({"scope": "layer"}, "scope=layer does not go with token=prototypes: .*add --set token=model"),
+    ({"score": "raw"}, "score=raw"),
+    ({"hier": "kmeans"}, "hier=kmeans"),
+    ({"ceiling": 2}, "ceiling=2"),
+    ({"sparse": "topk"}, "sparse=topk"),
+    ({"qk": "learned"}, "qk=learned"),
+    ({"token": "prototypes", "center": "mean"}, "center=mean"),
+    ({"token": "prototypes", "sparse": "lsh"}, "sparse=lsh"),
+    ({"token": "prototypes", "join_token": "loss"}, "join_token=loss"),
+    ({"token": "model", "hier": "kmeans", "sparse": "lsh"}, "sparse=lsh"),
+    ({"token": "model", "hier": "gmm", "sparse": "topk"}, "sparse=topk"),
+    ({"token": "model", "head": "local", "join_token": "loss"}, "join_token=loss"),
 ]
 
 
@@ -413,9 +440,11 @@ def test_contradictions_are_refused_by_name(params: Params, named: str) -> None:
 
 def test_every_option_reaches_the_aggregator() -> None:
     """The fields of `Options` and the hyper-parameters have the same names, defaults and meaning."""
-    told = Attn()._options("all", 0, TASK)
+    told = Attn(token="model")._options("all", 0, TASK)
     assert replace(told, seed=0, round_seed=0) == Options()
     assert told.seed == TASK.seed("projection")
-    assert Attn()._options("all", 1, TASK).round_seed != told.round_seed
-    assert Attn(token="proto")._options("all", 0, TASK).width == 0.1
-    assert Attn(token="proto", tau=0.3)._options("all", 0, TASK).width == 0.3
+    assert Attn(token="model")._options("all", 1, TASK).round_seed != told.round_seed
+    assert Attn()._options("all", 0, TASK).width == 0.15
+    assert Attn()._options("all", 0, TASK).lone == 0.5
+    assert Attn(tau=0.3, lone=0.1)._options("all", 0, TASK).width == 0.3
+    assert Attn(tau=0.3, lone=0.1)._options("all", 0, TASK).lone == 0.1

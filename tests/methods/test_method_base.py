@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
-from toys import SIZES, federation, job, play, random
+from toys import SIZES, federation, job, model_attn, play, random
 
 from fltk import methods
 from fltk.attention import tokens
@@ -116,7 +116,7 @@ def test_the_whole_map_is_weighted_by_parameters() -> None:
 
 
 def test_a_state_survives_its_flat_form() -> None:
-    state = play(job("attn", {"omega": 0.5, "head": "local"}))[-1].state
+    state = play(model_attn({"omega": 0.5, "head": "local"}))[-1].state
     again = State.from_tensors(state.tensors())
     assert again.server.keys() == state.server.keys()
     assert again.client.keys() == state.client.keys() >= {"bank", "update", "private"}
@@ -142,7 +142,7 @@ def test_a_mistyped_method_is_met_with_its_neighbours() -> None:
     [
         ("attn", "tau", "inf", math.inf),
         ("attn", "tau", "none", None),
-        ("attn", "ceiling", "2", 2),
+        ("attn", "table_min", "3", 3),
         ("attn", "bias", "-1.5", -1.5),
         ("ditto", "personal_epochs", "default", None),
         ("fedamp", "scale", "none", "none"),
