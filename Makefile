@@ -1,4 +1,4 @@
-# make demo        train the attention method on the embedded digits and draw its maps
+# make demo        train attention beside two baselines on the embedded digits and draw its map
 # make test        the suite without its slow part        make test-slow   the slow part
 # make example     results.db.example, from nothing       make figures     the README's figures, from it
 # make lint        ruff and mypy                          make format      ruff, changing files
@@ -22,7 +22,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses
 
 demo: $(VENV)/.fltk
 	@mkdir -p plots
-	$(BIN)/fltk train --method attn --alpha 0.1
+	$(BIN)/fltk train --method local,fedavg-ft,attn --alpha 0.1
 	$(BIN)/fltk plot attention-maps latest -o plots/demo-attention.png
 
 test: $(VENV)/.dev
