@@ -22,9 +22,9 @@ from concurrent.futures import ProcessPoolExecutor
 import torch
 
 from fltk import defences
-from fltk.defences.base import ONE, weighted_sum
 from fltk.defences.guard import Guard
 from fltk.names import DEFENCES
+from fltk.protocol.averaging import ONE, weighted_sum
 from fltk.train.streams import Streams
 
 SHARE = 0.2

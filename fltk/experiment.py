@@ -15,27 +15,31 @@ from typing import Any
 
 import numpy as np
 
-from fltk import attacks, defences, methods, partition, runner, threats
+from fltk import attacks, defences, methods, partition
 from fltk import engine as engines
 from fltk.attacks.campaign import Campaign, choose
 from fltk.config import PartitionConfig, RunConfig
 from fltk.config import build as build_config
 from fltk.data import load
 from fltk.data.dataset import Dataset
-from fltk.data.federation import Federation
-from fltk.data.federation import build as build_federation
 from fltk.data.sources import SOURCES
 from fltk.engine.base import Engine, Job, Protection, check_device, default_model
 from fltk.errors import FltkError, UsageError
-from fltk.methods.base import Map, Method, State, Task
 from fltk.models import zoo
 from fltk.models.layout import Layout
 from fltk.partition import Partition, pfllib, stats
+from fltk.partition.federation import Federation
+from fltk.partition.federation import build as build_federation
+from fltk.protocol.map import Map
+from fltk.protocol.method import Method
+from fltk.protocol.state import State
+from fltk.protocol.task import Task
 from fltk.registry import MapBlob, PartitionRow, RunRow, Store
 from fltk.registry.capture import environment, git_state
 from fltk.registry.changes import Change
 from fltk.registry.heartbeat import beating
 from fltk.registry.rows import TRAINED
+from fltk.rounds import loop, pipeline
 from fltk.train import streams
 from fltk.train.machine import chosen
 from fltk.train.streams import Streams
@@ -44,7 +48,7 @@ CHECKPOINT_EVERY = 10
 KEEP = 2
 MAP_CLIENTS = 100  # above so many clients a map is stored every tenth round only
 
-OnRound = Callable[[runner.RoundDone], None]
+OnRound = Callable[[loop.RoundDone], None]
 Watch = Callable[[str], AbstractContextManager[object]]  # measures a part of a round by name
 
 
@@ -225,7 +229,7 @@ def circumstances(device: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def job_of(config: RunConfig, federation: Federation, device: str = "cpu") -> Job:
-    """What engine and runner need to play a run."""
+    """What engine and round loop need to play a run."""
     method, n = methods.create(config.method, config.params), len(federation.clients)
     campaign = campaign_of(config, n)
     return Job(federation, config.train, method, config.seed, device, campaign, protection_of(config, campaign, n))
@@ -280,7 +284,7 @@ def train(
     config = resolve(config, prepared, place.device)
     job = job_of(config, prepared.federation, place.device)
     task = job.task()
-    threats.check(job, task)
+    pipeline.check(job, task)
     engine = engines.make(place.engine, job)
     try:
         around, git = circumstances(place.device)
@@ -354,12 +358,12 @@ def play(
     run's beginning and was allowed.
     """
     store.start_attempt(run, [(c.name, c.then, c.now) for c in changed])
-    last: runner.RoundDone | None = None
+    last: loop.RoundDone | None = None
     saved = behind[0] if behind else 0
     try:
         if started:
             started(run)
-        for done in _watched(runner.rounds(job, engine, resume=behind, task=task), watch):
+        for done in _watched(loop.rounds(job, engine, resume=behind, task=task), watch):
             try:
                 with watch("registry"):
                     store.record_round(run, done.round, done.scalars, done.clients, map_blob(done, job), done.digest)
@@ -388,7 +392,7 @@ def play(
     store.finish(run, "done")
 
 
-def _watched(rounds: Iterator[runner.RoundDone], watch: Watch) -> Iterator[runner.RoundDone]:
+def _watched(rounds: Iterator[loop.RoundDone], watch: Watch) -> Iterator[loop.RoundDone]:
     """The rounds, each measured as it is played."""
     while True:
         with watch("round"):
@@ -398,18 +402,18 @@ def _watched(rounds: Iterator[runner.RoundDone], watch: Watch) -> Iterator[runne
         yield done
 
 
-def _save_behind(saved: int, run: int, last: runner.RoundDone | None, store: Store, place: Place) -> None:
+def _save_behind(saved: int, run: int, last: loop.RoundDone | None, store: Store, place: Place) -> None:
     """A checkpoint of the last round, unless there is none or it has one."""
     if last is not None and last.round > saved:
         _save(run, last, store, place)
 
 
-def _save(run: int, done: runner.RoundDone, store: Store, place: Place) -> int:
+def _save(run: int, done: loop.RoundDone, store: Store, place: Place) -> int:
     store.add_checkpoint(run, done.round, done.state.tensors(), {"digest": done.digest}, place.keep_checkpoints)
     return done.round
 
 
-def map_blob(done: runner.RoundDone, job: Job) -> MapBlob | None:
+def map_blob(done: loop.RoundDone, job: Job) -> MapBlob | None:
     """The round's map as it is stored; with many clients only now and then."""
     if done.map is None:
         return None

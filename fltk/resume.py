@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fltk import engine as engines
-from fltk import runner
 from fltk.errors import FltkError, UsageError
 from fltk.experiment import OnRound, Place, Watch, circumstances, job_of, play, require_train, restore, unwatched
-from fltk.methods.base import State
+from fltk.protocol.state import State
 from fltk.registry import RunRow, Store
 from fltk.registry.changes import Change, changes
 from fltk.registry.heartbeat import beating
+from fltk.rounds import loop
 
 
 class Changed(FltkError):
@@ -56,7 +56,7 @@ def resume(
     known = store.digests(run.id)
     differing: list[int] = []
 
-    def compare(done: runner.RoundDone) -> None:
+    def compare(done: loop.RoundDone) -> None:
         if known.get(done.round, done.digest) != done.digest:
             differing.append(done.round)
         if on_round:

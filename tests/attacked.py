@@ -14,7 +14,7 @@ from fltk import attacks, defences
 from fltk.attacks.base import Attack, Group, Memory, Scene, Sent
 from fltk.attacks.campaign import Campaign
 from fltk.engine.base import Job, Protection
-from fltk.methods.base import State
+from fltk.protocol.state import State
 from fltk.train.streams import Streams
 
 BAD = (1, 3)

@@ -70,6 +70,6 @@ def _tensors(tensors: Mapping[str, Tensor]) -> dict[str, bytes]:
 
 def verified(store: Store, *runs: int) -> Verified:
     """What `fltk verify` finds."""
-    from fltk.cli.verify import _same
+    from fltk.cli.verify import _marks, _same
 
-    return verify(store, runs or None, same=_same)
+    return verify(store, runs or None, same=_same, marks=_marks)

@@ -12,16 +12,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fltk import methods, partition, runner
-from fltk.cohort import Cohort
+from fltk import methods, partition
 from fltk.config import PartitionConfig, TrainConfig
 from fltk.data import Dataset, create
 from fltk.data.dataset import Ints
-from fltk.data.federation import Federation, build
 from fltk.engine.base import Bench, Engine, Job
 from fltk.engine.serial import Serial
-from fltk.methods.base import Context, State, Task, Upload
-from fltk.runner import RoundDone
+from fltk.partition.federation import Federation, build
+from fltk.protocol.context import Context
+from fltk.protocol.messages import Upload
+from fltk.protocol.state import State
+from fltk.protocol.task import Task
+from fltk.rounds import loop
+from fltk.rounds.cohort import Cohort
+from fltk.rounds.loop import RoundDone
 
 SIZES = (12, 23, 8, 17)  # unequal, and no multiple of the batch size: weights and last batches matter
 HELD_OUT = 4  # validation samples of a client, and test samples
@@ -88,7 +92,7 @@ def staffed(engine: Engine) -> None:
 
 def play(job: Job, resume: tuple[int, State] | None = None) -> list[RoundDone]:
     """All rounds of a job, one client after another."""
-    return list(runner.rounds(job, Serial(job), resume=resume))
+    return list(loop.rounds(job, Serial(job), resume=resume))
 
 
 def models(job: Job, state: State) -> Tensor:

@@ -10,8 +10,10 @@ from torch import Tensor
 from toys import random
 
 from fltk import defences
-from fltk.defences.base import MIXED, ONE, Combined, Facts, Gram, Screened, weighted_sum
+from fltk.defences.base import Combined, Facts, Screened
 from fltk.defences.base import Defence as Defence
+from fltk.memory.products import Gram
+from fltk.protocol.averaging import MIXED, ONE, weighted_sum
 
 
 def uploads(k: int = 10, d: int = 60, spread: float = 0.3, seed: int = 0) -> tuple[Tensor, Tensor]:

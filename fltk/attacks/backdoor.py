@@ -10,8 +10,8 @@ from torch import Tensor
 
 from fltk.attacks.base import Attack, Group, Memory, Overrides, Samples, Scene, Sent, hyper
 from fltk.attacks.replacement import replaced
-from fltk.data.federation import Split
 from fltk.errors import UsageError
+from fltk.partition.federation import Split
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,8 @@ from torch import Tensor
 
 from fltk.attacks.backdoor import Backdoor
 from fltk.attacks.base import hyper
-from fltk.data.federation import Split
 from fltk.errors import UsageError
+from fltk.partition.federation import Split
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fltk.data.federation import ClientData, Split
-from fltk.defences.base import ONE
 from fltk.hyper import hyper
+from fltk.partition.federation import ClientData, Split
+from fltk.protocol.averaging import ONE
 from fltk.train.streams import Streams
 from fltk.train.trainer import Overrides
 

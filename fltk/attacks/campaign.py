@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from fltk.attacks.base import Attack, Group, Overrides, Samples, Scene, Sent, poisoned
-from fltk.data.federation import ClientData
-from fltk.defences.base import ONE
 from fltk.errors import UsageError
+from fltk.partition.federation import ClientData
+from fltk.protocol.averaging import ONE
 from fltk.train.streams import Streams
 
 

@@ -21,8 +21,9 @@ import torch
 from torch import Tensor
 
 from fltk.attacks.base import Attack, Group, Memory, Scene, mean_of
-from fltk.defences.base import Gram, assumed
+from fltk.defences.base import assumed
 from fltk.errors import UsageError
+from fltk.memory.products import Gram
 
 LEAST = 1e-5
 

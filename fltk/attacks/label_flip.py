@@ -17,8 +17,8 @@ from typing import ClassVar
 import torch
 
 from fltk.attacks.base import Attack, Samples, hyper
-from fltk.data.federation import Split
 from fltk.errors import UsageError
+from fltk.partition.federation import Split
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from fltk.attacks.base import Attack, Group, Memory, Scene, deviation_of, hyper, mean_of
-from fltk.defences.base import Gram
+from fltk.memory.products import Gram
 
 DIRECTIONS = ("std", "unit", "sign")
 SEARCHES = ("exact", "notebook")

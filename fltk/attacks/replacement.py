@@ -9,7 +9,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from fltk.attacks.base import Group, Scene, Sent, sent_update
-from fltk.defences.base import CLUSTERS, ONE
+from fltk.protocol.averaging import CLUSTERS, ONE
 
 
 def factor(group: Group, scene: Scene) -> float:

@@ -24,7 +24,7 @@ from fltk.attacks.base import Attack, Group, Memory, Samples, Scene, Sent, hyper
 from fltk.attacks.dba import DBA
 from fltk.attacks.label_flip import LabelFlip
 from fltk.attacks.replacement import factor, replaced
-from fltk.data.federation import Split
+from fltk.partition.federation import Split
 
 DATA: dict[str, Attack] = {"none": Attack(), "label-flip": LabelFlip(), "badnets": BadNets(), "dba": DBA()}
 

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from fltk.attention.tokens import SOME, gram, secant, sketches
+from fltk.attention.tokens import SOME, secant, sketches
 from fltk.attention.trust import clip_factors, log_trust
+from fltk.memory.parallel import on_cores
+from fltk.memory.products import gram
 from fltk.models.layout import Layout, Ranges
-from fltk.parallel import on_cores
 
 SCREEN = 10.0  # an upload this many times farther from theta^0 than the median one is not stored
 

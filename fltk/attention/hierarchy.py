@@ -14,6 +14,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fltk.clustering.fit import gmm, kmeans
+
 CLEAR = 0.1  # silhouette of whole tokens, below which a partition is no structure
 DIMENSIONS = 8  # of the coordinates that a mixture of Gaussians sees; BIC cannot bear more
 TINY = 1e-300
@@ -37,8 +39,6 @@ def clusters(s: Tensor, kind: str, seed: int = 0) -> Tensor:
     kind: kmeans on whole tokens, M of 2..min(8, K/2) by silhouette, 1 where the best one is below 0.1; gmm on eight
     coordinates, M by BIC.
     """
-    from fltk.clustering.fit import gmm, kmeans  # fltk.clustering builds on the tokens of this package
-
     if len(s) < 4:  # no two clusters of two
         return torch.zeros(len(s), dtype=torch.int64)
     if kind == "kmeans":

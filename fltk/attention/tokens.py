@@ -19,14 +19,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fltk.parallel import on_cores
+from fltk.memory.parallel import on_cores
+from fltk.memory.products import gram
 
 Center = Literal["init", "mean", "median", "none"]
 Projection = Literal["countsketch", "gaussian"]
 TINY = 1e-12
-CACHE = 3 << 20  # bytes
 SOME = 8  # rows that a core has in work one after the other
-LEAST_COLUMNS, MOST_COLUMNS = 256, 1 << 15
 
 
 def center_of(rows: Tensor, kind: str, start: Tensor | None) -> Tensor:
@@ -38,29 +37,6 @@ def center_of(rows: Tensor, kind: str, start: Tensor | None) -> Tensor:
     if kind == "mean":
         return rows.mean(0)
     return rows.median(0).values if kind == "median" else torch.zeros_like(rows[0])
-
-
-def cuts(rows: Tensor) -> list[slice]:
-    """Cuts of the columns of (K, P) so small that K of them in float64 fit into a core's cache."""
-    chunk = min(MOST_COLUMNS, max(LEAST_COLUMNS, CACHE // (8 * len(rows))))
-    return [slice(a, a + chunk) for a in range(0, rows.shape[1], chunk)]
-
-
-def gram(rows: Tensor, origin: Tensor) -> Tensor:
-    """Inner products of displacements: (K, P), (P,) -> (K, K) float64.
-
-    Cuts of the columns are multiplied on all cores and added from left to right, so that the sum does not depend on
-    the number of cores.
-    """
-
-    def products(cut: slice) -> Tensor:
-        d = rows[:, cut].double().sub_(origin[cut])
-        return d @ d.t()
-
-    total = torch.zeros(len(rows), len(rows), dtype=torch.float64)
-    for part in on_cores(products, cuts(rows)):
-        total += part
-    return total
 
 
 def cosines(products: Tensor) -> Tensor:

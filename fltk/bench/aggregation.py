@@ -21,9 +21,9 @@ from fltk.attention.stream import RowFile, attend_file, mix_file
 from fltk.bench.machine import MIB, peak_memory, restart_peak
 from fltk.bench.training import Asked, Row, job_of
 from fltk.bench.workloads import Aggregation
-from fltk.cohort import Cohort
-from fltk.methods.base import Task
-from fltk.methods.rows import mix
+from fltk.protocol.mixing import mix
+from fltk.protocol.task import Task
+from fltk.rounds.cohort import Cohort
 
 Work = Callable[[], tuple[float, float]]  # seconds for the map and for mixing
 

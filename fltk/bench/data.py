@@ -15,8 +15,8 @@ from fltk.bench.workloads import DATASET
 from fltk.config import PartitionConfig
 from fltk.data import create, load
 from fltk.data.dataset import Dataset
-from fltk.data.federation import Federation, build
 from fltk.data.sources import SOURCES, describe
+from fltk.partition.federation import Federation, build
 
 EMBEDDED = "digits"
 

@@ -15,10 +15,10 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Sampler, TensorDataset
 
 from fltk.bench.machine import settle
-from fltk.data.federation import Split
 from fltk.engine.base import Job
 from fltk.models import zoo
 from fltk.models.layout import Layout
+from fltk.partition.federation import Split
 
 Batches = DataLoader[tuple[Tensor, ...]]
 

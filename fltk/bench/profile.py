@@ -1,6 +1,6 @@
 """Where the wall time of a run goes, round by round.
 
-The runner times training, aggregation and evaluation itself (`seconds_*` of every round). What it does behind them is
+The loop times training, aggregation and evaluation itself (`seconds_*` of every round). What it does behind them is
 the map and the digest; the latter is measured by doing it once more, after the run. The rest is watched from outside.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from fltk import runner
+from fltk.rounds import loop
 
 AIM = 0.1  # most of a round that anything but local training should take
 PARTS = {
@@ -35,7 +35,7 @@ class Profile:
         self.rounds = 0
         self.watched = dict.fromkeys(("round", "registry", "checkpoints", "display"), 0.0)
         self.told = dict.fromkeys(("seconds", "seconds_train", "seconds_aggregate", "seconds_eval"), 0.0)
-        self.last: runner.RoundDone | None = None
+        self.last: loop.RoundDone | None = None
 
     @contextmanager
     def watch(self, part: str) -> Iterator[None]:
@@ -48,7 +48,7 @@ class Profile:
             self.ended = time.perf_counter()
             self.watched[part] += self.ended - now
 
-    def add(self, done: runner.RoundDone) -> None:
+    def add(self, done: loop.RoundDone) -> None:
         """A round is over."""
         self.rounds += 1
         self.last = done
@@ -90,5 +90,5 @@ class Profile:
         if self.last is None:
             return 0.0
         began = time.perf_counter()
-        runner.digest(self.last.state)
+        loop.digest(self.last.state)
         return time.perf_counter() - began

@@ -11,7 +11,7 @@ from statistics import median
 from typing import Any
 
 from fltk import engine as engines
-from fltk import methods, runner
+from fltk import methods
 from fltk.bench.data import federation
 from fltk.bench.flops import forward_flops, layer_costs, training_flops
 from fltk.bench.machine import MIB, memory_now, peak_memory, restart_peak, workers
@@ -20,6 +20,7 @@ from fltk.bench.workloads import PLAIN, UNEVALUATED, Training
 from fltk.config import TrainConfig
 from fltk.engine.base import Job
 from fltk.experiment import Place
+from fltk.rounds import loop
 
 ROUNDS = 10_000  # of the runs that are measured: more than will be played
 TURN, SPELL, MOST = 3, 0.4, 10  # rounds of a turn at least; seconds that it lasts at least, by up to so many rounds
@@ -50,7 +51,7 @@ class Played:
         self.before = before
         self.driver: float | None = None
         self.parts: list[tuple[float, ...]] = []
-        self._rounds = runner.rounds(job, self.engine, task=job.task())
+        self._rounds = loop.rounds(job, self.engine, task=job.task())
 
     def round(self) -> None:
         """The next round."""

@@ -111,7 +111,7 @@ def curves(
     Runs that differ in nothing but their seeds become one line with a band of one standard deviation. One that is not
     finished stands alone.
     """
-    from fltk.evaluation.keys import is_percent, is_share, named, scale
+    from fltk.metrics.keys import is_percent, is_share, named, scale
     from fltk.plots.curves import Curve, accuracy_curves
     from fltk.plots.labels import line_labels
     from fltk.plots.style import COLUMN
@@ -159,7 +159,7 @@ def clients(
 
     Malicious clients are left out.
     """
-    from fltk.evaluation.keys import higher_is_better, is_percent, named
+    from fltk.metrics.keys import higher_is_better, is_percent, named
     from fltk.plots.clients import client_accuracy
     from fltk.plots.labels import line_labels
     from fltk.plots.stored import last_values

@@ -12,7 +12,7 @@ from fltk.cli.context import Settings
 if TYPE_CHECKING:
     from fltk.bench.profile import Profile
     from fltk.experiment import OnRound, Watch
-    from fltk.runner import RoundDone
+    from fltk.rounds.loop import RoundDone
 
 profile_option = click.option(
     "--profile",

@@ -86,8 +86,8 @@ def defences(name: str | None, format: str) -> None:
 
 def _defence(name: str) -> dict[str, Any]:
     from fltk.defences import defence_class
-    from fltk.defences.base import KINDS
     from fltk.hyper import hypers
+    from fltk.protocol.averaging import KINDS
 
     cls = defence_class(name)
     return {

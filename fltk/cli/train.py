@@ -266,7 +266,7 @@ def lacking(prepared: Prepared) -> list[str]:
 
 def finished(store: Store, number: int, settings: Settings) -> dict[str, Any]:
     """The run's row, read back from the registry, and a word when its map has collapsed."""
-    from fltk.evaluation.metrics import collapse
+    from fltk.metrics import collapse
 
     run = store.find_run(number)
     rounds = store.map_rounds(run.id)

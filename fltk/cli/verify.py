@@ -12,6 +12,7 @@ from fltk.cli.context import Settings
 from fltk.cli.output import Column, emit, output_options
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     from torch import Tensor
 
 COLUMNS = [Column("what"), Column("runs"), Column("problem")]
@@ -34,7 +35,7 @@ def verify(settings: Settings, /, run: tuple[str, ...], format: str) -> int:
 
     with Store(settings.db, readonly=True) as store:
         chosen = [store.find_run(ref).id for ref in run] or None
-        found = look(store, chosen, same=_same)
+        found = look(store, chosen, same=_same, marks=_marks)
     rows = [
         {
             "what": problem.what,
@@ -54,8 +55,17 @@ def verify(settings: Settings, /, run: tuple[str, ...], format: str) -> int:
 
 def _same(recorded: str, tensors: Mapping[str, Tensor]) -> bool:
     """Whether a round recorded the digest of this state, by the rule of today or by that of older registries."""
-    from fltk.methods.base import State
-    from fltk.runner import digest, former_digest
+    from fltk.protocol.state import State
+    from fltk.rounds.loop import digest, former_digest
 
     state = State.from_tensors(tensors)
     return recorded == digest(state) or recorded == former_digest(state)
+
+
+def _marks(arrays: Mapping[str, npt.NDArray[Any]]) -> tuple[str, str]:
+    """The fingerprints of a partition and of its data, from the arrays that are stored of it."""
+    from fltk.config import PartitionConfig
+    from fltk.partition import from_arrays
+
+    made = from_arrays(PartitionConfig(), arrays)
+    return made.fingerprint, made.data_fingerprint

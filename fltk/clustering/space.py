@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fltk.attention.tokens import gram
+from fltk.memory.products import gram
 
 TINY = 1e-12
 DIMENSIONS = 8  # K cluster centres span K - 1 directions; more components only add noise, which BIC cannot bear

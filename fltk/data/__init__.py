@@ -1,4 +1,4 @@
-"""Named data sets as arrays. Importing this package imports no torch; `fltk.data.federation` does."""
+"""Named data sets as arrays. Importing this package imports no torch."""
 
 from __future__ import annotations
 

@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from fltk.attention.trust import FLOOR, log_trust
-from fltk.defences.base import CLUSTERS, MIXED, ONE, Defence, Facts, Screened
+from fltk.defences.base import Defence, Facts, Screened
+from fltk.protocol.averaging import CLUSTERS, MIXED, ONE
 
 
 @dataclass(frozen=True)

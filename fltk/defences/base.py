@@ -18,108 +18,16 @@ columns [0, facts.parameters) are the parameters of the shared part, those behin
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from itertools import chain, islice, pairwise
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from fltk.attention.tokens import gram
 from fltk.hyper import hyper
-
-ONE, CLUSTERS, MIXED = "one", "clusters", "mixed"
-KINDS = (ONE, CLUSTERS, MIXED)
-
-Rule = Callable[[Sequence[Tensor], Tensor], Tensor]  # K rows (P,) and weights (K,) -> (P,)
-
-
-def weighted_sum(rows: Iterable[Tensor], weights: Tensor) -> Tensor:
-    """sum_k weights[k] rows[k]: K >= 1 rows (P,), (K,) -> (P,), in the given order (by client id), in float64.
-
-    The float64 accumulator makes the mean of equal rows equal to the row, bit for bit, whatever the weights.
-    """
-    given = iter(rows)
-    first = next(given)
-    given = chain((first,), given)
-    sums = (partial_sum(list(islice(given, part.stop - part.start)), weights[part]) for part in parts(len(weights)))
-    return added(sums).to(first.dtype)
-
-
-def parts(count: int) -> list[slice]:
-    """The consecutive parts in which `count` rows are added up: each by itself and then their sums.
-
-    Whoever adds models up, at once or in several processes, does it so and comes to the same bits: at least 16 parts,
-    of 16 rows at most, but none of a single row.
-    """
-    number = max(1, min(count // 2, max(16, -(-count // 16))))
-    cuts = [count * k // number for k in range(number + 1)]
-    return [slice(a, b) for a, b in pairwise(cuts) if a < b]
-
-
-def partial_sum(rows: Sequence[Tensor], weights: Tensor) -> Tensor:
-    """The sum of one part (P,), float64."""
-    total = torch.zeros(rows[0].shape, dtype=torch.float64)
-    for row, weight in zip(rows, weights.tolist(), strict=True):
-        total.add_(row, alpha=weight)
-    return total
-
-
-def added(sums: Iterable[Tensor]) -> Tensor:
-    """The whole sum (P,), float64, from those of its parts, in order."""
-    given = iter(sums)
-    total = next(given).clone()
-    for part in given:
-        total.add_(part)
-    return total
-
-
-@dataclass(frozen=True)
-class Gram:
-    """Inner products of K updates, computed when first asked for and shared by all that need them.
-
-    rows: the updates (K, d), or with an `origin` (d,) the rows whose leading d columns are measured from it.  known:
-    gives the products where something larger has them already.
-    """
-
-    rows: Sequence[Tensor] | Tensor
-    origin: Tensor | None = None
-    known: Callable[[], Tensor] | None = None
-
-    @cached_property
-    def updates(self) -> Tensor:
-        """g_k, (K, d)."""
-        if self.origin is None:
-            return self.rows if isinstance(self.rows, Tensor) else torch.stack(list(self.rows))
-        return torch.stack([row[: len(self.origin)] for row in self.rows]).sub_(self.origin)
-
-    @cached_property
-    def products(self) -> Tensor:
-        """<g_i, g_j>, (K, K) float64."""
-        if self.known is not None:
-            return self.known()
-        return gram(self.updates, torch.zeros_like(self.updates[0]))
-
-    @cached_property
-    def norms(self) -> Tensor:
-        """|g_k|, (K,) float64."""
-        return self.products.diagonal().clamp_min(0).sqrt()
-
-    @cached_property
-    def squared(self) -> Tensor:
-        """|g_i - g_j|^2, (K, K) float64, measured from the first update, for precision."""
-        g = gram(self.updates, self.updates[0])
-        n = g.diagonal()
-        return (n[:, None] + n - 2 * g).clamp_min(0).fill_diagonal_(0)
-
-    @cached_property
-    def cosines(self) -> Tensor:
-        """cos(g_i, g_j), (K, K) float64; 0 where an update has no length, and 1 on the diagonal."""
-        n = self.norms
-        products = self.products / (n[:, None] * n).clamp_min(1e-300)
-        return products.clamp(-1, 1).fill_diagonal_(1.0)
+from fltk.memory.products import Gram
+from fltk.protocol.averaging import ONE, weighted_sum
 
 
 @dataclass(frozen=True)
@@ -234,19 +142,4 @@ def assumed(share: float, n: int) -> int:
     return math.floor(share * n + 1e-9)
 
 
-__all__ = [
-    "CLUSTERS",
-    "KINDS",
-    "MIXED",
-    "ONE",
-    "Combined",
-    "Defence",
-    "Facts",
-    "Gram",
-    "Rule",
-    "Screened",
-    "assumed",
-    "clipped",
-    "hyper",
-    "weighted_sum",
-]
+__all__ = ["Combined", "Defence", "Facts", "Screened", "assumed", "clipped", "hyper"]

@@ -20,9 +20,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fltk.defences.base import CLUSTERS, MIXED, ONE, Combined, Defence, Facts, Gram, hyper, weighted_sum
+from fltk.defences.base import Combined, Defence, Facts, hyper
 from fltk.hyper import find
+from fltk.memory.products import Gram
 from fltk.names import DEFENCES
+from fltk.protocol.averaging import CLUSTERS, MIXED, ONE, weighted_sum
 
 RULES = ("median", "trimmed-mean", "krum", "bulyan", "rfa", "centered-clip")
 

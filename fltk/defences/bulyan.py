@@ -19,8 +19,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fltk.defences.base import CLUSTERS, MIXED, ONE, Combined, Defence, Facts, Screened
+from fltk.defences.base import Combined, Defence, Facts, Screened
 from fltk.defences.space import Rows, block, blocks, nearest_sums, ordered, ranked, squared_distances
+from fltk.protocol.averaging import CLUSTERS, MIXED, ONE
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fltk.defences.base import CLUSTERS, MIXED, ONE, Combined, Defence, Facts, Screened, hyper
+from fltk.defences.base import Combined, Defence, Facts, Screened, hyper
 from fltk.defences.space import Rows, block, blocks, distances_to
+from fltk.protocol.averaging import CLUSTERS, MIXED, ONE
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fltk.defences.base import CLUSTERS, MIXED, ONE, Defence, Facts, Screened, hyper
+from fltk.defences.base import Defence, Facts, Screened, hyper
 from fltk.defences.space import ranked
+from fltk.protocol.averaging import CLUSTERS, MIXED, ONE
 
 
 @dataclass(frozen=True)

@@ -31,8 +31,9 @@ import torch
 from torch import Tensor
 
 from fltk.defences.accountant import KINDS, available, epsilon
-from fltk.defences.base import CLUSTERS, MIXED, ONE, Combined, Defence, Facts, hyper
+from fltk.defences.base import Combined, Defence, Facts, hyper
 from fltk.errors import UsageError
+from fltk.protocol.averaging import CLUSTERS, MIXED, ONE
 
 QUANTILE, RATE = 0.5, 0.2  # gamma and eta_C of adaptive clipping
 WHY = "it guarantees nothing for the choice of a cluster or for weights between clients"

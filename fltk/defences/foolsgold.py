@@ -22,8 +22,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fltk.attention.tokens import cosines, gram
-from fltk.defences.base import CLUSTERS, MIXED, ONE, Defence, Facts, Screened
+from fltk.attention.tokens import cosines
+from fltk.defences.base import Defence, Facts, Screened
+from fltk.memory.products import gram
+from fltk.protocol.averaging import CLUSTERS, MIXED, ONE
 
 
 @dataclass(frozen=True)

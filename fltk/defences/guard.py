@@ -6,23 +6,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from fltk.defences.base import CLUSTERS, MIXED, ONE, Combined, Defence, Facts, Gram, Screened, assumed
+from fltk.defences.base import Combined, Defence, Facts, Screened, assumed
 from fltk.errors import UsageError
+from fltk.memory.products import Gram
+from fltk.protocol.averaging import CLUSTERS, MIXED, ONE
+from fltk.protocol.verdict import PREFIX, Mean, rows_left
 from fltk.train.streams import Streams
 
-PREFIX = "defence."
 CLIENTS = ("clipped",)  # numbers of rules that count clients
 NAMES = {ONE: "one global model", CLUSTERS: "cluster models", MIXED: "one mixed model per client"}
-
-BLANK = {"trust": 1.0, "rows": torch.nan}  # the guard's own records of clients -> what they hold of an unknown one
-
-Mean = Callable[[Sequence[Tensor], Tensor, Sequence[int]], Tensor]  # rows, weights, client ids -> one row
 
 
 @dataclass(frozen=True)
@@ -312,35 +310,6 @@ class Watch:
         self.notes += [text for text in found.notes if text not in self.notes]
         for name, value in found.numbers.items():
             self.told.setdefault(name, []).append(value)
-
-
-def trust_left(server: Mapping[str, Tensor], n: int) -> Tensor:
-    """Trust (n,) float64 in clients whose last rows are still mixed, as the last round left it; 1 without a screen."""
-    found = server.get(f"{PREFIX}trust")
-    return torch.ones(n, dtype=torch.float64) if found is None else found
-
-
-def rows_left(server: Mapping[str, Tensor], bank: Tensor) -> Tensor:
-    """Last rows (N, P) as others may use them, from those of the method: what a screen has clipped, clipped."""
-    kept = server.get(f"{PREFIX}rows")
-    return bank if kept is None else torch.where(kept.isnan(), bank, kept)
-
-
-def grown(server: Mapping[str, Tensor], n: int, total: int) -> dict[str, Tensor]:
-    """The defence's tensors of the run's state when the federation grows from n to `total` clients.
-
-    Newcomers begin as everybody did: trusted, and nothing is remembered of them (rows NaN, histories 0).
-    """
-    out = {}
-    for name, tensor in server.items():
-        if not name.startswith(PREFIX):
-            continue
-        key = name.removeprefix(PREFIX)
-        if key in BLANK or (key.startswith("screen:") and tensor.shape[:1] == (n,)):
-            blank = tensor.new_full((total - n, *tensor.shape[1:]), BLANK.get(key, 0.0))
-            tensor = torch.cat([tensor, blank])
-        out[name] = tensor
-    return out
 
 
 def stacked(rows: Sequence[Tensor]) -> Tensor:

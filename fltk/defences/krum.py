@@ -22,8 +22,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fltk.defences.base import CLUSTERS, MIXED, ONE, Combined, Defence, Facts, Screened, hyper
+from fltk.defences.base import Combined, Defence, Facts, Screened, hyper
 from fltk.defences.space import nearest_sums, ranked, squared_distances
+from fltk.protocol.averaging import CLUSTERS, MIXED, ONE
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fltk.defences.base import CLUSTERS, MIXED, ONE, Combined, Defence, Facts
+from fltk.defences.base import Combined, Defence, Facts
 from fltk.defences.space import SLACK, Rows, blocks, cumulated, ordered, tally
+from fltk.protocol.averaging import CLUSTERS, MIXED, ONE
 
 
 @dataclass(frozen=True)

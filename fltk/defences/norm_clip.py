@@ -18,8 +18,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fltk.defences.base import CLUSTERS, MIXED, ONE, Combined, Defence, Facts, Screened, clipped, hyper
+from fltk.defences.base import Combined, Defence, Facts, Screened, clipped, hyper
 from fltk.errors import UsageError
+from fltk.protocol.averaging import CLUSTERS, MIXED, ONE
 
 
 @dataclass(frozen=True)

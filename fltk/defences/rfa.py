@@ -20,8 +20,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fltk.defences.base import CLUSTERS, MIXED, ONE, Combined, Defence, Facts, hyper, weighted_sum
+from fltk.defences.base import Combined, Defence, Facts, hyper
 from fltk.defences.space import distances_to
+from fltk.protocol.averaging import CLUSTERS, MIXED, ONE, weighted_sum
 
 
 @dataclass(frozen=True)

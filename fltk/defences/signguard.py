@@ -23,7 +23,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fltk.defences.base import CLUSTERS, MIXED, ONE, Defence, Facts, Screened, clipped, hyper
+from fltk.defences.base import Defence, Facts, Screened, clipped, hyper
+from fltk.protocol.averaging import CLUSTERS, MIXED, ONE
 
 
 @dataclass(frozen=True)

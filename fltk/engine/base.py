@@ -14,13 +14,14 @@ import torch
 from fltk.attacks.base import Samples
 from fltk.attacks.campaign import Campaign
 from fltk.config import TrainConfig
-from fltk.data.federation import ClientData, Federation, Split
 from fltk.defences.base import Defence
 from fltk.errors import UsageError
-from fltk.methods.base import Method, Task
-from fltk.methods.class_head import ClassHead
 from fltk.models import zoo
 from fltk.models.layout import Layout
+from fltk.partition.federation import ClientData, Federation, Split
+from fltk.protocol.class_head import ClassHead
+from fltk.protocol.method import Method
+from fltk.protocol.task import Task
 from fltk.train.machine import Machine
 from fltk.train.streams import Streams
 from fltk.train.trainer import Ask, Trainer

@@ -3,7 +3,7 @@
 The samples travel once, through shared memory. Tasks are dealt in groups, largest first, two of them at most on their
 way to a worker, so that a slow core gets fewer. What a group reads and what it results in lies in memory that driver
 and worker share, one room for each of the two groups; a room is free again when its group has been answered. What lies
-on the driver's shelf (`fltk.shared`) is read and written there, and goes through no room.
+on the driver's shelf (`fltk.memory.shared`) is read and written there, and goes through no room.
 
 Workers need a second or two until they can work. The driver does not wait for them: until the first one is there it
 plays groups itself. A worker that ends is replaced, and its groups are dealt again: client work depends on its task
@@ -33,7 +33,7 @@ from fltk.engine.base import Bench, Job, Reduce, Take, Work, check_device, settl
 from fltk.engine.lockstep import fold_through, succeeded, work_through
 from fltk.engine.transport import pack, unpack
 from fltk.errors import FltkError
-from fltk.shared import SHELF, Borrowed, SharedFile, rooms
+from fltk.memory.shared import SHELF, Borrowed, SharedFile, rooms
 from fltk.signals import FROM_TERMINAL, leave_to_driver
 
 PATIENCE = 0.5  # seconds that a worker gets to end by itself

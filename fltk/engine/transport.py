@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from fltk.errors import FltkError
-from fltk.shared import Borrowed, Place, Shelf
+from fltk.memory.shared import Borrowed, Place, Shelf
 
 SMALL = 2048  # bytes: less travels inside the pickle
 ALIGNED = 64

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from fltk.defences.base import partial_sum
 from fltk.engine.base import Bench
 from fltk.errors import Diverged
-from fltk.methods.base import Down, Upload
+from fltk.protocol.averaging import partial_sum
+from fltk.protocol.messages import Down, Upload
 from fltk.train import own_step
 from fltk.train.scoring import Score
 

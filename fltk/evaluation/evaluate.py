@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from fltk import metrics
 from fltk.config import TrainConfig, build
 from fltk.engine.base import Engine, Job
-from fltk.evaluation import metrics
 from fltk.evaluation.deploy import Deployment, DeployTask, choose, deploy_client
-from fltk.methods.base import State, Task
+from fltk.protocol.state import State
+from fltk.protocol.task import Task
 from fltk.registry import RunRow, Store
-from fltk.runner import accuracy_of, in_turns, score
+from fltk.rounds.loop import accuracy_of, in_turns, score
 from fltk.train.own_step import Candidate, choice_of
 
 Vectors = dict[str, np.ndarray[Any, Any]]

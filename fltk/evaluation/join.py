@@ -21,11 +21,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fltk.data.federation import ClientData, Federation, Split
+from fltk import metrics
 from fltk.engine.base import Bench, Engine
 from fltk.errors import UsageError
-from fltk.evaluation import metrics
-from fltk.methods.base import Joined, State
+from fltk.partition.federation import ClientData, Federation, Split
+from fltk.protocol.messages import Joined
+from fltk.protocol.state import State
 from fltk.train import own_step
 from fltk.train.scoring import Score
 from fltk.train.streams import Streams

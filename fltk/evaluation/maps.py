@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fltk.evaluation import metrics
+from fltk import metrics
 from fltk.registry import RunRow, Store
 
 MAPS: Mapping[str, str] = {

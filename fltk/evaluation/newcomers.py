@@ -12,16 +12,18 @@ import numpy as np
 from torch import Tensor
 
 from fltk import engine as engines
-from fltk import experiment, methods, runner
+from fltk import experiment, methods, metrics
 from fltk.config import JoinConfig, RunConfig, TrainConfig, build, canonical_json
 from fltk.engine.base import Engine, Job, default_model
 from fltk.errors import FltkError, UsageError
-from fltk.evaluation import join, metrics
+from fltk.evaluation import join
 from fltk.evaluation.join import Array, Newcomer, Tuning
 from fltk.experiment import OnRound, Place
-from fltk.methods.base import State, Task
+from fltk.protocol.state import State
+from fltk.protocol.task import Task
 from fltk.registry import RunRow, Store
 from fltk.registry.heartbeat import beating
+from fltk.rounds import loop
 from fltk.train import own_step
 
 KIND = "join"
@@ -163,7 +165,7 @@ def _play(case: _Case, child: int, store: Store, place: Place, engine: Engine, o
     other, fedavg, note = _fedavg(case, store, state)
     during = case.asked.at_round > 0
     found = join.join_all(engine, state, federation, case.ids, case.shots, case.tuning, fedavg=fedavg, keep=during)
-    trained = runner.accuracy_of(runner.score(job.method, engine, case.task, state, case.round - 1))[1]
+    trained = loop.accuracy_of(loop.score(job.method, engine, case.task, state, case.round - 1))[1]
     before = trained.get("personal_test_acc", np.full(case.task.n_clients, np.nan, np.float32))
     benign = metrics.without(before, malicious(job))
     size = case.task.layout.size
@@ -172,7 +174,7 @@ def _play(case: _Case, child: int, store: Store, place: Place, engine: Engine, o
     counts = np.array([len(federation.newcomers[i - case.task.n_clients].test) for i in case.ids], np.float64)
     rows = join.table_of(table, case.shots, counts, metrics.acc_mean(benign), size)
     scalars, vectors = _recorded(table, rows)
-    store.record_round(child, case.round, scalars, vectors, None, runner.digest(state))
+    store.record_round(child, case.round, scalars, vectors, None, loop.digest(state))
     summary: dict[str, Any] = {
         "rows": rows,
         "newcomers": join.newcomer_rows(table, case.shots, names),
@@ -223,7 +225,7 @@ def _state(case: _Case, store: Store, engine: Engine) -> State:
     if case.base is not None and case.base[0] == case.round:
         return case.base[1]
     job = replace(case.job, train=replace(case.job.train, eval_every=NEVER))
-    for done in runner.rounds(job, engine, resume=case.base, task=case.task):
+    for done in loop.rounds(job, engine, resume=case.base, task=case.task):
         if done.round == case.round:
             break
     if store.digests(case.run.id).get(case.round) != done.digest:
@@ -288,7 +290,7 @@ def _train_on(
         state = replace(state, server={**state.server, **votes.enlarged(task.n_clients).tensors()})
     engine = engines.make(place.engine, grown)
     try:
-        for done in runner.rounds(grown, engine, resume=(case.round, state), task=task):
+        for done in loop.rounds(grown, engine, resume=(case.round, state), task=task):
             scalars = dict(done.scalars)
             if "personal_test_acc" in done.clients:
                 acc = done.clients["personal_test_acc"]

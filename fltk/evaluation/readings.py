@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fltk import metrics
 from fltk.errors import FltkError, UsageError
-from fltk.evaluation import metrics
 from fltk.evaluation.convergence import COURSES, courses, no_course
-from fltk.evaluation.keys import higher_is_better
 from fltk.evaluation.maps import MAPS, of_maps
 from fltk.evaluation.robustness import attackers
+from fltk.metrics.keys import higher_is_better
 from fltk.names import DEPLOYMENTS
 from fltk.registry import EvaluationRow, RunRow, Store
 

@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 
 from fltk import engine as engines
-from fltk import methods, runner
+from fltk import methods
 from fltk.config import RunConfig
 from fltk.engine.base import Engine, Job
 from fltk.errors import Diverged, FltkError, Mismatch, UsageError
 from fltk.experiment import OnRound, OtherData, Place, circumstances, job_of, require_train, restore
 from fltk.registry import RunRow, Store
 from fltk.registry.changes import Change, changes
+from fltk.rounds import loop
 
 IDENTICAL = "identical"
 SAME = "same within tolerance"
@@ -140,7 +141,7 @@ def _replay(
     """The rounds 1..count, each compared; one that diverges now and did not then is a difference and the end."""
     number = 0
     try:
-        for done in runner.rounds(job, engine):
+        for done in loop.rounds(job, engine):
             number = done.round
             digest, then = stored(number)
             now = numbers_of(done.scalars, done.clients)

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from fltk import metrics
 from fltk.config import RunConfig
-from fltk.evaluation import metrics
 from fltk.registry import RunRow, Store
 
 ACC = "personal_test_acc"

@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fltk.data.federation import ClientData
 from fltk.engine.base import Bench, Job
-from fltk.methods.base import State, Task
+from fltk.partition.federation import ClientData
+from fltk.protocol.state import State
+from fltk.protocol.task import Task
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from typing import Any
 
 from fltk.hyper import Hyper, find, hypers, resolved
 from fltk.hyper import create as _create
-from fltk.methods.base import Method
 from fltk.names import METHODS
+from fltk.protocol.method import Method
 
 
 def method_class(name: str) -> type[Method]:

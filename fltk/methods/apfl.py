@@ -25,10 +25,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fltk.data.federation import ClientData
 from fltk.errors import UsageError
-from fltk.methods.base import Down, Joined, Map, Method, State, Task, Upload, hyper, pulled_map
-from fltk.methods.rows import common_rows
+from fltk.hyper import hyper
+from fltk.partition.federation import ClientData
+from fltk.protocol.averaging import common_rows
+from fltk.protocol.map import Map, pulled_map
+from fltk.protocol.messages import Down, Joined, Upload
+from fltk.protocol.method import Method
+from fltk.protocol.state import State
+from fltk.protocol.task import Task
 from fltk.train.trainer import Trainer
 
 

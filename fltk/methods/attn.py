@@ -69,18 +69,23 @@ from fltk.attention.prototypes import (
     sent_counts,
 )
 from fltk.attention.scorer import initial
-from fltk.attention.tokens import center_of, cosines, gram, unit
+from fltk.attention.tokens import center_of, cosines, unit
 from fltk.attention.trust import FLOOR, gate
-from fltk.data.federation import ClientData
-from fltk.defences.guard import rows_left
 from fltk.errors import UsageError
+from fltk.hyper import hyper
+from fltk.memory.products import gram
 from fltk.methods.banked import UPDATES, Banked
-from fltk.methods.base import Context, Cost, Down, Joined, State, Task, Upload, hyper
 from fltk.methods.heads import head_shape, trained_offset, with_offset
 from fltk.methods.learned import Cohort, learned_shares, members, products, taught, teachers, told
 from fltk.methods.parts import blend
 from fltk.methods.placed import Placed, believed, evidence_of, fit, last_mean, table_of
 from fltk.models.layout import Layout
+from fltk.partition.federation import ClientData
+from fltk.protocol.context import Context
+from fltk.protocol.messages import Cost, Down, Joined, Upload
+from fltk.protocol.state import State
+from fltk.protocol.task import Task
+from fltk.protocol.verdict import rows_left
 from fltk.train.trainer import Trainer
 
 # Settings that rule out others: a value, why, and what the others may then be.

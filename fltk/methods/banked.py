@@ -20,18 +20,24 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from fltk.attention import Attention
 from fltk.attention.bank import followed, judged, layer_columns, of_clients, screen, shortened
-from fltk.data.federation import ClientData
-from fltk.defences.base import MIXED
-from fltk.defences.guard import rows_left
-from fltk.methods.base import Context, Down, Joined, Map, Method, State, Task, Upload, hyper, spread
-from fltk.methods.class_head import ClassHead
+from fltk.hyper import hyper
+from fltk.memory.shared import MOST, renewed
+from fltk.memory.undo import Undo
 from fltk.methods.heads import trained_offset, with_offset
 from fltk.methods.parts import defended, mix_parts
-from fltk.methods.rows import TOGETHER, renewed
 from fltk.models.layout import Ranges
-from fltk.shared import MOST
+from fltk.partition.federation import ClientData
+from fltk.protocol.averaging import MIXED
+from fltk.protocol.class_head import ClassHead
+from fltk.protocol.context import Context
+from fltk.protocol.map import Map, spread
+from fltk.protocol.messages import Down, Joined, Upload
+from fltk.protocol.method import Method
+from fltk.protocol.mixing import TOGETHER
+from fltk.protocol.state import State
+from fltk.protocol.task import Task
+from fltk.protocol.verdict import rows_left
 from fltk.train.trainer import Trainer
-from fltk.undo import Undo
 
 UPDATES = ("update", "begun", "secant")  # followed only where a subclass keeps rows of these names
 WRITTEN = ("bank", *UPDATES, "birth")  # rows about clients that the server writes

@@ -32,12 +32,19 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fltk.attention.tokens import cosines, gram
-from fltk.data.federation import ClientData
-from fltk.defences.base import CLUSTERS
-from fltk.defences.guard import grown
-from fltk.methods.base import Context, Down, Joined, Map, Method, State, Task, Upload, hyper
+from fltk.attention.tokens import cosines
+from fltk.hyper import hyper
+from fltk.memory.products import gram
 from fltk.methods.clusters import cluster_map, cluster_means
+from fltk.partition.federation import ClientData
+from fltk.protocol.averaging import CLUSTERS
+from fltk.protocol.context import Context
+from fltk.protocol.map import Map
+from fltk.protocol.messages import Down, Joined, Upload
+from fltk.protocol.method import Method
+from fltk.protocol.state import State
+from fltk.protocol.task import Task
+from fltk.protocol.verdict import grown
 from fltk.train.trainer import Trainer
 
 

@@ -29,7 +29,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from fltk.clustering.fit import UNCLEAR, Clusters, kmeans
-from fltk.methods.base import hyper
+from fltk.hyper import hyper
 from fltk.methods.warm_clusters import WarmClusters
 
 

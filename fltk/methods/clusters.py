@@ -7,7 +7,10 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from fltk.methods.base import Context, Map, Task, Upload, spread
+from fltk.protocol.context import Context
+from fltk.protocol.map import Map, spread
+from fltk.protocol.messages import Upload
+from fltk.protocol.task import Task
 
 
 def cluster_means(

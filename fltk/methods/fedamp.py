@@ -21,9 +21,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fltk.attention.tokens import gram
-from fltk.methods.base import Task, hyper
+from fltk.hyper import hyper
+from fltk.memory.products import gram
 from fltk.methods.mixtures import Mixture
+from fltk.protocol.task import Task
 
 
 @dataclass(frozen=True)

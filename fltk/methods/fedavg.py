@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fltk.methods.base import Method
+from fltk.protocol.method import Method
 
 
 @dataclass(frozen=True)

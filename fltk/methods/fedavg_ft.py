@@ -18,8 +18,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from fltk.data.federation import ClientData
-from fltk.methods.base import Method, hyper
+from fltk.hyper import hyper
+from fltk.partition.federation import ClientData
+from fltk.protocol.method import Method
 from fltk.train.trainer import Trainer
 
 

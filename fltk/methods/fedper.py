@@ -15,8 +15,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from fltk.data.federation import ClientData
-from fltk.methods.base import Joined, Method, State, Task, hyper
+from fltk.hyper import hyper
+from fltk.partition.federation import ClientData
+from fltk.protocol.messages import Joined
+from fltk.protocol.method import Method
+from fltk.protocol.state import State
+from fltk.protocol.task import Task
 from fltk.train.trainer import Trainer
 
 JOIN_EPOCHS = 10.0  # of a newcomer's head, as many as FedAvg with fine-tuning takes

@@ -16,8 +16,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fltk.data.federation import ClientData
-from fltk.methods.base import Down, Method, Upload, hyper
+from fltk.hyper import hyper
+from fltk.partition.federation import ClientData
+from fltk.protocol.messages import Down, Upload
+from fltk.protocol.method import Method
 from fltk.train.trainer import Trainer
 
 

@@ -19,9 +19,13 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from fltk.data.federation import ClientData
-from fltk.methods.base import Down, Joined, Method, State, Task, Upload, hyper
+from fltk.hyper import hyper
 from fltk.models.layout import Layout
+from fltk.partition.federation import ClientData
+from fltk.protocol.messages import Down, Joined, Upload
+from fltk.protocol.method import Method
+from fltk.protocol.state import State
+from fltk.protocol.task import Task
 from fltk.train.trainer import Trainer
 
 

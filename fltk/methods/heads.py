@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from fltk.data.federation import ClientData
 from fltk.models.layout import Layout
+from fltk.partition.federation import ClientData
 from fltk.train.trainer import Trainer
 
 

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from fltk.attention.tokens import similarity
-from fltk.methods.base import Task, hyper
+from fltk.hyper import hyper
 from fltk.methods.mixtures import Mixture
+from fltk.protocol.task import Task
 
 
 @dataclass(frozen=True)

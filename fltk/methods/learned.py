@@ -20,8 +20,9 @@ from fltk.attention.newcomer import Others, shares
 from fltk.attention.scorer import Scorer, learned_attention
 from fltk.attention.scorer import similarities as scored
 from fltk.attention.tokens import tokens
-from fltk.methods.base import State, Upload
 from fltk.models.layout import Ranges
+from fltk.protocol.messages import Upload
+from fltk.protocol.state import State
 
 Maker = Callable[[Scorer], Attention]
 

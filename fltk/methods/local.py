@@ -14,8 +14,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fltk.data.federation import ClientData
-from fltk.methods.base import Joined, Method, State, Task
+from fltk.partition.federation import ClientData
+from fltk.protocol.messages import Joined
+from fltk.protocol.method import Method
+from fltk.protocol.state import State
+from fltk.protocol.task import Task
 from fltk.train.trainer import Trainer
 
 

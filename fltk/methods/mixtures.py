@@ -10,14 +10,21 @@ import torch
 from torch import Tensor
 
 from fltk.attention.bank import of_clients
-from fltk.data.federation import ClientData
-from fltk.defences.base import MIXED
-from fltk.defences.guard import rows_left, trust_left
-from fltk.methods.base import Context, Down, Joined, Map, Method, State, Task, Upload, hyper, pull_strength, pulled_map
+from fltk.hyper import hyper
+from fltk.memory.shared import renewed
+from fltk.memory.undo import Undo
 from fltk.methods.parts import defended
-from fltk.methods.rows import average, by_trust, mix, renewed
+from fltk.partition.federation import ClientData
+from fltk.protocol.averaging import MIXED, average, by_trust
+from fltk.protocol.context import Context
+from fltk.protocol.map import Map, pull_strength, pulled_map
+from fltk.protocol.messages import Down, Joined, Upload
+from fltk.protocol.method import Method
+from fltk.protocol.mixing import mix
+from fltk.protocol.state import State
+from fltk.protocol.task import Task
+from fltk.protocol.verdict import rows_left, trust_left
 from fltk.train.trainer import Trainer
-from fltk.undo import Undo
 
 
 @dataclass(frozen=True)

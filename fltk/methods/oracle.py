@@ -17,11 +17,16 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fltk.data.federation import ClientData
-from fltk.defences.base import CLUSTERS
 from fltk.errors import UsageError
-from fltk.methods.base import Context, Down, Joined, Map, Method, State, Task, Upload
 from fltk.methods.clusters import cluster_map, cluster_means
+from fltk.partition.federation import ClientData
+from fltk.protocol.averaging import CLUSTERS
+from fltk.protocol.context import Context
+from fltk.protocol.map import Map
+from fltk.protocol.messages import Down, Joined, Upload
+from fltk.protocol.method import Method
+from fltk.protocol.state import State
+from fltk.protocol.task import Task
 from fltk.train.trainer import Trainer
 
 

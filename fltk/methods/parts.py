@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from fltk.attention.bank import columns
-from fltk.defences.base import Gram, weighted_sum
-from fltk.defences.guard import Watch
-from fltk.methods.base import Context
-from fltk.methods.class_head import ClassHead
-from fltk.methods.rows import ALL, average, mix
+from fltk.memory.products import Gram
 from fltk.models.layout import Ranges
+from fltk.protocol.averaging import average, weighted_sum
+from fltk.protocol.class_head import ClassHead
+from fltk.protocol.context import Context
+from fltk.protocol.mixing import ALL, mix
+from fltk.protocol.verdict import Verdict
 
 
 def mix_parts(
@@ -83,7 +84,7 @@ def defended(
 
 
 def _by_rule(
-    maps: Tensor, bank: Tensor, others: Tensor, cuts: Sequence[Ranges], watch: Watch, current: Tensor
+    maps: Tensor, bank: Tensor, others: Tensor, cuts: Sequence[Ranges], watch: Verdict, current: Tensor
 ) -> Mixed:
     """Every target by the rule; targets with equal weights, rows, models and memories are computed once."""
     out, used = current.clone(), maps.clone()

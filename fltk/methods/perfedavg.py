@@ -26,9 +26,12 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from fltk.data.federation import ClientData, Split
 from fltk.errors import UsageError
-from fltk.methods.base import Down, Method, Task, Upload, hyper
+from fltk.hyper import hyper
+from fltk.partition.federation import ClientData, Split
+from fltk.protocol.messages import Down, Upload
+from fltk.protocol.method import Method
+from fltk.protocol.task import Task
 from fltk.train.trainer import Trainer
 
 

@@ -23,10 +23,16 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from fltk.data.federation import ClientData
 from fltk.errors import UsageError
-from fltk.methods.base import Context, Down, Joined, Method, State, Task, Upload, hyper, spread
-from fltk.methods.rows import stepped
+from fltk.hyper import hyper
+from fltk.partition.federation import ClientData
+from fltk.protocol.averaging import stepped
+from fltk.protocol.context import Context
+from fltk.protocol.map import spread
+from fltk.protocol.messages import Down, Joined, Upload
+from fltk.protocol.method import Method
+from fltk.protocol.state import State
+from fltk.protocol.task import Task
 from fltk.train.trainer import Trainer
 
 

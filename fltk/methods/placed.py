@@ -17,12 +17,13 @@ from fltk.attention.learn import loss_matrix
 from fltk.attention.newcomer import Others, fitted
 from fltk.attention.prototypes import Evidence, class_table, evidence, sent_counts
 from fltk.attention.tokens import TINY
-from fltk.data.federation import ClientData, Split
-from fltk.defences.guard import trust_left
-from fltk.methods.base import State, Task
 from fltk.methods.heads import head_shape
-from fltk.methods.rows import by_trust
 from fltk.models.layout import Ranges
+from fltk.partition.federation import ClientData, Split
+from fltk.protocol.averaging import by_trust
+from fltk.protocol.state import State
+from fltk.protocol.task import Task
+from fltk.protocol.verdict import trust_left
 from fltk.train.trainer import Trainer
 
 

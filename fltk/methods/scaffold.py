@@ -21,11 +21,17 @@ from typing import ClassVar
 
 import torch
 
-from fltk.data.federation import ClientData
 from fltk.errors import UsageError
-from fltk.methods.base import Context, Cost, Down, Joined, Method, State, Task, Upload, hyper, spread
-from fltk.methods.rows import equal_weights, stepped
+from fltk.hyper import hyper
 from fltk.models.layout import Layout
+from fltk.partition.federation import ClientData
+from fltk.protocol.averaging import equal_weights, stepped
+from fltk.protocol.context import Context
+from fltk.protocol.map import spread
+from fltk.protocol.messages import Cost, Down, Joined, Upload
+from fltk.protocol.method import Method
+from fltk.protocol.state import State
+from fltk.protocol.task import Task
 from fltk.train.trainer import Trainer
 
 

@@ -23,11 +23,17 @@ from torch import Tensor
 from fltk.clustering.agreement import matched
 from fltk.clustering.fit import Clusters, respond
 from fltk.clustering.space import directions, principal, project
-from fltk.data.federation import ClientData
-from fltk.defences.base import CLUSTERS, weighted_sum
-from fltk.defences.guard import PREFIX
-from fltk.methods.base import Context, Down, Joined, Map, Method, State, Task, Upload, hyper, spread
+from fltk.hyper import hyper
 from fltk.methods.clusters import cluster_map, cluster_means
+from fltk.partition.federation import ClientData
+from fltk.protocol.averaging import CLUSTERS, weighted_sum
+from fltk.protocol.context import Context
+from fltk.protocol.map import Map, spread
+from fltk.protocol.messages import Down, Joined, Upload
+from fltk.protocol.method import Method
+from fltk.protocol.state import State
+from fltk.protocol.task import Task
+from fltk.protocol.verdict import PREFIX
 from fltk.train.trainer import Trainer
 
 EMBEDDINGS = ("update", "params", "both", "label-hist-oracle")

@@ -28,7 +28,7 @@ class MapPanel:
 
     `part` names the layer or part of the model that the map is of; empty for the whole model. `alignment` is its
     row-wise Spearman correlation with label similarity and `p_value` the permutation test of it
-    (`fltk.evaluation.metrics.attention_alignment`); NaN where unknown.
+    (`fltk.metrics.attention_alignment`); NaN where unknown.
     """
 
     round: int

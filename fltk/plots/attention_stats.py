@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from fltk.errors import FltkError
-from fltk.evaluation.metrics import map_entropy, self_weight
+from fltk.metrics import map_entropy, self_weight
 from fltk.plots.curves import Curve, draw_curves
 from fltk.plots.style import COLUMN, Array, Row, legend_above, new_figure, paper, value_axis
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from fltk.errors import UsageError
 from fltk.evaluation.maps import size_prior
-from fltk.evaluation.metrics import attention_alignment, label_similarity
+from fltk.metrics import attention_alignment, label_similarity
 from fltk.plots.attack import AttackedRun
 from fltk.plots.attention_maps import Clients, MapPanel
 from fltk.plots.clients import ClientScores

@@ -13,10 +13,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy.typing as npt
 from sqlalchemy import Row, Table, select
 from sqlalchemy.engine import Connection
 
-from fltk.config import PartitionConfig, RunConfig, canonical_json
+from fltk.config import RunConfig, canonical_json
 from fltk.errors import FltkError
 from fltk.registry.artifacts import STAGING, read_tensors
 from fltk.registry.blobs import unpack_arrays, unpack_map
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Same = Callable[[str, Mapping[str, "Tensor"]], bool]
+Marks = Callable[[Mapping[str, npt.NDArray[Any]]], tuple[str, str]]
 SHOWN = 20  # messages of the database's own check
 
 
@@ -78,12 +80,13 @@ class Verified:
         return all(problem.harmless for problem in self.problems)
 
 
-def verify(store: Store, run_ids: Iterable[int] | None = None, *, same: Same) -> Verified:
+def verify(store: Store, run_ids: Iterable[int] | None = None, *, same: Same, marks: Marks) -> Verified:
     """Check these runs with all that they refer to (None: the whole registry, removed runs included).
 
-    `same` says whether the digest that was recorded with a round is one of a checkpoint's tensors.
+    `same` says whether the digest that was recorded with a round is one of a checkpoint's tensors; `marks` gives the
+    fingerprints of a partition and of its data from the arrays that are stored of it.
     """
-    look = _Look(store, same)
+    look = _Look(store, same, marks)
     look.database()
     look.index(run_ids)
     if look.indexed:
@@ -101,9 +104,10 @@ def verify(store: Store, run_ids: Iterable[int] | None = None, *, same: Same) ->
 class _Look:
     """One verification: what refers to what, and which files were found sound."""
 
-    def __init__(self, store: Store, same: Same) -> None:
+    def __init__(self, store: Store, same: Same, marks: Marks) -> None:
         self.store = store
         self.same = same
+        self.marks = marks
         self.found = Verified()
         self.indexed = False
         self.wanted: list[int] = []
@@ -209,16 +213,14 @@ class _Look:
 
     def partitions(self) -> None:
         """The index lists of every partition have its fingerprint."""
-        from fltk.partition import from_arrays
-
         for row in self.parts:
             runs = self.using(row.id)
             if row.sha256 not in self.whole or not self.concerns(runs):
                 continue
             with self.noting("partition", *runs):
                 data = self.store._files.path(row.sha256).read_bytes()
-                made = from_arrays(PartitionConfig(), unpack_arrays(data, f"part{row.id}"))
-                if (made.fingerprint, made.data_fingerprint) != (row.fingerprint, row.data_fingerprint):
+                found = self.marks(unpack_arrays(data, f"part{row.id}"))
+                if found != (row.fingerprint, row.data_fingerprint):
                     raise FltkError(f"the index lists of part{row.id} do not match its fingerprint")
 
     def checkpoints(self) -> None:

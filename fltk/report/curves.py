@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fltk.evaluation.keys import is_percent, is_share, named
 from fltk.evaluation.settings import Entry
+from fltk.metrics.keys import is_percent, is_share, named
 from fltk.plots.curves import Curve, accuracy_curves
 from fltk.plots.labels import own_line
 from fltk.report.content import Content, Section

@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from fltk import attacks, defences, methods, threats
+from fltk import attacks, defences, methods
 from fltk.config import AttackConfig, DefenceConfig, PartitionConfig, RunConfig
 from fltk.defences.guard import NAMES
 from fltk.errors import UsageError, unknown
 from fltk.experiment import Place, Prepared, foresee, job_of, prepare
 from fltk.hyper import hypers
 from fltk.registry import Store
+from fltk.rounds import pipeline
 from fltk.sweep.cells import Cell
 from fltk.sweep.play import Errand, Event, Tell, play
 from fltk.sweep.state import DONE, FAILED, RUNNING, CellState, states
@@ -211,7 +212,7 @@ def refusals(attacked: Sequence[Cell], store: Store, place: Place) -> dict[str, 
             prepared = {asked: prepare(asked, place, store)}  # one at a time: cells of one seed come together
         job = job_of(cell.config, prepared[asked].federation)
         try:
-            threats.check(job, job.task())
+            pipeline.check(job, job.task())
         except UsageError as error:
             found[cell.digest] = str(error)
     return found

@@ -16,7 +16,7 @@ from fltk.evaluation.stored import evaluate_run
 from fltk.experiment import Place, Prepared
 from fltk.registry import RunRow, Store
 from fltk.resume import Changed, resume
-from fltk.runner import RoundDone
+from fltk.rounds.loop import RoundDone
 from fltk.sweep.cells import Cell
 from fltk.sweep.state import DONE, FAILED, RUNNING, best_run, run_of
 

@@ -4,8 +4,8 @@ A machine plays orders of local SGD, one or several at once, scores models and t
 rounds nor clients. Its own loop is lean rather than clever: weights are views into one flat buffer, an epoch's samples
 are gathered once and sliced, gradients come from autograd, and the update is a handful of in-place operations. What a
 method adds to the objective as a quadratic pull or a linear drift is added to the gradient, not to the graph. Orders
-that can be played faster go elsewhere: perceptrons to `fltk.train.dual` or `fltk.train.stack`, heads to the latter,
-models of other known layers to `fltk.train.chain`, and on a GPU to `fltk.train.vmapped`; `--step` can force it.
+that can be played faster go to `fltk.train.fast`: perceptrons to its `dual` or `stack`, heads to the latter, models of
+other known layers to `chain`, and on a GPU to `vmapped`; `--step` can force it.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fltk.data.federation import Split
 from fltk.errors import UsageError
 from fltk.models.layout import Entry, Layout, Ranges
-from fltk.train import dual, stack, vmapped
-from fltk.train.chain import Chain
+from fltk.partition.federation import Split
+from fltk.train.fast import dual, stack, vmapped
+from fltk.train.fast.chain import Chain
 from fltk.train.order import Order, Rule, Trained
 from fltk.train.scoring import BATCH, Exam, Score, Scorer, score, score_perceptrons
 

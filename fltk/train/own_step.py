@@ -24,8 +24,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fltk.data.federation import ClientData
 from fltk.errors import Diverged
+from fltk.partition.federation import ClientData
 from fltk.train.prior import in_bias, log_prior
 from fltk.train.trainer import Trainer
 

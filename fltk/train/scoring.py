@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fltk.data.federation import Split
-from fltk.train.stack import Net, lines
+from fltk.partition.federation import Split
+from fltk.train.fast.stack import Net, lines
 
 BATCH = 100  # samples that a model sees at once; larger batches leave the cache: a cnn scores half as fast at 500
 TOGETHER = 1 << 13  # samples whose activations are in memory at once

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from fltk.config import FLOAT32, TrainConfig
-from fltk.data.federation import Split
 from fltk.errors import Diverged
 from fltk.models.layout import Layout
+from fltk.partition.federation import Split
 from fltk.train.machine import Answer, Machine, Request
 from fltk.train.order import Batches, Loss, Order, Rule, Trained
 from fltk.train.scoring import Exam, Score

@@ -11,18 +11,20 @@ import torch
 from attacked import BAD, attacked, defended, plain
 from toys import federation, job, models, play, random
 
-from fltk import defences, threats
+from fltk import defences
 from fltk.attacks.base import Group, Sent
 from fltk.attacks.campaign import choose, groups
-from fltk.cohort import Cohort
 from fltk.defences.base import Defence
 from fltk.defences.guard import Guard
 from fltk.engine.base import Bench, Job
 from fltk.engine.serial import Serial
 from fltk.engine.work import RootTask, train_root
 from fltk.errors import UsageError
-from fltk.methods.base import Context, Upload
 from fltk.names import ATTACKS, DEFENCES
+from fltk.protocol.context import Context
+from fltk.protocol.messages import Upload
+from fltk.rounds import pipeline
+from fltk.rounds.cohort import Cohort
 from fltk.train.streams import Streams
 
 EIGHT = federation(sizes=[12] * 8)
@@ -114,13 +116,13 @@ def test_a_resumed_attacked_run_is_the_run(kind: str, name: str, method: str) ->
 # The round, step by step
 
 
-def uploads_of(made: Job, round: int = 0) -> tuple[threats.Faced, list[torch.Tensor]]:
+def uploads_of(made: Job, round: int = 0) -> tuple[pipeline.Faced, list[torch.Tensor]]:
     """A first round's uploads as the method gets them, and as they were trained."""
     task, engine = made.task(), Serial(made)
     state = made.method.init(task)
     downs = made.method.downlink(state, range(task.n_clients), task)
     trained, _ = Cohort(made.method, task, round, range(task.n_clients), downs).trained(engine)
-    return threats.face(made, engine, task, state, downs, trained, round), [u.w for u in trained]
+    return pipeline.face(made, engine, task, state, downs, trained, round), [u.w for u in trained]
 
 
 def test_attackers_see_unpoisoned_uploads_and_leave_those_of_others_alone() -> None:
@@ -166,7 +168,7 @@ def test_nothing_that_an_attacker_sends_makes_numbers_infinite(setting: str) -> 
 
 def test_an_upload_is_dropped_for_anything_in_it_that_is_not_finite() -> None:
     whole, broken = Upload(torch.zeros(3)), Upload(torch.zeros(3), sent={"dc": torch.tensor([0.0, math.nan])})
-    assert threats.finite([whole, broken]) == [whole]
+    assert pipeline.finite([whole, broken]) == [whole]
 
 
 def test_a_row_from_which_the_server_cannot_train_is_left_as_it_is() -> None:
@@ -182,8 +184,8 @@ def test_model_replacement_knows_that_a_defence_averages_equally() -> None:
     made = defended(job("fedavg", data=uneven), "dnc", {"c": 0})
     uploads = uploads_of(made)[1]
     given = [Upload(w, client=i) for i, w in enumerate(uploads)]
-    assert threats.weights_of(made, made.task(), given).tolist() == [0.25] * 4
-    assert threats.weights_of(job("fedavg", data=uneven), made.task(), given)[0] == pytest.approx(40 / 64)
+    assert pipeline.weights_of(made, made.task(), given).tolist() == [0.25] * 4
+    assert pipeline.weights_of(job("fedavg", data=uneven), made.task(), given)[0] == pytest.approx(40 / 64)
 
 
 def test_training_that_diverges_under_attack_ends_no_run() -> None:
@@ -199,7 +201,7 @@ def test_malicious_clients_that_go_on_with_their_own_model_keep_the_trained_one(
     honest = play(job("fedamp", rounds=1))[-1].state
     task = made.task()
     downs = made.method.downlink(state, range(4), task)
-    starts = threats.own_starts(made, state, range(4), downs)
+    starts = pipeline.own_starts(made, state, range(4), downs)
     for i in range(4):
         assert torch.equal(starts[i].w, honest.client["w"][i])
         assert torch.equal(downs[i].w, starts[i].w) == (i not in BAD)
@@ -213,7 +215,7 @@ def test_who_stops_attacking_goes_on_with_the_model_that_it_has_trained() -> Non
         assert bool(own.isnan().all()) == (done.round > 2)
         task = made.task()
         downs = made.method.downlink(done.state, range(4), task)
-        starts = threats.own_starts(made, done.state, range(4), downs)
+        starts = pipeline.own_starts(made, done.state, range(4), downs)
         same = [torch.equal(a.w, b.w) for a, b in zip(starts, downs, strict=True)]
         assert same == [done.round > 2 or i not in BAD for i in range(4)]
 
@@ -240,7 +242,7 @@ def test_further_models_of_an_upload_are_poisoned_too() -> None:
     downs = made.method.downlink(state, range(4), task)
     trained, _ = Cohort(made.method, task, 1, range(4), downs).trained(engine)
     assert all("probe" in u.sent for u in trained)
-    for u in threats.face(made, engine, task, state, downs, trained, 1).uploads:
+    for u in pipeline.face(made, engine, task, state, downs, trained, 1).uploads:
         assert bool((u.sent["probe"] == 9).all()) == (u.client in BAD)
 
 

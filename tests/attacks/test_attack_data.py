@@ -12,9 +12,9 @@ from toys import federation, job, play, random, uploads
 from fltk import attacks
 from fltk.attacks.backdoor import Backdoor
 from fltk.attacks.base import Samples
-from fltk.data.federation import Split
 from fltk.engine.base import Bench
 from fltk.errors import UsageError
+from fltk.partition.federation import Split
 
 SHAPE = (2, 10, 10)
 CLASSES = 5

@@ -20,8 +20,8 @@ from fltk.attacks.fang_krum import first_length
 from fltk.attacks.min_max import gamma_min_max
 from fltk.attacks.min_sum import gamma_min_sum
 from fltk.attacks.perturb import Line
-from fltk.defences.base import Gram
 from fltk.errors import UsageError
+from fltk.memory.products import Gram
 
 N, D = 9, 23
 BAD = (1, 4, 6)

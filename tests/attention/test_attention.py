@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 from toys import random
 
-import fltk.attention.tokens
 from fltk.attention import Options, attend
 from fltk.attention.scores import (
     WIDTHS,
@@ -24,17 +23,9 @@ from fltk.attention.scores import (
     off_diagonal,
     softmax_rows,
 )
-from fltk.attention.tokens import (
-    Part,
-    Projection,
-    center_of,
-    cosines,
-    countsketch,
-    gaussian,
-    gram,
-    similarity,
-    tokens,
-)
+from fltk.attention.tokens import Part, Projection, center_of, cosines, countsketch, gaussian, similarity, tokens
+from fltk.memory import products
+from fltk.memory.products import gram
 
 K = 6
 
@@ -105,7 +96,7 @@ def slow_cosines(rows: Tensor, origin: Tensor) -> Tensor:
 def test_cosines_as_loops_whatever_the_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     rows, origin = random(5, 33), random(33, seed=3)
     for chunk in (1, 7, 33, 100):
-        monkeypatch.setattr(fltk.attention.tokens, "MOST_COLUMNS", chunk)
+        monkeypatch.setattr(products, "MOST_COLUMNS", chunk)
         got = cosines(gram(rows, origin))
         torch.testing.assert_close(got, slow_cosines(rows, origin), rtol=0, atol=1e-6)
     assert gram(rows, origin).dtype == torch.float64

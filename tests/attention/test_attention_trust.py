@@ -14,8 +14,9 @@ from toys import random
 
 from fltk.attention import Options, attend, weigh
 from fltk.attention.scores import limit
-from fltk.attention.tokens import gram, similarity
+from fltk.attention.tokens import similarity
 from fltk.attention.trust import EPS, FLOOR, clip_factors, log_trust
+from fltk.memory.products import gram
 
 D = 200
 

@@ -31,9 +31,9 @@ from fltk.attention.scorer import Scorer, initial, learned_attention, similariti
 from fltk.attention.scores import WIDTHS
 from fltk.attention.tokens import Part, similarity, tokens
 from fltk.config import TrainConfig
-from fltk.data.federation import Split
 from fltk.models import zoo
 from fltk.models.layout import Layout
+from fltk.partition.federation import Split
 from fltk.train.machine import Machine
 from fltk.train.scoring import BATCH
 from fltk.train.streams import Streams

@@ -9,14 +9,15 @@ import pytest
 import torch
 import toys
 
-from fltk import methods, partition, runner
+from fltk import methods, partition
 from fltk.bench.data import enlarged
 from fltk.bench.plain import PlainLoop
 from fltk.bench.training import in_turns
 from fltk.bench.workloads import CLIENTS, WORKLOADS, Training
-from fltk.data.federation import build
 from fltk.engine.base import Job
 from fltk.engine.serial import Serial
+from fltk.partition.federation import build
+from fltk.rounds import loop
 
 TOLERANCE = 5e-6
 
@@ -45,7 +46,7 @@ def reduced(name: str, clients: int, **train: float) -> Job:
 )
 def test_weights_equal_fltks_after_every_round(make: Callable[[], Job]) -> None:
     job = make()
-    plain, played = PlainLoop(job), runner.rounds(job, Serial(job))
+    plain, played = PlainLoop(job), loop.rounds(job, Serial(job))
     torch.testing.assert_close(plain.weights(), job.task().w0, rtol=0, atol=0)
     for _ in range(1 if job.train.model != "mlp" else 2):
         state = next(played).state

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from calls import TINY, done, fltk, kept, kill, start, wait_for
 
-from fltk import experiment, runner
+from fltk import experiment
 from fltk.config import JoinConfig
 from fltk.engine.serial import Serial
 from fltk.evaluation import newcomers
@@ -22,6 +22,7 @@ from fltk.evaluation.join import join_all
 from fltk.experiment import Place
 from fltk.methods import method_class
 from fltk.registry import Store
+from fltk.rounds import loop
 
 JOIN = "join-new-client"
 SMALL = (
@@ -211,14 +212,14 @@ def test_joining_during_training(db: Path, at: int) -> None:
         new = store.scalars(run.id, "acc_new")["acc_new"]
         digests = store.digests(run.id)
     job = experiment.job_of(config, prepared.federation)
-    state = next(r.state for r in runner.rounds(job, Serial(job)) if r.round == at)
+    state = next(r.state for r in loop.rounds(job, Serial(job)) if r.round == at)
     tuning = newcomers.Tuning("head", 5, 0.05)
     [here] = join_all(Serial(job), state, job.federation, [4, 5, 6], [2], tuning, keep=True)
     brought = [newcomers.join.few_shots(c, 2, job.streams()) for c in job.federation.newcomers]
     grown = replace(job, federation=job.federation.grown(brought))
     task = grown.task()
     larger = job.method.admit(state, [one.joined for one in here], task)
-    played = list(runner.rounds(grown, Serial(grown), resume=(at, larger), task=task))
+    played = list(loop.rounds(grown, Serial(grown), resume=(at, larger), task=task))
     assert digests == {at: digests[at], **{r.round: r.digest for r in played}}
     last = vectors[1][-1]
     assert vectors[0].tolist() == list(range(at + 1, 13)) and len(last) == 7

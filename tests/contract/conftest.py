@@ -9,9 +9,9 @@ import pytest
 from fltk import methods, partition
 from fltk.config import PartitionConfig, TrainConfig
 from fltk.data import load
-from fltk.data.federation import Federation, build
 from fltk.engine.base import Job
 from fltk.names import METHODS
+from fltk.partition.federation import Federation, build
 
 MakeJob = Callable[..., Job]
 

@@ -13,15 +13,16 @@ import torch
 from attacked import attacked, defended
 from toys import models, play
 
-from fltk import attacks, defences, engine, partition, runner
+from fltk import attacks, defences, engine, partition
 from fltk.config import PartitionConfig
 from fltk.data import load
-from fltk.data.federation import Federation, build
 from fltk.engine.base import Job
 from fltk.errors import UsageError
 from fltk.hyper import Hyper, create, hypers, resolved
 from fltk.names import ATTACKS, DEFENCES
-from fltk.runner import RoundDone
+from fltk.partition.federation import Federation, build
+from fltk.rounds import loop
+from fltk.rounds.loop import RoundDone
 from fltk.sweep.assault import refusal
 
 MakeJob = Callable[..., Job]
@@ -93,7 +94,7 @@ def test_worker_processes_change_no_bit_of_an_attacked_run(make_job: MakeJob, cr
     made = defended(made, "fltrust", share=2 / 9)
     pool = engine.make("process:2", made)
     try:
-        parallel = [done.digest for done in runner.rounds(made, pool)]
+        parallel = [done.digest for done in loop.rounds(made, pool)]
     finally:
         pool.close()
     assert parallel == [done.digest for done in play(made)]

@@ -15,20 +15,26 @@ import torch
 from torch import Tensor
 from toys import dealt, fingerprint, models, play, rows, staffed, uploads
 
-from fltk import engine, methods, runner, shared
+from fltk import engine, methods
 from fltk.data import load
-from fltk.data.federation import Federation
 from fltk.engine.base import Bench, Job, Reduce, Take, Work
 from fltk.engine.serial import Serial
 from fltk.engine.work import TrainTask, train_client
 from fltk.errors import UsageError
-from fltk.methods.base import Context, Down, Map, Method, State, Upload
+from fltk.memory import shared
 from fltk.names import METHODS
+from fltk.partition.federation import Federation
+from fltk.protocol.context import Context
+from fltk.protocol.map import Map
+from fltk.protocol.messages import Down, Upload
+from fltk.protocol.method import Method
+from fltk.protocol.state import State
+from fltk.rounds import loop
 
 MakeJob = Callable[..., Job]
 
 
-def digests(done: Sequence[runner.RoundDone]) -> list[str]:
+def digests(done: Sequence[loop.RoundDone]) -> list[str]:
     return [r.digest for r in done]
 
 
@@ -70,7 +76,7 @@ def test_worker_processes_change_no_bit(name: str, make_job: MakeJob, monkeypatc
     pool = engine.make("process:2", job)
     try:
         staffed(pool)
-        parallel = list(runner.rounds(job, pool))
+        parallel = list(loop.rounds(job, pool))
     finally:
         pool.close()
     assert digests(parallel) == digests(serial) == digests(play(job))
@@ -81,7 +87,7 @@ def test_worker_processes_change_no_bit(name: str, make_job: MakeJob, monkeypatc
 
 def test_the_order_in_which_clients_finish_changes_no_bit(name: str, make_job: MakeJob) -> None:
     job = make_job(name)
-    assert digests(list(runner.rounds(job, Backwards(job)))) == digests(play(job))
+    assert digests(list(loop.rounds(job, Backwards(job)))) == digests(play(job))
 
 
 def test_evaluation_changes_no_bit(name: str, make_job: MakeJob) -> None:
@@ -146,7 +152,7 @@ def test_half_of_the_clients_train_and_the_others_keep_their_rows(name: str, mak
     task = job.task()
     before = job.method.init(task)
     for done in play(job):
-        present = runner.sample(task, job.train, job.streams(), done.round - 1)
+        present = loop.sample(task, job.train, job.streams(), done.round - 1)
         absent = [i for i in range(task.n_clients) if i not in present]
         assert len(present) == 4
         assert done.state.client.keys() == before.client.keys()

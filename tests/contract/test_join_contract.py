@@ -13,15 +13,18 @@ import torch
 from attacked import defended
 from toys import fingerprint, models, play
 
-from fltk import engine, methods, partition, runner, threats
-from fltk.cohort import Cohort
+from fltk import engine, methods, partition
 from fltk.config import PartitionConfig
 from fltk.data import load
-from fltk.data.federation import Federation, build
 from fltk.engine.base import Bench, Job
 from fltk.engine.serial import Serial
 from fltk.evaluation.join import Newcomer, Tuning, few_shots, join_all
-from fltk.methods.base import Joined, State, Task
+from fltk.partition.federation import Federation, build
+from fltk.protocol.messages import Joined
+from fltk.protocol.state import State
+from fltk.protocol.task import Task
+from fltk.rounds import loop, pipeline
+from fltk.rounds.cohort import Cohort
 from fltk.sweep.assault import refusal
 
 MakeJob = Callable[..., Job]
@@ -187,7 +190,7 @@ def test_the_rounds_go_on_with_the_newcomers(trained: tuple[Job, State]) -> None
     job, state = trained
     grown, task, larger, _ = admitted(job, state)
     longer = replace(grown, train=replace(grown.train, rounds=6, participation=0.8))
-    done = list(runner.rounds(longer, Serial(longer), resume=(3, larger), task=task))
+    done = list(loop.rounds(longer, Serial(longer), resume=(3, larger), task=task))
     assert [r.round for r in done] == [4, 5, 6]
     last = done[-1]
     assert len(last.clients["personal_test_acc"]) == N + M
@@ -197,7 +200,7 @@ def test_the_rounds_go_on_with_the_newcomers(trained: tuple[Job, State]) -> None
     whole = last.map.whole()
     assert whole.shape == (N + M, N + M)
     torch.testing.assert_close(whole.sum(1), torch.ones(N + M, dtype=whole.dtype), rtol=0, atol=1e-6)
-    again = list(runner.rounds(longer, Serial(longer), resume=(3, larger), task=task))
+    again = list(loop.rounds(longer, Serial(longer), resume=(3, larger), task=task))
     assert [r.digest for r in done] == [r.digest for r in again]
 
 
@@ -244,7 +247,7 @@ def test_newcomers_enter_a_defended_run_trusted_and_unknown(
                 blank = torch.full_like(now[N:], records[key])
                 torch.testing.assert_close(now[N:], blank, rtol=0, atol=0, equal_nan=True)
     longer = replace(grown, train=replace(grown.train, rounds=6))
-    done = list(runner.rounds(longer, Serial(longer), resume=(4, larger), task=task))
+    done = list(loop.rounds(longer, Serial(longer), resume=(4, larger), task=task))
     assert [r.round for r in done] == [5, 6]
     assert torch.isfinite(models(longer, done[-1].state)).all()
     assert all(len(values) == N + M for values in done[-1].clients.values())
@@ -268,7 +271,7 @@ def test_others_listen_to_newcomers_who_have_not_been_judged_yet(make_job: MakeJ
     ids = range(N)
     sent = Cohort.of(grown.method, task, larger, ids, 2).trained(Serial(grown))[0]
     downs = grown.method.downlink(larger, ids, task)
-    faced = threats.face(grown, Serial(grown), task, larger, downs, sent, 2)
+    faced = pipeline.face(grown, Serial(grown), task, larger, downs, sent, 2)
     after = grown.method.aggregate(larger, faced.uploads, faced.context)
     free = grown.method.aggregate(larger, faced.uploads, replace(faced.context, watch=None))
     assert torch.equal(after.server["map"], free.server["map"])

@@ -8,10 +8,10 @@ from toys import random
 from uploads import equal, merge, uploads
 
 from fltk import defences
-from fltk.defences.base import weighted_sum
 from fltk.defences.bucketing import RULES, Bucketing
 from fltk.defences.median import Median
 from fltk.defences.trimmed_mean import TrimmedMean
+from fltk.protocol.averaging import weighted_sum
 
 
 @pytest.mark.parametrize("rule", RULES)

@@ -14,10 +14,11 @@ from torch import Tensor
 from toys import federation, job, play, random
 from uploads import equal, facts, judge, merge, uploads
 
-from fltk.defences.base import MIXED, Facts, weighted_sum
+from fltk.defences.base import Facts
 from fltk.defences.centered_clip import CenteredClip
 from fltk.defences.norm_clip import NormClip, clip_factors
 from fltk.errors import UsageError
+from fltk.protocol.averaging import MIXED, weighted_sum
 
 
 def slow_clip(g: Tensor, v: Tensor, a: Tensor, tau: float, iterations: int) -> Tensor:

@@ -13,9 +13,9 @@ from torch import Tensor
 from toys import random
 from uploads import equal
 
-from fltk.defences.base import weighted_sum
 from fltk.defences.median import median
 from fltk.defences.trimmed_mean import trimmed_mean
+from fltk.protocol.averaging import weighted_sum
 
 VALUES = hnp.arrays("float32", st.tuples(st.integers(1, 9), st.integers(1, 5)), elements=st.floats(-100, 100, width=32))
 

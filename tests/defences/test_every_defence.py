@@ -15,8 +15,8 @@ from toys import random
 from uploads import aggregate, equal, judge, merge, mixes, uploads
 
 from fltk import defences
-from fltk.defences.base import KINDS, MIXED, ONE, weighted_sum
 from fltk.names import DEFENCES
+from fltk.protocol.averaging import KINDS, MIXED, ONE, weighted_sum
 
 ALL = sorted(DEFENCES)
 N, F = 15, 3  # with f < 3 the last scores of Bulyan are distances of pairs, which tie

@@ -9,17 +9,22 @@ import torch
 from attacked import attacked, defended
 from toys import federation, job, play, random
 
-from fltk import defences, threats
-from fltk.attention import tokens
-from fltk.defences import base
-from fltk.defences.base import MIXED, Combined, Facts, Gram, weighted_sum
+from fltk import defences
+from fltk.defences.base import Combined, Facts
 from fltk.defences.bucketing import Bucketing
 from fltk.defences.centered_clip import CenteredClip
-from fltk.defences.guard import Guard, rows_left
+from fltk.defences.guard import Guard
 from fltk.engine.base import Bench, Job
+from fltk.memory import products
+from fltk.memory.products import Gram, gram
 from fltk.methods import parts
-from fltk.methods.base import Context, State, Upload
 from fltk.methods.parts import defended as mixed
+from fltk.protocol.averaging import MIXED, weighted_sum
+from fltk.protocol.context import Context
+from fltk.protocol.messages import Upload
+from fltk.protocol.state import State
+from fltk.protocol.verdict import rows_left
+from fltk.rounds import pipeline
 from fltk.train.streams import Streams
 from fltk.train.trainer import Trainer
 
@@ -170,9 +175,9 @@ def test_updates_and_products_of_a_round_of_mixed_rows_are_made_once(
 
     def spy(updates: torch.Tensor, origin: torch.Tensor) -> torch.Tensor:
         made.append(len(updates))
-        return tokens.gram(updates, origin)
+        return gram(updates, origin)
 
-    monkeypatch.setattr(base, "gram", spy)
+    monkeypatch.setattr(products, "gram", spy)
     context = Context(0, job("fedavg", data=federation(sizes=[12] * n)).task())
     watch = guard(name, n, 40).watch(0, range(n), list(rows), list(current), torch.ones(n) / n, {})
     mixed(a[None], rows, [((0, 40),)], _with(context, watch), lambda: list(current))
@@ -306,7 +311,7 @@ def used_by_others(state: State, name: str) -> torch.Tensor:
 
 def test_a_row_that_is_not_clipped_any_more_is_the_methods_own() -> None:
     made = defended(job("fedamp", data=GROUPS, rounds=1), "norm-clip", {"limit": 0.2}, share=0.0)
-    state, task, guard = play(made)[-1].state, made.task(), threats.guard_of(made, made.task())
+    state, task, guard = play(made)[-1].state, made.task(), pipeline.guard_of(made, made.task())
     assert guard is not None
     before, ids, w = used_by_others(state, "w"), [2, 5], state.client["w"]
     assert not torch.equal(before[ids], w[ids])

@@ -11,10 +11,10 @@ from toys import random
 from uploads import equal, judge, merge, uploads
 
 from fltk import defences
-from fltk.defences.base import weighted_sum
 from fltk.defences.bulyan import Bulyan, chosen, nearest_mean
 from fltk.defences.krum import Krum, MultiKrum, krum_scores
 from fltk.defences.space import squared_distances
+from fltk.protocol.averaging import weighted_sum
 
 ROUNDS = st.integers(0, 10**6), st.integers(0, 3)
 

@@ -16,14 +16,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from toys import SIZES, aggregated, federation, job, play, random, uploads
 
-from fltk import engine, runner
+from fltk import engine
 from fltk.engine.base import Bench, Job, default_model
 from fltk.engine.process import GROUPS, Pool, deal, deal_in_order
 from fltk.engine.serial import Serial
 from fltk.engine.transport import pack, unpack
 from fltk.engine.work import ScoreTask, score_client
 from fltk.errors import Diverged, FltkError, UsageError
-from fltk.shared import SharedFile, rooms
+from fltk.memory.shared import SharedFile, rooms
+from fltk.rounds import loop
 
 
 @given(st.lists(st.integers(0, 1000), max_size=60), st.integers(1, 16), st.integers(1, 8))
@@ -209,7 +210,7 @@ def pool_and_job() -> Any:
 
 def test_two_processes_give_the_bits_of_one(pool_and_job: tuple[Pool, Job]) -> None:
     pool, made = pool_and_job
-    parallel = list(runner.rounds(made, pool))
+    parallel = list(loop.rounds(made, pool))
     serial = play(made)
     assert [r.digest for r in parallel] == [r.digest for r in serial]
     for a, b in zip(parallel, serial, strict=True):
@@ -247,9 +248,9 @@ def test_all_parts_are_folded_and_may_be_left(pool_and_job: tuple[Pool, Job]) ->
 def test_models_added_up_as_they_come_give_the_bits_of_all_at_once(method: str) -> None:
     made = job(method, rounds=1, participation=0.8)
     state = made.method.init(made.task())
-    ids = runner.sample(made.task(), made.train, made.streams(), 0)
+    ids = loop.sample(made.task(), made.train, made.streams(), 0)
     kept = aggregated(made, uploads(made, state, ids), state=state)
-    assert runner.digest(kept) == play(made)[0].digest
+    assert loop.digest(kept) == play(made)[0].digest
 
 
 def test_large_answers_do_not_block(pool_and_job: tuple[Pool, Job]) -> None:
@@ -276,7 +277,7 @@ def test_an_error_in_a_shared_step_is_everybodys(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr("fltk.train.machine.Machine.play", broken)
     with pytest.raises(MemoryError, match="no room"):
-        list(runner.rounds(made, serial))
+        list(loop.rounds(made, serial))
 
 
 def test_errors_cross_the_process_and_leave_it_usable(pool_and_job: tuple[Pool, Job]) -> None:
@@ -317,7 +318,7 @@ def test_a_killed_worker_is_replaced_and_no_bit_changes() -> None:
     pool = Pool(made, 2)
     try:
         digests = []
-        for done in runner.rounds(made, pool):
+        for done in loop.rounds(made, pool):
             digests.append(done.digest)
             os.kill(started(pool)[done.round % 2], signal.SIGKILL)
     finally:
@@ -347,7 +348,7 @@ def test_auto_begins_alone_and_goes_on_with_workers() -> None:
     pool = Pool(made, 2, after=1e-6)
     try:
         assert set(pool.map(where, [0], [1])) == {os.getpid()}
-        digests = [done.digest for done in runner.rounds(made, pool)]
+        digests = [done.digest for done in loop.rounds(made, pool)]
         assert len(started(pool)) == 2
     finally:
         pool.close()

@@ -12,15 +12,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from toys import dealt, federation, fingerprint, job, play, random
 
-from fltk import runner
 from fltk.data import create
 from fltk.engine.base import Bench, Job
 from fltk.engine.serial import Serial
 from fltk.errors import UsageError
 from fltk.evaluation.deploy import KINDS, Deployment, DeployTask, Vector, choose, deploy_client
 from fltk.evaluation.evaluate import Evaluation, evaluate
-from fltk.methods.base import State
 from fltk.names import METHODS
+from fltk.protocol.state import State
+from fltk.rounds import loop
 from fltk.train.own_step import Candidate, between
 from fltk.train.prior import in_bias, log_prior
 from fltk.train.trainer import Trainer
@@ -242,7 +242,7 @@ def test_training_never_hears_of_it(name: str) -> None:
     made = job(name, rounds=4)
     plain = [done.digest for done in play(made)]
     engine, seen = Serial(made), []
-    for done in runner.rounds(made, engine):
+    for done in loop.rounds(made, engine):
         before = fingerprint(done.state.tensors())
         evaluate(made, made.task(), engine, done.round, done.state, ALL)
         assert fingerprint(done.state.tensors()) == before

@@ -13,13 +13,13 @@ from toys import dealt, job, play
 from fltk import partition
 from fltk.config import JoinConfig, PartitionConfig
 from fltk.data import create
-from fltk.data.federation import Federation, build
 from fltk.engine.base import Bench, Job
 from fltk.engine.serial import Serial
 from fltk.errors import UsageError
 from fltk.evaluation import join
 from fltk.evaluation.join import JoinTask, Newcomer, Tuning, join_all, join_client
-from fltk.methods.base import State
+from fltk.partition.federation import Federation, build
+from fltk.protocol.state import State
 
 N = 4
 

@@ -12,7 +12,7 @@ from stored_runs import add_run
 from fltk.errors import FltkError
 from fltk.evaluation.compare import compare
 from fltk.evaluation.maps import neighbour_similarity, of_maps
-from fltk.evaluation.metrics import label_similarity
+from fltk.metrics import label_similarity
 from fltk.registry import Store
 from fltk.registry.blobs import MapBlob
 

@@ -13,11 +13,11 @@ from toys import SIZES, aggregated, federation, final, job, made_up, model_attn,
 
 from fltk.attention import attend
 from fltk.attention.bank import screen
-from fltk.defences.base import weighted_sum
 from fltk.methods import banked
-from fltk.methods.base import State
 from fltk.methods.parts import mix_parts
-from fltk.methods.rows import mix
+from fltk.protocol.averaging import weighted_sum
+from fltk.protocol.mixing import mix
+from fltk.protocol.state import State
 
 N = len(SIZES)
 TASK = model_attn().task()

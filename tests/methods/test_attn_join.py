@@ -16,11 +16,13 @@ from fltk.attention import Options
 from fltk.attention.bank import columns
 from fltk.attention.newcomer import Others, mean_row, newcomer_row
 from fltk.attention.prototypes import TAU, class_table, evidence, newcomer_by_evidence, sent_counts
-from fltk.attention.tokens import cosines, gram, unit
-from fltk.data.federation import Split
+from fltk.attention.tokens import cosines, unit
 from fltk.engine.base import Bench, Job
-from fltk.methods.base import Joined, State
+from fltk.memory.products import gram
 from fltk.methods.heads import with_offset
+from fltk.partition.federation import Split
+from fltk.protocol.messages import Joined
+from fltk.protocol.state import State
 
 N = len(SIZES)
 TASK = model_attn().task()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from toys import SIZES, aggregated, dealt, federation, fingerprint, model_attn, models, play, random, uploads
 
-from fltk import engine, methods, runner
+from fltk import engine, methods
 from fltk.attention.bank import columns
 from fltk.attention.learn import Learner
 from fltk.attention.newcomer import Others, newcomer_row
@@ -22,8 +22,10 @@ from fltk.data import create
 from fltk.engine.base import Bench, Job
 from fltk.errors import UsageError
 from fltk.methods.attn import Attn
-from fltk.methods.base import Joined, State, Upload
 from fltk.methods.learned import members
+from fltk.protocol.messages import Joined, Upload
+from fltk.protocol.state import State
+from fltk.rounds import loop
 
 N = len(SIZES)
 TASK = model_attn().task()
@@ -140,7 +142,7 @@ def test_worker_processes_change_no_bit(params: Params) -> None:
     made = model_attn({"meta_rate": 0.05, **params}, rounds=3, participation=0.75)
     pool = engine.make("process:2", made)
     try:
-        parallel = list(runner.rounds(made, pool))
+        parallel = list(loop.rounds(made, pool))
     finally:
         pool.close()
     assert [r.digest for r in parallel] == [r.digest for r in play(made)]

@@ -16,13 +16,15 @@ from fltk import methods
 from fltk.attention import Options, attend
 from fltk.attention.bank import columns
 from fltk.attention.prototypes import LONE, TAU, attend_by_evidence, class_table, evidence, sent_counts
-from fltk.attention.tokens import gram, secant
+from fltk.attention.tokens import secant
 from fltk.attention.trust import gate, log_trust
 from fltk.engine.base import Bench
 from fltk.errors import UsageError
+from fltk.memory.products import gram
 from fltk.methods.attn import Attn
-from fltk.methods.base import State, Upload
 from fltk.methods.heads import with_offset
+from fltk.protocol.messages import Upload
+from fltk.protocol.state import State
 
 N = len(SIZES)
 TASK = model_attn().task()

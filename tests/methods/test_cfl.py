@@ -11,10 +11,13 @@ import torch
 from torch import Tensor
 from toys import federation, final, job, made_up, models, play, random, rows, uploads
 
-from fltk.attention.tokens import cosines, gram
+from fltk.attention.tokens import cosines
 from fltk.engine.base import Bench, Job
-from fltk.methods.base import Context, State, Upload
+from fltk.memory.products import gram
 from fltk.methods.cfl import CFL, bipartition, nearer_side
+from fltk.protocol.context import Context
+from fltk.protocol.messages import Upload
+from fltk.protocol.state import State
 
 SMALL = {"eps1": 0.5, "eps2": 0.5, "t_min": 0, "min_size": 2}
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from toys import SIZES, final, job, models, play, uploads
 
-from fltk.data.federation import ClientData, Split
 from fltk.engine.base import Bench
-from fltk.methods.base import Down
+from fltk.partition.federation import ClientData, Split
+from fltk.protocol.messages import Down
 
 
 def test_without_pull_the_personal_models_are_local_bit_for_bit() -> None:

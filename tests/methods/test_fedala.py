@@ -10,7 +10,8 @@ from test_pfedme import slope
 from toys import SIZES, final, job, models, play, uploads
 
 from fltk.engine.base import Bench, Job
-from fltk.methods.base import Down, State
+from fltk.protocol.messages import Down
+from fltk.protocol.state import State
 
 
 def weighed(made: Job, value: float) -> State:

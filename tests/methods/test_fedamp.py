@@ -13,7 +13,7 @@ from toys import aggregated, final, job, made_up, models, play, random, uploads
 from fltk import methods
 from fltk.engine.base import Bench
 from fltk.methods.fedamp import FedAMP, median, squared_distances, with_self_weight
-from fltk.methods.rows import mix
+from fltk.protocol.mixing import mix
 
 TASK = job("fedamp").task()
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from toys import SIZES, final, job, models, play, uploads
 
-from fltk.methods.base import Context
+from fltk.protocol.context import Context
 
 
 def test_no_private_layer_is_fedavg_bit_for_bit() -> None:

@@ -17,16 +17,16 @@ from toys import aggregated, dealt, federation, final, job, made_up, random
 
 from fltk.config import PartitionConfig, RunConfig, TrainConfig, canonical_json
 from fltk.data import create
-from fltk.data.federation import Federation
-from fltk.defences.base import weighted_sum
 from fltk.engine.base import Job
 from fltk.errors import UsageError
-from fltk.methods.base import Context
-from fltk.methods.class_head import ClassHead, class_columns
-from fltk.methods.rows import average, mix
 from fltk.models import zoo
 from fltk.models.layout import Layout
 from fltk.names import METHODS
+from fltk.partition.federation import Federation
+from fltk.protocol.averaging import average, weighted_sum
+from fltk.protocol.class_head import ClassHead, class_columns
+from fltk.protocol.context import Context
+from fltk.protocol.mixing import mix
 
 N, C = 4, 4
 LAYOUT = job("fedavg").task().layout

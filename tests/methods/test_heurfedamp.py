@@ -10,7 +10,7 @@ from torch import Tensor
 from toys import final, job, random
 
 from fltk.methods.heurfedamp import HeurFedAMP
-from fltk.methods.rows import mix
+from fltk.protocol.mixing import mix
 
 TASK = job("heurfedamp").task()
 

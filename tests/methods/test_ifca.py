@@ -6,8 +6,9 @@ import torch
 from toys import aggregated, federation, final, job, models, play, random, uploads
 
 from fltk.engine.base import Bench
-from fltk.methods.base import State, Upload
 from fltk.methods.ifca import choose
+from fltk.protocol.messages import Upload
+from fltk.protocol.state import State
 
 
 def test_one_cluster_is_fedavg_bit_for_bit() -> None:

@@ -12,11 +12,11 @@ from torch import Tensor
 from toys import federation, job, models, play, random
 
 from fltk.attention.tokens import similarity
-from fltk.data.federation import ClientData
 from fltk.engine.base import Bench, Job
-from fltk.methods.base import Joined, State
 from fltk.methods.fedamp import squared_distances
-from fltk.methods.rows import enlarged
+from fltk.partition.federation import ClientData
+from fltk.protocol.messages import Joined
+from fltk.protocol.state import State, enlarged
 
 N = 4
 ROUNDS = 3

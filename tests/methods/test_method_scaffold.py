@@ -13,7 +13,10 @@ from toys import federation, final, job, models, play, random, uploads
 
 from fltk.engine.base import Bench, Job
 from fltk.errors import UsageError
-from fltk.methods.base import Context, Joined, Method, State, Upload
+from fltk.protocol.context import Context
+from fltk.protocol.messages import Joined, Upload
+from fltk.protocol.method import Method
+from fltk.protocol.state import State
 
 
 def gradient(made: Job, w: Tensor, client: int) -> Tensor:

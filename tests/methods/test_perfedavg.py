@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.autograd.functional import hvp, jacobian
 from toys import final, job, models, play, uploads
 
-from fltk.data.federation import Split
 from fltk.engine.base import Bench
 from fltk.errors import UsageError
+from fltk.partition.federation import Split
 
 SAMPLES = 23  # of client 1: five batches, the last one short
 

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from toys import SIZES, final, job, models, play, rows, uploads
 
-from fltk.data.federation import Split
 from fltk.engine.base import Bench
 from fltk.errors import UsageError
+from fltk.partition.federation import Split
 
 
 def slope(w: Tensor, batch: Split, hidden: int = 6) -> Tensor:

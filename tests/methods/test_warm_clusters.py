@@ -13,13 +13,15 @@ from attacked import attacked
 from torch import Tensor
 from toys import aggregated, federation, final, job, made_up, models, play, random, rows, uploads
 
-from fltk import methods, runner
-from fltk.data.federation import Federation
+from fltk import methods
 from fltk.engine.base import Bench, Job
 from fltk.engine.serial import Serial
-from fltk.methods.base import Context, State
 from fltk.methods.clusters import cluster_means
 from fltk.methods.warm_clusters import WarmClusters, everybody, placed_clients, shared_means
+from fltk.partition.federation import Federation
+from fltk.protocol.context import Context
+from fltk.protocol.state import State
+from fltk.rounds import loop
 
 BOTH = pytest.mark.parametrize("method", ["cluster-kmeans", "cluster-gmm"])
 GROUPS = (0, 1, 0, 1, 0, 1)
@@ -305,6 +307,6 @@ def test_a_resumed_run_is_the_run(method: str) -> None:
     whole = play(made)
     for at in (1, 2, 4):
         stored = {k: v.clone() for k, v in whole[at - 1].state.tensors().items()}
-        rest = list(runner.rounds(made, Serial(made), resume=(at, State.from_tensors(stored))))
+        rest = list(loop.rounds(made, Serial(made), resume=(at, State.from_tensors(stored))))
         assert [d.digest for d in rest] == [d.digest for d in whole[at:]]
         assert [d.scalars.get("changed") for d in rest] == [d.scalars.get("changed") for d in whole[at:]]

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fltk.errors import FltkError
-from fltk.evaluation.metrics import label_similarity
+from fltk.metrics import label_similarity
 from fltk.plots import map_evolution
 from fltk.plots.attention_maps import (
     Clients,

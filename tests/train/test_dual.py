@@ -12,13 +12,13 @@ from torch import Tensor
 from toys import random
 
 from fltk.config import TrainConfig
-from fltk.data.federation import Split
 from fltk.models import zoo
 from fltk.models.layout import Layout
-from fltk.train import dual
+from fltk.partition.federation import Split
+from fltk.train.fast import dual
+from fltk.train.fast.stack import perceptron
 from fltk.train.machine import Machine
 from fltk.train.order import Batches, Order, Rule
-from fltk.train.stack import perceptron
 from fltk.train.streams import Streams
 from fltk.train.trainer import Trainer
 

@@ -12,11 +12,11 @@ from torch import Tensor
 from toys import SIZES, federation, job, models, play
 
 from fltk import engine, methods
-from fltk.data.federation import Federation, Split
 from fltk.engine.base import Bench, Job
 from fltk.evaluation.deploy import OWN, DeployTask, deploy_client
 from fltk.evaluation.join import JoinTask, Tuning, join_client
-from fltk.runner import rounds, score
+from fltk.partition.federation import Federation, Split
+from fltk.rounds.loop import rounds, score
 from fltk.train import own_step
 from fltk.train.own_step import BYTES, CANDIDATES, Candidate, Votes
 from fltk.train.prior import in_bias, log_prior

@@ -13,10 +13,10 @@ from torch import Tensor
 from toys import random
 
 from fltk.config import TrainConfig
-from fltk.data.federation import Split
 from fltk.errors import UsageError
 from fltk.models import zoo
 from fltk.models.layout import Layout
+from fltk.partition.federation import Split
 from fltk.train.machine import Answer, Machine, Request, chosen
 from fltk.train.order import Order
 from fltk.train.streams import Streams

@@ -13,10 +13,10 @@ from torch.nn import functional as F
 from toys import random
 
 from fltk.config import TrainConfig
-from fltk.data.federation import Split
 from fltk.errors import Diverged
 from fltk.models import zoo
 from fltk.models.layout import Layout
+from fltk.partition.federation import Split
 from fltk.train.machine import Machine
 from fltk.train.streams import Streams
 from fltk.train.trainer import Trainer

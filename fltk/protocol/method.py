@@ -10,221 +10,27 @@ run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
-from fltk.data.federation import ClientData
-from fltk.defences.base import ONE, weighted_sum
-from fltk.defences.guard import PREFIX, Watch, grown
-from fltk.hyper import hyper as hyper
-from fltk.methods.class_head import ClassHead
-from fltk.methods.rows import average, common_rows, enlarged, equal_weights, renewed
-from fltk.models.layout import Layout
-from fltk.train.trainer import Trainer
-from fltk.undo import Undo
+from fltk.memory.shared import renewed
+from fltk.protocol.averaging import ONE, common_rows
+from fltk.protocol.map import Map, spread
+from fltk.protocol.messages import Cost, Down, Joined, Upload
+from fltk.protocol.state import State, enlarged
+from fltk.protocol.verdict import PREFIX, grown
 
-
-@dataclass(frozen=True)
-class Task:
-    """What a method knows of the federation before the first round."""
-
-    layout: Layout
-    w0: Tensor  # (P,) the common initial model
-    n: Tensor  # (N,) int64, training samples
-    n_val: Tensor  # (N,) int64, validation samples
-    label_counts: Tensor  # (N, C) int64, training samples per class
-    groups: Tensor | None  # (N,) int64, the true groups where the partition has them
-    uniform: bool  # clients weigh equally instead of by samples
-    fresh: Callable[[str, int], Tensor]  # (purpose, index) -> another independent initial model (P,)
-    seed: Callable[[str], int]  # (purpose) -> seed of a stream that is no client's
-    plain_sgd: bool = True  # local SGD has neither momentum nor weight decay
-    class_head: ClassHead | None = None  # averages of the shared output layer have weights per class
-
-    @property
-    def n_clients(self) -> int:
-        return len(self.n)
-
-    def weights(self, ids: Sequence[int]) -> Tensor:
-        """FedAvg's weights p of the clients `ids`, (K,) float64, summing to 1."""
-        n = torch.ones(len(ids), dtype=torch.float64) if self.uniform else self.n[list(ids)].double()
-        return n / n.sum()
-
-
-@dataclass(frozen=True)
-class State:
-    """All that survives a round, and therefore the checkpoint: tensors only, never changed in place.
-
-    server: what the server holds.  client: one row per client, (N, ...), kept by the client or about it.
-    last: (N,) the last round in which a client took part, -1 for never.
-    """
-
-    server: Mapping[str, Tensor]
-    client: Mapping[str, Tensor]
-    last: Tensor
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Flat names for storage."""
-        named = {f"server.{k}": v for k, v in self.server.items()} | {f"client.{k}": v for k, v in self.client.items()}
-        return named | {"last": self.last}
-
-    @staticmethod
-    def from_tensors(tensors: Mapping[str, Tensor]) -> State:
-        """The inverse of `tensors`."""
-
-        def group(prefix: str) -> dict[str, Tensor]:
-            return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
-        return State(group("server."), group("client."), tensors["last"])
-
-
-@dataclass(frozen=True)
-class Down:
-    """What one client trains from: `w` (P,), further tensors from the server, and what the client kept.
-
-    Where clients keep columns of the model to themselves (`own["private"]`), `w` may come without them; when
-    `local_update` is called they are in it.
-    """
-
-    w: Tensor
-    server: Mapping[str, Tensor] = field(default_factory=dict)
-    own: Mapping[str, Tensor] = field(default_factory=dict)
-    first: bool = False  # this client has never taken part before
-
-    def whole(self, layout: Layout, shared: str) -> Down:
-        """The same with all columns in `w`, of which only the part `shared` came."""
-        if self.w.shape[0] == layout.size:
-            return self
-        return replace(self, w=layout.join(shared, self.w, self.own["private"]))
-
-    def sent(self, layout: Layout, shared: str) -> Tensor:
-        """The columns of the part `shared`."""
-        return layout.take(self.w, shared) if self.w.shape[0] == layout.size else self.w
-
-
-@dataclass(frozen=True)
-class Upload:
-    """What one client's round produced: the trained row, tensors for the server, and what the client keeps.
-
-    `local_update` returns the whole row (P,); the engine cuts it, so that `aggregate` sees the shared columns
-    only and the private ones travel no further than `own`.
-    """
-
-    w: Tensor
-    sent: Mapping[str, Tensor] = field(default_factory=dict)
-    own: Mapping[str, Tensor] = field(default_factory=dict)
-    client: int = -1
-    ballot: Tensor | None = None  # (2, 8) the client's vote on the own step, where the round asked for one
-
-
-@dataclass(frozen=True)
-class Sums:
-    """What has become of uploads that were added up as they came, for a method that wants no more of them."""
-
-    totals: Mapping[str, Tensor]  # weighted sums of the models (`w`) and of what else was sent, by name
-    kept: Mapping[str, Tensor]  # what clients keep, of all of them, with this round's rows in it
-
-
-@dataclass(frozen=True)
-class Context:
-    """The round as the server sees it. Methods average models through it, never on their own.
-
-    watch: the defence of this round, which judged the uploads before the method saw them; None without one.
-    sums: of a round in which uploads were added up as they came, what is left of them.
-    undo: what `Method.prepared` was given.
-    """
-
-    round: int
-    task: Task
-    watch: Watch | None = None
-    sums: Sums | None = None
-    undo: Undo | None = None
-
-    def weights(self, ids: Sequence[int]) -> Tensor:
-        """Weights p of the clients `ids` in one average, (K,) float64: FedAvg's, or equal ones for a rule of such."""
-        if self.watch is not None and self.watch.guard.equal:
-            return equal_weights(len(ids))
-        return self.task.weights(ids)
-
-    def trust(self, ids: Sequence[int]) -> Tensor:
-        """How far the clients `ids` are trusted, (K,) float64 in [0, 1]."""
-        return torch.ones(len(ids), dtype=torch.float64) if self.watch is None else self.watch.trust[list(ids)]
-
-    def combine(
-        self, rows: Sequence[Tensor], weights: Tensor, ids: Sequence[int], origin: Tensor, target: str = "w"
-    ) -> tuple[Tensor, Tensor]:
-        """One target's model, and the weights (K,) with which clients really entered it.
-
-        The shared columns `rows` (K, P) of the clients `ids`, weighted by `weights` (K,); `origin` (P,) is the model
-        that the target has now, which stays where nobody is trusted (weights 0). `target` is a lasting name of the
-        model. For models only, once per distinct target; what else clients send is summed by `weighted_sum`.
-        """
-        if self.sums is not None:
-            return self.sums.totals["w"], weights
-        if self.watch is None:
-            return average(rows, weights, ids, self.task.class_head), weights
-        return self.watch.combine(rows, weights, ids, origin, target, self._mean)
-
-    def total(self, name: str, uploads: Sequence[Upload], weights: Tensor) -> Tensor:
-        """The weighted sum of what all uploads have sent beside their models under a name."""
-        return weighted_sum([u.sent[name] for u in uploads], weights) if self.sums is None else self.sums.totals[name]
-
-    def _mean(self, rows: Sequence[Tensor], weights: Tensor, ids: Sequence[int]) -> Tensor:
-        return average(rows, weights, ids, self.task.class_head)
-
-
-@dataclass(frozen=True)
-class Map:
-    """The effective collaboration map: row i holds the weights of the clients' last models in i's next start.
-
-    kind: `exact` (map @ models is the start model), `direction` (up to a server step), `pull` (the client
-    keeps its model and is drawn to the mix), `proxy` (a similarity; never used for numbers). A class head
-    (`--head-mix classes`) has further weights per class, made from these; they are not shown. Rows sum to 1, or less
-    under a defence that clips: what is missing stayed with the target's own model.
-    """
-
-    kind: str
-    slices: Mapping[str, Tensor]  # part of the model -> (N, N), no entry below 0, rows that sum to 1 at most
-    layout: Layout
-
-    def whole(self) -> Tensor:
-        """(N, N): the mean of the slices, weighted by their numbers of parameters."""
-        total = sum(self.layout.width(part) for part in self.slices)
-        rows = [m.double() * (self.layout.width(part) / total) for part, m in self.slices.items()]
-        return torch.stack(rows).sum(0)
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Bytes on the wire per participating client and round."""
-
-    down: int
-    up: int
-
-
-@dataclass(frozen=True)
-class Joined:
-    """How a client that has never taken part comes to its first model.
-
-    arrival: (P,) what it downloads before it has used any of its own data.  model: (P,) after the method's own
-    joining step, the arrival model where a method has none.  own: what the client would keep, as in `Upload`.
-    row: (N,) float64, weights of the trained clients' last models in the mix that `model` is, holds or was trained
-    from; they sum to 1 but where a defence clips, see `Map`. None where there is no such mix.  self_weight: weight of
-    the newcomer's own trained model beside it, u = self_weight w_* + (1 - self_weight) sum_j row_j w_j.  down, up:
-    bytes on the wire.  note: one line where the rule had to fall back.
-    """
-
-    arrival: Tensor
-    model: Tensor
-    own: Mapping[str, Tensor] = field(default_factory=dict)
-    row: Tensor | None = None
-    self_weight: float = 0.0
-    down: int = 0
-    up: int = 0
-    note: str = ""
+if TYPE_CHECKING:
+    from fltk.memory.undo import Undo
+    from fltk.models.layout import Layout
+    from fltk.partition.federation import ClientData
+    from fltk.protocol.context import Context
+    from fltk.protocol.task import Task
+    from fltk.train.trainer import Trainer
 
 
 @dataclass(frozen=True)
@@ -357,7 +163,7 @@ class Method:
 
         Every tensor keeps its values in its leading block; the rest is as `init` makes it, and what newcomers keep
         (`own`, and the private columns of their models) stands in their rows. Tensors that `init` does not know
-        are filled with zeros, and each of their dimensions of N clients grows. A defence's grow by `guard.grown`.
+        are filled with zeros, and each of their dimensions of N clients grows. A defence's grow by `verdict.grown`.
         """
         n, new = len(state.last), self.init(task)
         own = {k: old for k, old in state.server.items() if not k.startswith(PREFIX)}
@@ -404,20 +210,3 @@ class Method:
     def first_cost(self, layout: Layout) -> Cost:
         """Bytes that a client's first round takes in addition."""
         return Cost(0, 0)
-
-
-def spread(p: Tensor, uploads: Sequence[Upload], task: Task) -> Tensor:
-    """Participants' weights (K,) as a row over all clients (N,) float64, zero for the absent."""
-    row = torch.zeros(task.n_clients, dtype=torch.float64)
-    row[[u.client for u in uploads]] = p
-    return row
-
-
-def pull_strength(trainer: Trainer, n: int, lam: float, epochs: float | None = None) -> Tensor:
-    """s = 1 - (1 - min(1, eta lam))^steps: how far the pull alone moves a model to its target a round."""
-    return torch.tensor(1 - (1 - min(1.0, trainer.lr * lam)) ** trainer.steps(n, epochs), dtype=torch.float64)
-
-
-def pulled_map(strength: Tensor, target: Tensor) -> Tensor:
-    """diag(1 - s) + diag(s) T: own models (N,), drawn to the rows of T (N, N)."""
-    return torch.diag(1 - strength) + strength[:, None] * target

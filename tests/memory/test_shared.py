@@ -13,13 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from toys import job, random, staffed
 
-from fltk import shared
 from fltk.engine.base import Bench
 from fltk.engine.process import Pool
 from fltk.engine.transport import pack, unpack
 from fltk.errors import FltkError
-from fltk.methods.rows import renewed, written_anew
-from fltk.shared import SHELF, Shelf, rows_of
+from fltk.memory import shared
+from fltk.memory.shared import SHELF, Shelf, renewed, rows_of, written_anew
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="files in memory are Linux's")
 

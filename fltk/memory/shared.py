@@ -11,7 +11,7 @@ import contextlib
 import mmap
 import os
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing import reduction
 from typing import Any
@@ -183,3 +183,21 @@ def rows_of(rows: Sequence[Tensor]) -> Tensor | None:
         if not there or row.shape != first.shape or row.stride() != (1,) or row.dtype != first.dtype:
             return None
     return first.as_strided((len(rows), len(first)), (step // size or len(first), 1))
+
+
+def renewed(rows: Tensor, new: Mapping[int, Tensor]) -> Tensor:
+    """The clients' rows (N, ...) with `new` ones for some clients; without a copy if these are a matrix of all."""
+    if list(new) == list(range(len(rows))):
+        whole = rows_of(list(new.values()))
+        if whole is not None and whole.dtype == rows.dtype:
+            return whole
+    out = written_anew(rows, len(new))
+    for i, row in new.items():
+        out[i] = row
+    return out
+
+
+def written_anew(rows: Tensor, count: int) -> Tensor:
+    """A copy of the clients' rows (N, ...), of which `count` are about to be written: if all, only of their shape."""
+    out = SHELF.matrix(*rows.shape) if rows.dim() == 2 and rows.dtype == torch.float32 else torch.empty_like(rows)
+    return out if count == len(rows) else out.copy_(rows)

@@ -7,13 +7,16 @@ from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
-from fltk.defences.base import parts
 from fltk.engine.base import Engine
 from fltk.engine.work import Part, TrainTask, Weighted, add_up, put, train_client, train_weighted, whole
-from fltk.methods.base import Down, Method, State, Sums, Task, Upload
-from fltk.methods.rows import equal_weights, written_anew
-from fltk.shared import MOST, SHELF
-from fltk.undo import Undo
+from fltk.memory.shared import MOST, SHELF, written_anew
+from fltk.memory.undo import Undo
+from fltk.protocol.averaging import equal_weights, parts
+from fltk.protocol.context import Sums
+from fltk.protocol.messages import Down, Upload
+from fltk.protocol.method import Method
+from fltk.protocol.state import State
+from fltk.protocol.task import Task
 
 
 @dataclass(frozen=True)

@@ -18,19 +18,22 @@ import torch
 import xxhash
 from torch import Tensor
 
-from fltk import threats
+from fltk import metrics
 from fltk.clustering.agreement import membership
-from fltk.cohort import Cohort
 from fltk.config import TrainConfig
 from fltk.engine.base import Engine, Job
 from fltk.engine.work import ClientScores, ScoreTask, score_client
-from fltk.evaluation import metrics
-from fltk.methods.base import Map, Method, State, Task
-from fltk.methods.rows import TOGETHER
-from fltk.shared import MOST
+from fltk.memory.shared import MOST
+from fltk.memory.undo import Undo
+from fltk.protocol.map import Map
+from fltk.protocol.method import Method
+from fltk.protocol.mixing import TOGETHER
+from fltk.protocol.state import State
+from fltk.protocol.task import Task
+from fltk.rounds import pipeline
+from fltk.rounds.cohort import Cohort
 from fltk.train import own_step
 from fltk.train.streams import Streams
-from fltk.undo import Undo
 
 Values = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
 
@@ -94,7 +97,7 @@ def rounds(
     it was; who has been given a round and cannot use it has that state back by `RoundDone.withdraw`.
     """
     task = task or job.task()
-    notes = threats.check(job, task)
+    notes = pipeline.check(job, task)
     finished, state = resume if resume else (0, beginning(job, task))
     with closing(Undo()) as undo:
         for t in range(finished, job.train.rounds):
@@ -128,14 +131,14 @@ def _round(job: Job, engine: Engine, task: Task, state: State, t: int, undo: Und
     threatened = job.campaign is not None or job.protection is not None
     state = state if threatened else job.method.prepared(state, ids, task, undo)
     downs = job.method.downlink(state, ids, task)
-    starts, sums = threats.own_starts(job, state, ids, downs), None
+    starts, sums = pipeline.own_starts(job, state, ids, downs), None
     cohort = Cohort(job.method, task, t, ids, starts, voted)
     if job.method.adds_up() and task.class_head is None and not threatened:
         uploads, losses, sums = cohort.added_up(engine, state, undo)
     else:
         uploads, losses = cohort.trained(engine, undo.kept)
     trained = time.perf_counter()
-    faced = threats.face(job, engine, task, state, downs, uploads, t)
+    faced = pipeline.face(job, engine, task, state, downs, uploads, t)
     if faced.uploads:
         context = replace(faced.context, sums=sums, undo=undo)
         state = job.method.aggregate(state, faced.uploads, context)
@@ -143,7 +146,7 @@ def _round(job: Job, engine: Engine, task: Task, state: State, t: int, undo: Und
         state = job.method.missed(state, t)
     ballots = {u.client: u.ballot for u in faced.uploads if u.ballot is not None}
     del downs, starts, cohort, uploads, voted  # models of all clients, for which evaluation needs the room
-    faced = threats.settled(faced, job, task.n_clients)
+    faced = pipeline.settled(faced, job, task.n_clients)
     state = faced.remembered(state)
     if votes is not None:
         votes = votes.counted(ballots, t)
@@ -163,12 +166,12 @@ def _round(job: Job, engine: Engine, task: Task, state: State, t: int, undo: Und
     if (t + 1) % job.train.eval_every == 0 or t + 1 == job.train.rounds:
         scores = score(job.method, engine, task, state, t)
         more, vectors = accuracy_of(scores, () if job.campaign is None else job.campaign.malicious)
-        scalars, clients = scalars | more | threats.outcome(job, vectors, scores), clients | vectors
+        scalars, clients = scalars | more | pipeline.outcome(job, vectors, scores), clients | vectors
     ended = time.perf_counter()
     scalars |= {"seconds": ended - started, "seconds_train": trained - started}
     scalars |= {"seconds_aggregate": aggregated - trained, "seconds_eval": ended - aggregated}
     found = job.method.mixing(state, task)
-    scalars |= threats.weight_of_attackers(job, found, state, faced)
+    scalars |= pipeline.weight_of_attackers(job, found, state, faced)
     return RoundDone(t + 1, scalars, clients, found, digest(state), state, tuple(faced.notes))
 
 

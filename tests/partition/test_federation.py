@@ -12,9 +12,9 @@ import torch.multiprocessing as mp
 
 from fltk.config import PartitionConfig
 from fltk.data import Dataset, create
-from fltk.data.federation import Federation, build
 from fltk.errors import FltkError
 from fltk.partition import from_arrays, make, to_arrays
+from fltk.partition.federation import Federation, build
 
 
 def toy(n: int = 400, *, official: bool = True) -> Dataset:

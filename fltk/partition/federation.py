@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fltk.data.dataset import Dataset, Ints
 from fltk.errors import FltkError
-from fltk.partition import Partition
+from fltk.partition.record import Partition
 
 Key = tuple[int, tuple[int, ...]]  # quarter turns and label map: what a client does to its samples
 

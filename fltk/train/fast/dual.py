@@ -16,7 +16,7 @@ for all of them; the steps work in n x H, which stays in the cache. K depends on
 rounds. The bias belongs to W, with an input of one; hence the 1.
 
 a, u, d and how the gradient of one step acts on all later ones are numbers that follow from the rule alone (`Course`):
-decay, pull, drift and momentum cost nothing in a step. Other layers are trained as in `fltk.train.stack`, and so a
+decay, pull, drift and momentum cost nothing in a step. Other layers are trained as in `fltk.train.fast.stack`, and so a
 client's weights do not depend on its neighbours here either.
 """
 
@@ -32,8 +32,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from fltk.train.order import Order, Rule, Trained
-from fltk.train.stack import (
+from fltk.train.fast.stack import (
     LINE,
     Dealt,
     Dense,
@@ -47,6 +46,7 @@ from fltk.train.stack import (
     threshold_backward,
     told,
 )
+from fltk.train.order import Order, Rule, Trained
 
 TOGETHER = 32  # clients in a stack
 BLOCK = 128  # samples whose steps are taken one by one; behind them their gradients are gathered in C

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import pearsonr, spearmanr
 
-from fltk.evaluation import metrics
+from fltk import metrics
 
 Array = npt.NDArray[Any]
 

@@ -15,17 +15,21 @@ import pytest
 import torch
 from toys import federation, job, model_attn, play, random, staffed
 
-from fltk import experiment, runner
-from fltk.data.federation import ClientData
+from fltk import experiment
 from fltk.engine.base import Job
 from fltk.engine.process import Pool
 from fltk.engine.serial import Serial
 from fltk.errors import FltkError
-from fltk.methods import banked, rows
+from fltk.memory.undo import Undo
+from fltk.methods import banked
 from fltk.methods.attn import Attn
-from fltk.methods.base import Context, Down, State, Upload
+from fltk.partition.federation import ClientData
+from fltk.protocol import mixing
+from fltk.protocol.context import Context
+from fltk.protocol.messages import Down, Upload
+from fltk.protocol.state import State
+from fltk.rounds import loop
 from fltk.train.trainer import Trainer
-from fltk.undo import Undo
 
 KEEPING = {"ditto": "v", "fedper": "private", "scaffold": "c"}  # rows that come with uploads
 BANKS: dict[str, dict[str, Any]] = {  # attn, whose starts and uploads take the place of its bank
@@ -51,7 +55,7 @@ CASES = [*PLACES, *BOUND]
 
 def limit(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     """A state of more bytes counts as very large, too large for the shelf."""
-    for module in ("cohort", "methods.banked", "undo"):
+    for module in ("rounds.cohort", "methods.banked", "memory.undo"):
         monkeypatch.setattr(f"fltk.{module}.MOST", size)
 
 
@@ -158,7 +162,7 @@ def test_no_bit_depends_on_it(case: str, parallel: bool, monkeypatch: pytest.Mon
     engine = Pool(made, 2) if parallel else Serial(made)
     try:
         staffed(engine)
-        got = [done.digest for done in runner.rounds(made, engine)]
+        got = [done.digest for done in loop.rounds(made, engine)]
     finally:
         engine.close()
     limit(monkeypatch, 1 << 40)
@@ -182,7 +186,7 @@ def test_a_round_that_fails_leaves_the_one_before(
     """Behind half of the work, and when all of it is done."""
     made = toy(case)
     for late in (False, True):
-        rounds = runner.rounds(made, Serial(made))
+        rounds = loop.rounds(made, Serial(made))
         next(rounds)
         done = next(rounds)
         with monkeypatch.context() as patch:
@@ -193,7 +197,7 @@ def test_a_round_that_fails_leaves_the_one_before(
                 patch.setattr(Serial, "map", half_taken(Serial.map, error))
             with pytest.raises(error):
                 next(rounds)
-        assert runner.digest(done.state) == done.digest
+        assert loop.digest(done.state) == done.digest
         again = [d.digest for d in play(made, resume=(2, done.state))]
         assert again == [d.digest for d in play(made)[2:]]
 
@@ -232,12 +236,12 @@ def half_taken(map: Any, error: type[BaseException]) -> Any:
 @pytest.mark.usefixtures("in_place")
 @pytest.mark.parametrize("case", PLACES)
 def test_a_round_can_be_withdrawn(case: str) -> None:
-    rounds = runner.rounds(made := toy(case), Serial(made))
+    rounds = loop.rounds(made := toy(case), Serial(made))
     first = next(rounds)
     second = next(rounds)
-    assert runner.digest(first.state) != first.digest
+    assert loop.digest(first.state) != first.digest
     second.withdraw()
-    assert runner.digest(first.state) == first.digest
+    assert loop.digest(first.state) == first.digest
 
 
 class Registry:
@@ -256,7 +260,7 @@ class Registry:
             raise self.error
 
     def add_checkpoint(self, run: int, round: int, tensors: Any, meta: Mapping[str, str], keep: int) -> None:
-        self.saved.append((round, runner.digest(State.from_tensors(tensors)) == meta["digest"]))
+        self.saved.append((round, loop.digest(State.from_tensors(tensors)) == meta["digest"]))
 
 
 @pytest.mark.usefixtures("in_place")
@@ -290,13 +294,13 @@ def test_what_is_not_stored_leaves_the_rows_as_they_were(late: int, monkeypatch:
 @pytest.mark.parametrize("options", [{}, {"scope": "layer"}, {"head": "both"}, {"tau": math.inf}])
 def test_a_few_models_at_a_time_are_what_all_are(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Two rows are a product here, and two clients a turn of the evaluation."""
-    for module in (rows, banked, runner):
+    for module in (mixing, banked, loop):
         monkeypatch.setattr(module, "TOGETHER", 2)
     made = model_attn(options, data=federation(sizes=[12, 9, 15, 7, 20]), rounds=3, eval_every=1)
     known = play(made)
     limit(monkeypatch, 0)
-    monkeypatch.setattr(runner, "MOST", 1)
-    assert runner.in_turns(made.task()) == [range(2), range(2, 4), range(4, 5)]
+    monkeypatch.setattr(loop, "MOST", 1)
+    assert loop.in_turns(made.task()) == [range(2), range(2, 4), range(4, 5)]
     played = play(made)
     for got, whole in zip(played, known, strict=True):
         assert got.digest == whole.digest

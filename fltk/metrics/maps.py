@@ -1,131 +1,21 @@
-"""Numbers that describe a run: per-client accuracy, its fairness, and the collaboration map. numpy alone.
+"""Numbers that describe a collaboration map: whom it favours, and what it follows. numpy alone.
 
-Conventions: accuracies are fractions in [0, 1], one per client; a client without test samples is NaN and left
-out. A map `A` is (N, N), row = receiving client, column = contributing client. NaN is the answer where a
-measure is undefined ("null"): nothing to average, or a constant side of a correlation.
+A map `A` is (N, N), row = receiving client, column = contributing client. NaN is the answer where a measure is
+undefined ("null"): nothing to average, or a constant side of a correlation.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.floating[Any]]
-Array = npt.NDArray[Any]
+from fltk.metrics.arrays import Array, Floats, known, mean, same_shape, square, vector
 
-HARM_MARGIN = 0.005  # half a point of accuracy: less is noise of small test sets
-_SLACK = 1e-6  # accuracies are stored as float32; a difference of exactly the margin must not count
 _COLLAPSE_SELF = 0.95
 _COLLAPSE_ENTROPY = 0.99
-
-
-# Per-client accuracy
-
-
-def without(values: Array, malicious: Sequence[int]) -> Array:
-    """Values (..., N) with NaN, which no measure counts, in the places of malicious clients."""
-    if not malicious:
-        return values
-    out = values.astype(np.float64)
-    out[..., list(malicious)] = math.nan
-    return out
-
-
-def acc_mean(acc: Array) -> float:
-    """Mean over clients, each client counting once. acc (N,)."""
-    return _mean(_known(acc))
-
-
-def acc_weighted(acc: Array, counts: Array) -> float:
-    """Mean over clients weighted by their test samples. acc (N,), counts (N,)."""
-    values, weights = _vector(acc), _vector(counts)
-    _same_shape(values, weights, "acc", "counts")
-    keep = ~np.isnan(values) & (weights > 0)
-    return float(np.average(values[keep], weights=weights[keep])) if keep.any() else math.nan
-
-
-def acc_std(acc: Array) -> float:
-    """Population standard deviation over clients."""
-    values = _known(acc)
-    return float(values.std()) if values.size else math.nan
-
-
-def acc_worst10(acc: Array) -> float:
-    """Mean of the lowest ceil(N / 10) accuracies."""
-    return _mean(np.sort(_known(acc))[: _tenth(acc)])
-
-
-def acc_best10(acc: Array) -> float:
-    """Mean of the highest ceil(N / 10) accuracies."""
-    return _mean(np.sort(_known(acc))[::-1][: _tenth(acc)])
-
-
-def acc_min(acc: Array) -> float:
-    """Accuracy of the worst client."""
-    values = _known(acc)
-    return float(values.min()) if values.size else math.nan
-
-
-def jain(acc: Array) -> float:
-    """Jain's index (sum a)^2 / (N sum a^2), in [1/N, 1]; 1 iff all are equal, and 1 when all are 0."""
-    values = _known(acc)
-    if not values.size:
-        return math.nan
-    squares = float(np.sum(values**2))
-    return min(1.0, float(np.sum(values)) ** 2 / (values.size * squares)) if squares > 0 else 1.0
-
-
-def gain_vs_local(acc: Array, local: Array) -> float:
-    """Mean of a_i - a_i^local over the clients that have both. acc (N,), local (N,)."""
-    return _mean(_difference(acc, local))
-
-
-def harmed(acc: Array, local: Array) -> float:
-    """Share of clients that lose more than half a point against training alone. acc (N,), local (N,)."""
-    return _mean((_difference(acc, local) < -(HARM_MARGIN + _SLACK)).astype(np.float64))
-
-
-def summary(acc: Array, counts: Array | None = None, local: Array | None = None) -> dict[str, float]:
-    """All scalars of per-client accuracies by column name.
-
-    acc (N,); counts (N,) test samples, which drop clients without any and add `acc_weighted`; local (N,)
-    accuracies of local training, which add `gain_vs_local` and `harmed`. `acc_clients` is the number of
-    clients that count.
-    """
-    values = _vector(acc)
-    result = {}
-    if counts is not None:
-        result["acc_weighted"] = acc_weighted(values, counts)
-        values = np.where(_vector(counts) > 0, values, np.nan)
-    for measure in (acc_mean, acc_std, acc_worst10, acc_best10, acc_min, jain):
-        result[measure.__name__] = measure(values)
-    result["acc_clients"] = float(_known(values).size)
-    if local is not None:
-        result["gain_vs_local"] = gain_vs_local(values, local)
-        result["harmed"] = harmed(values, local)
-    return result
-
-
-def selected_round(rounds: Array, validation: Array) -> int | None:
-    """The round with the best validation value, the earliest on ties; None where nothing was validated.
-
-    rounds (R,) and validation (R,). Test accuracy is read at this round: it takes no part in the choice.
-    """
-    numbers, values = np.asarray(rounds), _vector(validation)
-    _same_shape(numbers, values, "rounds", "validation")
-    keep = np.isfinite(values)
-    if not keep.any():
-        return None
-    best = values[keep].max()
-    return int(numbers[keep & (values == best)].min())
-
-
-# Collaboration maps
 
 
 @dataclass(frozen=True)
@@ -181,7 +71,7 @@ def attention_alignment(
 
 def group_share(weights: Array, groups: Array) -> float:
     """Share of the off-diagonal weight that stays inside the true groups. weights (N, N), groups (N,)."""
-    table, ids = _square(weights), np.asarray(groups)
+    table, ids = square(weights), np.asarray(groups)
     off = ~np.eye(len(table), dtype=bool) & np.isfinite(table)
     inside = off & (ids[:, None] == ids[None, :])
     total = float(table[off].sum())
@@ -195,7 +85,7 @@ def group_auc(weights: Array, groups: Array, *, prior: Array | None = None) -> f
     of the only group) are skipped. weights (N, N), groups (N,), prior (N,) as in `attention_alignment`.
     """
     ids = np.asarray(groups)
-    table = _without_prior(_square(weights), prior)
+    table = _without_prior(square(weights), prior)
     areas = []
     for i, row in enumerate(table):
         others = np.flatnonzero((np.arange(len(row)) != i) & ~np.isnan(row))
@@ -205,7 +95,7 @@ def group_auc(weights: Array, groups: Array, *, prior: Array | None = None) -> f
             ranks = _ranks(row[others], _tolerance(weights))
             above = float(ranks[same].sum()) - positives * (positives + 1) / 2
             areas.append(above / (positives * negatives))
-    return _mean(np.array(areas))
+    return mean(np.array(areas))
 
 
 def map_entropy(weights: Array) -> float:
@@ -213,7 +103,7 @@ def map_entropy(weights: Array) -> float:
 
     Rows that are unknown, empty or hold a negative weight have no entropy and are skipped.
     """
-    table = _square(weights)
+    table = square(weights)
     usable = np.isfinite(table).all(axis=1) & (table >= 0).all(axis=1) & (table.sum(axis=1) > 0)
     if len(table) < 2 or not usable.any():
         return math.nan
@@ -223,12 +113,12 @@ def map_entropy(weights: Array) -> float:
 
 def self_weight(weights: Array) -> float:
     """Mean weight that clients give themselves. weights (N, N)."""
-    return _mean(_known(np.diagonal(_square(weights))))
+    return mean(known(np.diagonal(square(weights))))
 
 
 def collapse(weights: Array) -> str | None:
     """A sentence when a map no longer personalises: all weight on itself, or the same weight on everybody."""
-    if len(_square(weights)) < 2:
+    if len(square(weights)) < 2:
         return None
     own = self_weight(weights)
     if own > _COLLAPSE_SELF:
@@ -237,47 +127,6 @@ def collapse(weights: Array) -> str | None:
     if entropy >= _COLLAPSE_ENTROPY:
         return f"The map has become FedAvg: its mean row entropy is {entropy:.1%} of the maximum."
     return None
-
-
-# Parts
-
-
-def _vector(values: Array) -> Floats:
-    result = np.asarray(values, dtype=np.float64)
-    if result.ndim != 1:
-        raise ValueError(f"expected one value per client, not an array of shape {result.shape}")
-    return result
-
-
-def _square(values: Array) -> Floats:
-    result = np.asarray(values, dtype=np.float64)
-    if result.ndim != 2 or result.shape[0] != result.shape[1]:
-        raise ValueError(f"expected a map of shape (N, N), not {result.shape}")
-    return result
-
-
-def _same_shape(left: Array, right: Array, left_name: str, right_name: str) -> None:
-    if left.shape != right.shape:
-        raise ValueError(f"{left_name} {left.shape} and {right_name} {right.shape} differ in shape")
-
-
-def _known(values: Array) -> Floats:
-    result = _vector(values)
-    return result[~np.isnan(result)]
-
-
-def _mean(values: Floats) -> float:
-    return float(values.mean()) if values.size else math.nan
-
-
-def _tenth(acc: Array) -> int:
-    return math.ceil(_known(acc).size / 10)
-
-
-def _difference(acc: Array, local: Array) -> Floats:
-    left, right = _vector(acc), _vector(local)
-    _same_shape(left, right, "acc", "local")
-    return _known(left - right)
 
 
 def _entropy(shares: Floats) -> Floats:
@@ -296,7 +145,7 @@ def _tolerance(values: Array) -> float:
 def _without_prior(weights: Floats, prior: Array | None) -> Floats:
     if prior is None:
         return weights
-    sizes = _vector(prior)
+    sizes = vector(prior)
     if len(sizes) != len(weights):
         raise ValueError(f"prior has {len(sizes)} clients, the map {len(weights)}")
     return weights / np.where(sizes > 0, sizes, np.nan)[None, :]
@@ -304,11 +153,11 @@ def _without_prior(weights: Floats, prior: Array | None) -> Floats:
 
 def _aligned(weights: Array, similarity: Array, prior: Array | None) -> tuple[Floats, Floats]:
     """Both sides over the clients that have a similarity and a prior, with rounding noise snapped to ties."""
-    left, right = _square(weights), _square(similarity)
-    _same_shape(left, right, "map", "similarity")
+    left, right = square(weights), square(similarity)
+    same_shape(left, right, "map", "similarity")
     keep = np.isfinite(np.diagonal(right))
     if prior is not None:
-        keep = keep & (_vector(prior) > 0)
+        keep = keep & (vector(prior) > 0)
     left = _without_prior(left, prior)
     chosen = np.ix_(keep, keep)
     return _snapped(left[chosen], _tolerance(weights)), _snapped(right[chosen], _tolerance(similarity))

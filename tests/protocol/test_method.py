@@ -12,12 +12,14 @@ from torch import Tensor
 from toys import SIZES, federation, job, model_attn, play, random
 
 from fltk import methods
-from fltk.attention import tokens
-from fltk.defences.base import weighted_sum
 from fltk.engine.base import Bench
 from fltk.errors import UsageError
-from fltk.methods.base import Map, State, Upload, pull_strength, pulled_map, spread
-from fltk.methods.rows import mix
+from fltk.memory import products
+from fltk.protocol.averaging import weighted_sum
+from fltk.protocol.map import Map, pull_strength, pulled_map, spread
+from fltk.protocol.messages import Upload
+from fltk.protocol.mixing import mix
+from fltk.protocol.state import State
 
 
 @given(st.lists(st.integers(1, 10**6), min_size=1, max_size=12))
@@ -37,7 +39,7 @@ def test_a_mixture_as_loops_whatever_the_chunks(monkeypatch: pytest.MonkeyPatch)
     rows, a = random(4, 37), torch.softmax(random(4, 4, seed=1).double(), 1)
     expected = [[sum(float(a[i, j] * rows[j, q]) for j in range(4)) for q in range(37)] for i in range(4)]
     for chunk in (1, 5, 37, 1000):
-        monkeypatch.setattr(tokens, "MOST_COLUMNS", chunk)
+        monkeypatch.setattr(products, "MOST_COLUMNS", chunk)
         torch.testing.assert_close(mix(a, rows), torch.tensor(expected), rtol=0, atol=1e-6)
 
 

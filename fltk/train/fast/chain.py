@@ -2,8 +2,8 @@
 
 Autograd's bookkeeping costs a small model more than its arithmetic. Here the backward pass follows from the list of
 layers, and the update of a linear layer is fused into the product that makes its gradient, so that the gradient never
-exists (the rules are those of `fltk.train.stack`). Convolutions stay oneDNN's. Weights equal those of the autograd loop
-to rounding.
+exists (the rules are those of `fltk.train.fast.stack`). Convolutions stay oneDNN's. Weights equal those of the
+autograd loop to rounding.
 """
 
 from __future__ import annotations

@@ -15,15 +15,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fltk import metrics
 from fltk.attacks.base import Attack, Sent, claimed
 from fltk.attacks.campaign import Campaign, Stage
-from fltk.defences.base import MIXED, assumed
-from fltk.defences.guard import PREFIX, Guard, Watch
+from fltk.defences.base import assumed
+from fltk.defences.guard import Guard, Watch
 from fltk.engine.base import Engine, Job
 from fltk.engine.work import ClientScores, RootTask, train_root
 from fltk.errors import UsageError
-from fltk.evaluation import metrics
-from fltk.methods.base import Context, Down, Map, State, Task, Upload
+from fltk.protocol.averaging import MIXED
+from fltk.protocol.context import Context
+from fltk.protocol.map import Map
+from fltk.protocol.messages import Down, Upload
+from fltk.protocol.state import State
+from fltk.protocol.task import Task
+from fltk.protocol.verdict import PREFIX
 
 MEMORY = "attack."  # tensors that attackers remember
 HONEST = "attack-own"  # (M, P) trained models of malicious clients that go on with their own; NaN where there is none
@@ -36,6 +42,7 @@ class Faced:
 
     uploads: list[Upload]
     context: Context
+    watch: Watch | None = None  # the defence of the round, whose verdict the context has
     left: Mapping[str, Tensor] = field(default_factory=dict)
     scalars: Mapping[str, float] = field(default_factory=dict)
     clients: Mapping[str, Values] = field(default_factory=dict)
@@ -150,9 +157,9 @@ def face(
     if guard is not None and watch is None:
         left |= {k: v for k, v in state.server.items() if k.startswith(PREFIX)}
     if watch is None:
-        return Faced(told, Context(round, task), left, scalars, {}, notes)
+        return Faced(told, Context(round, task), None, left, scalars, {}, notes)
     # a rule's state is settled when the method has averaged: the watch is read then, by `settled`
-    return Faced(told, Context(round, task, watch), left, scalars, {}, notes)
+    return Faced(told, Context(round, task, watch), watch, left, scalars, {}, notes)
 
 
 def knowledge(attack: Attack) -> dict[str, float]:
@@ -289,7 +296,7 @@ def root_updates(
 
 def settled(faced: Faced, job: Job, n: int) -> Faced:
     """The same with what the defence has left behind, once the method has averaged."""
-    watch = faced.context.watch
+    watch = faced.watch
     if watch is None:
         return faced
     scalars = {**faced.scalars, **watch.numbers}

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from toys import HELD_OUT, SIZES, federation, job, play
 
-from fltk import runner
 from fltk.errors import Diverged
-from fltk.methods.base import State
+from fltk.protocol.state import State
+from fltk.rounds import loop
 from fltk.train.scoring import Score
 from fltk.train.streams import Streams
 
@@ -23,17 +23,17 @@ from fltk.train.streams import Streams
 def test_participants_are_distinct_ascending_and_as_many_as_asked_for(n: int, share: float, round: int) -> None:
     made = job("fedavg", participation=share)
     task = replace(made.task(), n=torch.ones(n, dtype=torch.int64))
-    ids = runner.sample(task, made.train, Streams(1), round)
+    ids = loop.sample(task, made.train, Streams(1), round)
     assert len(ids) == min(n, max(1, math.floor(share * n + 0.5)))
     assert ids == sorted(set(ids))
     assert all(0 <= i < n for i in ids)
-    assert ids == runner.sample(task, made.train, Streams(1), round)
+    assert ids == loop.sample(task, made.train, Streams(1), round)
 
 
 def test_everybody_is_drawn_about_equally_often() -> None:
     made = job("fedavg", participation=0.5)
     task = made.task()
-    drawn = [i for t in range(400) for i in runner.sample(task, made.train, Streams(1), t)]
+    drawn = [i for t in range(400) for i in loop.sample(task, made.train, Streams(1), t)]
     counts = np.bincount(drawn, minlength=4)
     assert counts.sum() == 800
     assert np.abs(counts - 200).max() < 50  # five standard deviations of a binomial (400, 1/2)
@@ -73,8 +73,8 @@ def test_accuracies_are_shares_of_the_held_out_samples() -> None:
 
 def test_clients_without_test_samples_have_no_value() -> None:
     made, empty = Score(0.5, 3, 4), Score(math.nan, 0, 0)
-    scalars, vectors = runner.accuracy_of(
-        [runner.ClientScores(made, made, None, None), runner.ClientScores(made, empty, None, None)]
+    scalars, vectors = loop.accuracy_of(
+        [loop.ClientScores(made, made, None, None), loop.ClientScores(made, empty, None, None)]
     )
     assert scalars["personal_test_acc"] == 0.75
     assert np.isnan(vectors["personal_test_acc"][1])
@@ -91,11 +91,11 @@ def test_a_digest_covers_every_bit_name_type_and_shape() -> None:
         replace(state, client={"v": torch.zeros(2, 2), "z": torch.zeros(0)}),
         replace(state, last=torch.tensor([-1, 1])),
     ]
-    marks = [runner.digest(s) for s in (state, *changed)]
+    marks = [loop.digest(s) for s in (state, *changed)]
     assert len(set(marks)) == len(marks)
-    assert runner.digest(state) == runner.digest(State.from_tensors(state.tensors()))
+    assert loop.digest(state) == loop.digest(State.from_tensors(state.tensors()))
     strided = replace(state, server={"w": torch.zeros(4, 2)[:, 0]})
-    assert runner.digest(strided) == runner.digest(state)
+    assert loop.digest(strided) == loop.digest(state)
 
 
 def test_divergence_ends_a_run_in_one_line() -> None:

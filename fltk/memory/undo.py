@@ -17,7 +17,7 @@ from io import BufferedRandom
 from torch import Tensor
 
 from fltk.errors import FltkError
-from fltk.shared import MOST
+from fltk.memory.shared import MOST
 from fltk.signals import STOPS
 
 SPARE = 1.2  # of a file's bytes that must be free where it is written

@@ -1,0 +1,51 @@
+"""Numbers that describe a run, from arrays alone: accuracy of clients, its fairness, and the collaboration map."""
+
+from fltk.metrics.clients import (
+    HARM_MARGIN,
+    acc_best10,
+    acc_mean,
+    acc_min,
+    acc_std,
+    acc_weighted,
+    acc_worst10,
+    gain_vs_local,
+    harmed,
+    jain,
+    selected_round,
+    summary,
+    without,
+)
+from fltk.metrics.maps import (
+    Alignment,
+    attention_alignment,
+    collapse,
+    group_auc,
+    group_share,
+    label_similarity,
+    map_entropy,
+    self_weight,
+)
+
+__all__ = [
+    "HARM_MARGIN",
+    "Alignment",
+    "acc_best10",
+    "acc_mean",
+    "acc_min",
+    "acc_std",
+    "acc_weighted",
+    "acc_worst10",
+    "attention_alignment",
+    "collapse",
+    "gain_vs_local",
+    "group_auc",
+    "group_share",
+    "harmed",
+    "jain",
+    "label_similarity",
+    "map_entropy",
+    "selected_round",
+    "self_weight",
+    "summary",
+    "without",
+]

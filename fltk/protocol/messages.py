@@ -1,0 +1,81 @@
+"""What goes down to a client and what comes up, and what a newcomer gets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from fltk.models.layout import Layout
+
+
+@dataclass(frozen=True)
+class Down:
+    """What one client trains from: `w` (P,), further tensors from the server, and what the client kept.
+
+    Where clients keep columns of the model to themselves (`own["private"]`), `w` may come without them; when
+    `local_update` is called they are in it.
+    """
+
+    w: Tensor
+    server: Mapping[str, Tensor] = field(default_factory=dict)
+    own: Mapping[str, Tensor] = field(default_factory=dict)
+    first: bool = False  # this client has never taken part before
+
+    def whole(self, layout: Layout, shared: str) -> Down:
+        """The same with all columns in `w`, of which only the part `shared` came."""
+        if self.w.shape[0] == layout.size:
+            return self
+        return replace(self, w=layout.join(shared, self.w, self.own["private"]))
+
+    def sent(self, layout: Layout, shared: str) -> Tensor:
+        """The columns of the part `shared`."""
+        return layout.take(self.w, shared) if self.w.shape[0] == layout.size else self.w
+
+
+@dataclass(frozen=True)
+class Upload:
+    """What one client's round produced: the trained row, tensors for the server, and what the client keeps.
+
+    `local_update` returns the whole row (P,); the engine cuts it, so that `aggregate` sees the shared columns
+    only and the private ones travel no further than `own`.
+    """
+
+    w: Tensor
+    sent: Mapping[str, Tensor] = field(default_factory=dict)
+    own: Mapping[str, Tensor] = field(default_factory=dict)
+    client: int = -1
+    ballot: Tensor | None = None  # (2, 8) the client's vote on the own step, where the round asked for one
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Bytes on the wire per participating client and round."""
+
+    down: int
+    up: int
+
+
+@dataclass(frozen=True)
+class Joined:
+    """How a client that has never taken part comes to its first model.
+
+    arrival: (P,) what it downloads before it has used any of its own data.  model: (P,) after the method's own
+    joining step, the arrival model where a method has none.  own: what the client would keep, as in `Upload`.
+    row: (N,) float64, weights of the trained clients' last models in the mix that `model` is, holds or was trained
+    from; they sum to 1 but where a defence clips, see `Map`. None where there is no such mix.  self_weight: weight of
+    the newcomer's own trained model beside it, u = self_weight w_* + (1 - self_weight) sum_j row_j w_j.  down, up:
+    bytes on the wire.  note: one line where the rule had to fall back.
+    """
+
+    arrival: Tensor
+    model: Tensor
+    own: Mapping[str, Tensor] = field(default_factory=dict)
+    row: Tensor | None = None
+    self_weight: float = 0.0
+    down: int = 0
+    up: int = 0
+    note: str = ""

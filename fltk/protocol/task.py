@@ -1,0 +1,40 @@
+"""What a method knows of the federation before the first round."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from fltk.models.layout import Layout
+    from fltk.protocol.class_head import ClassHead
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a method knows of the federation before the first round."""
+
+    layout: Layout
+    w0: Tensor  # (P,) the common initial model
+    n: Tensor  # (N,) int64, training samples
+    n_val: Tensor  # (N,) int64, validation samples
+    label_counts: Tensor  # (N, C) int64, training samples per class
+    groups: Tensor | None  # (N,) int64, the true groups where the partition has them
+    uniform: bool  # clients weigh equally instead of by samples
+    fresh: Callable[[str, int], Tensor]  # (purpose, index) -> another independent initial model (P,)
+    seed: Callable[[str], int]  # (purpose) -> seed of a stream that is no client's
+    plain_sgd: bool = True  # local SGD has neither momentum nor weight decay
+    class_head: ClassHead | None = None  # averages of the shared output layer have weights per class
+
+    @property
+    def n_clients(self) -> int:
+        return len(self.n)
+
+    def weights(self, ids: Sequence[int]) -> Tensor:
+        """FedAvg's weights p of the clients `ids`, (K,) float64, summing to 1."""
+        n = torch.ones(len(ids), dtype=torch.float64) if self.uniform else self.n[list(ids)].double()
+        return n / n.sum()
