@@ -24,7 +24,7 @@ from fltk.registry import Store
 SIZES = (10, 6, 3, 1)
 METHODS = ("local", "fedavg", "fedavg-ft", "ifca", "cluster-kmeans", "oracle", "attn", "attn ceiling=3", "attn lone=0")
 SEEDS = (0, 1, 2)
-TRAIN = TrainConfig(model="mlp", batch_size=10, lr=0.1, rounds=40, eval_every=10)
+TRAIN = TrainConfig(model="mlp", batch_size=10, lr=0.1, rounds=40, eval_every=10, own_step="none")
 
 
 def unequal(config: PartitionConfig, place: Place, store: Store) -> int:
@@ -46,7 +46,9 @@ def accuracies(method: str, seed: int, place: Place, store: Store) -> list[float
     stored = store.find_partition(f"part{unequal(config, place, store)}")
     prepared = experiment.prepare(config, place, store, stored)
     name, *settings = method.split()
-    params = {key: int(value) for key, value in (setting.split("=") for setting in settings)}
+    params: dict[str, int | str] = {key: int(value) for key, value in (setting.split("=") for setting in settings)}
+    if name == "attn":  # the variants are of the map of displacements
+        params["token"] = "model"
     made = RunConfig(partition=config, method=name, params=params, train=TRAIN, seed=seed)
     run = experiment.train(made, prepared, store, replace(place, keep_checkpoints=1))
     last = store.client_values(run, "personal_test_acc")[1][-1]
