@@ -265,8 +265,9 @@ def test_the_root_set_stays_when_those_enter_from_whom_it_was_drawn(make_job: Ma
 
 
 def test_others_listen_to_newcomers_who_have_not_been_judged_yet(make_job: MakeJob, guests: Federation) -> None:
-    """A newcomer that is not sampled in the first round behind its entry is in the bank, and trusted like anybody."""
-    job = defended(make_job("attn", guests, rounds=2), "multi-krum", share=0.0)
+    """A newcomer that has trained to join is in the bank before its first round, and trusted like anybody."""
+    trained = replace(make_job("attn", guests, rounds=2), method=methods.create("attn", {"token": "model"}))
+    job = defended(trained, "multi-krum", share=0.0)
     grown, task, larger, _ = admitted(job, play(job)[-1].state)
     ids = range(N)
     sent = Cohort.of(grown.method, task, larger, ids, 2).trained(Serial(grown))[0]
