@@ -12,6 +12,7 @@ import click
 
 from fltk.cli.command import Option
 from fltk.cli.options import Names
+from fltk.cli.terminal import echo
 from fltk.errors import UsageError
 
 if TYPE_CHECKING:
@@ -82,10 +83,10 @@ def write_figure(
         check_data_path(data)
     figure, rows = draw(None if width is None else {"column": COLUMN, "page": DOUBLE}[width])
     save_figure(figure, output)
-    click.echo(output)
+    echo(output)
     if data is not None:
         save_data(rows, data)
-        click.echo(data)
+        echo(data)
 
 
 def figure_name(kind: str, runs: Sequence[int], *options: object) -> str:

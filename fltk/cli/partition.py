@@ -15,6 +15,7 @@ from fltk.cli.command import Group, Option, epilog
 from fltk.cli.context import Settings
 from fltk.cli.options import options_from, partition_config
 from fltk.cli.output import Column, emit, output_options
+from fltk.cli.terminal import echo
 from fltk.config import PartitionConfig, ignored
 from fltk.errors import FltkError, UsageError
 
@@ -157,7 +158,7 @@ def export(settings: Settings, ref: str, output: Path) -> None:
     else:
         raise UsageError(f"--output must end in .npz or .json, not {output.suffix or 'nothing'!r}")
     _write(output, content)
-    click.echo(output)
+    echo(output)
 
 
 def _arrays(store: Store, row: PartitionRow, settings: Settings) -> Mapping[str, Any]:
