@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import difflib
 import re
-import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, Field, fields, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any, TypeVar, get_type_hints
 import click
 from click.core import ParameterSource
 
+from fltk.bounded import read_toml
 from fltk.cli.command import Option
 from fltk.config import PartitionConfig, TrainConfig
 from fltk.errors import UsageError, unknown
@@ -200,10 +200,7 @@ def read_config(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
     Keys may be written with hyphens or underscores. Raises `UsageError` naming the file and the wrong key.
     """
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"--config {path}: not valid TOML: {error}") from None
+    data = read_toml(path, f"--config {path}")
     values: dict[str, Any] = {}
     params: dict[str, Any] = {}
     for key, value in data.items():

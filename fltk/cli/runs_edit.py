@@ -103,6 +103,7 @@ def note(settings: Settings, /, run: str, text: str | None) -> None:
     '' removes the note.
     """
     from fltk.registry import Store
+    from fltk.registry.base import NOTE_LENGTH
 
     if text is None:
         with Store(settings.db, readonly=True) as store:
@@ -110,7 +111,8 @@ def note(settings: Settings, /, run: str, text: str | None) -> None:
         if found:
             echo_exact(found)
         return
-    content = sys.stdin.read().rstrip("\n") if text == "-" else text
+    # One character more than is admitted, so that a longer one is refused without being read to its end.
+    content = sys.stdin.read(NOTE_LENGTH + 2).rstrip("\n") if text == "-" else text
     with Store(settings.db) as store:
         store.set_note(store.find_run(run).id, content)
 

@@ -152,8 +152,12 @@ def _untracked(top: Path) -> dict[str, str]:
     found: dict[str, str] = {}
     for name in names[:UNTRACKED_LIMIT]:
         with contextlib.suppress(OSError):
-            content = (top / os.fsdecode(name)).read_bytes()
-            found[name.decode("utf-8", "replace")] = hashlib.sha256(content).hexdigest()
+            path = top / os.fsdecode(name)
+            if path.is_symlink() or not path.is_file():  # a link may lead to what never ends
+                continue
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256")
+            found[name.decode("utf-8", "replace")] = digest.hexdigest()
     return found
 
 

@@ -207,3 +207,10 @@ def test_filters_of_the_user_stay(repository: Path, monkeypatch: pytest.MonkeyPa
     (repository / "note.txt").write_text("tExt\n")  # the same to the filter
     state = capture.git_state(repository)
     assert not state["dirty"] and not started.exists()
+
+
+def test_links_and_pipes_are_not_read(repository: Path) -> None:
+    """An untracked file may be a link to what never ends."""
+    (repository / "zero.py").symlink_to("/dev/zero")
+    (repository / "new.py").write_text("")
+    assert list(capture.git_state(repository)["untracked"]) == ["a.py", "new.py"]
