@@ -30,18 +30,24 @@ def read_toml(path: Path, what: str) -> dict[str, Any]:
 
 
 def read_text(path: Path, what: str) -> str:
-    """The text of a file of settings, or of one that comes through a pipe. UsageError that begins with `what`."""
+    """The text of a file of settings, or of one that comes through a pipe.
+
+    UsageError that begins with `what` where it cannot be read, or is too long; UnicodeDecodeError where it is no text.
+    """
     try:
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-        try:
-            data = _read(handle, what)
-        finally:
-            os.close(handle)
-        return data.decode("utf-8")
     except OSError as error:
         raise UsageError(f"{what}: {error.strerror}") from None
-    except ValueError as error:  # a null byte in the name; bytes that are no text
-        raise UsageError(f"{what}: not valid text: {error}") from None
+    except ValueError as error:  # a null byte in the name
+        raise UsageError(f"{what}: {error}") from None
+
+    try:
+        data = _read(handle, what)
+    except OSError as error:
+        raise UsageError(f"{what}: {error.strerror}") from None
+    finally:
+        os.close(handle)
+    return data.decode("utf-8")
 
 
 def _read(handle: int, what: str) -> bytes:
