@@ -13,6 +13,7 @@ import click
 from fltk.cli.command import Option
 from fltk.cli.options import Names
 from fltk.cli.terminal import echo
+from fltk.config import whole
 from fltk.errors import UsageError
 
 if TYPE_CHECKING:
@@ -110,7 +111,10 @@ def rounds_of(text: str | None) -> list[int] | None:
     """Round numbers of --rounds."""
     if text is None:
         return None
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise UsageError(f"--rounds takes whole numbers separated by commas, not {text!r}") from None
+    rounds = []
+    for part in text.split(","):
+        number = whole(part)
+        if number is None:
+            raise UsageError(f"--rounds takes whole numbers separated by commas, not {text!r}")
+        rounds.append(number)
+    return rounds

@@ -6,6 +6,7 @@ Precedence: flag, then environment, then file, then default.
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, Field, fields, replace
@@ -150,12 +151,15 @@ def literal(text: str) -> int | float | bool | str:
     """A value as written: 3 is an int, 3.0 and 1e-3 are floats, true and false bools, the rest is text."""
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
-    if re.fullmatch(r"[+-]?\d+", text):
+    if re.fullmatch(r"[+-]?\d{1,19}", text, re.ASCII):
         return int(text)
     try:
-        return float(text)
+        number = float(text)
     except ValueError:
         return text
+    if math.isinf(number) and "inf" not in text.lower():
+        raise UsageError(f"{text} is too large a number")
+    return number
 
 
 def method_params(ctx: click.Context) -> dict[str, Any]:

@@ -35,7 +35,7 @@ def check_path(path: Path, suffixes: Collection[str], option: str = "--output") 
 def replacing(path: Path, option: str = "--output") -> Iterator[IO[bytes]]:
     """A file that takes the place of `path` when the block ends well; otherwise the old one stays.
 
-    A symbolic link stays one, and the file that it leads to is replaced. What is no file, such as a pipe, is written to.
+    A symbolic link stays one, and the file that it leads to is replaced. A pipe or device is written to as it is.
     """
     target = Path(os.path.realpath(path))
     part = target.with_name(f".fltk-{uuid.uuid4().hex}.part")

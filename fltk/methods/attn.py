@@ -106,6 +106,7 @@ class Attn(Banked):
         None,
         "width of the score (default: .135 gap, .1 with token=proto, .5 relgap, .1 raw, .5 zscore; inf: FedAvg)",
         low=1e-12,
+        infinite=True,
     )
     token: str = hyper("model", "what clients are compared by: models, or class prototypes", choices=("model", "proto"))
     center: str = hyper("init", "origin of displacements", choices=("init", "mean", "median", "none"))
