@@ -17,7 +17,8 @@ from fltk.errors import UsageError, unknown
 from fltk.names import ATTACKS, DATASETS, DEFENCES, IMPORTED, METHODS, MODELS, SCHEMES
 
 FLOAT32 = 3.4028234663852886e38  # the largest number that weights are computed with
-MANY = 1e9  # epochs, or claimed samples for one: more than anybody waits for, and no sum leaves the integers
+MANY = 10**9  # rounds, steps, clients, claimed samples for one: more than can be waited for, and sums stay integers
+SEEDS = 2**63  # the registry's integers are smaller
 UNITS = 10_000_000  # in one layer: already two such layers fit into no memory
 STEPS = ("auto", "fast", "autograd", "vmap")
 OWN_STEPS = ("auto", "vote", "none")
@@ -32,6 +33,12 @@ def option(default: Any, text: str, **extra: Any) -> Any:
     return field(default=default, metadata={"help": text, **extra})
 
 
+def whole(text: str) -> int | None:
+    """The number that a text of decimal digits says; None for any other text, also for more digits than a seed has."""
+    word = text.strip()
+    return int(word) if word.isdecimal() and word.isascii() and len(word) < 20 else None
+
+
 def _positive(name: str, value: float, most: float = FLOAT32) -> None:
     if not (value > 0 and math.isfinite(value)):
         raise UsageError(f"--{name} must be a positive number, not {value}")
@@ -40,12 +47,24 @@ def _positive(name: str, value: float, most: float = FLOAT32) -> None:
 
 def _at_most(name: str, value: float, high: float) -> None:
     if not value <= high:
-        raise UsageError(f"--{name} must be at most {high:.7g}, not {value}")
+        raise UsageError(f"--{name} must be at most {high:.10g}, not {value}")
 
 
 def _at_least(name: str, value: float, low: float) -> None:
     if not value >= low:
         raise UsageError(f"--{name} must be at least {low}, not {value}")
+
+
+def _whole(field_name: str, value: int, low: int) -> None:
+    """A count from `low` to MANY, by the name of its field."""
+    name = field_name.replace("_", "-")
+    _at_least(name, value, low)
+    _at_most(name, value, MANY)
+
+
+def _seed(name: str, value: int, low: int) -> None:
+    if not low <= value < SEEDS:
+        raise UsageError(f"--{name} must lie in [{low}, 2^63), not {value}")
 
 
 def _share(name: str, value: float, *, open_top: bool) -> None:
@@ -92,9 +111,10 @@ class PartitionConfig:
         _choice("test-split", self.test_split, ("local", "match", "global"))
         _positive("alpha", self.alpha)
         for name in ("classes_per_client", "shards_per_client", "groups", "min_size", "clients"):
-            _at_least(name.replace("_", "-"), getattr(self, name), 1)
-        for name in ("subset", "newcomers", "partition_seed"):
-            _at_least(name.replace("_", "-"), getattr(self, name), 0)
+            _whole(name, getattr(self, name), 1)
+        for name in ("subset", "newcomers"):
+            _whole(name, getattr(self, name), 0)
+        _seed("partition-seed", self.partition_seed, 0)
         _share("test-share", self.test_share, open_top=True)
         _share("val-share", self.val_share, open_top=True)
 
@@ -169,8 +189,8 @@ class TrainConfig:
         _positive("lr", self.lr)
         _positive("lr-decay", self.lr_decay)
         for name in ("rounds", "batch_size", "eval_every"):
-            _at_least(name.replace("_", "-"), getattr(self, name), 1)
-        _at_least("steps", self.steps, 0)
+            _whole(name, getattr(self, name), 1)
+        _whole("steps", self.steps, 0)
         if self.steps == 0:
             _positive("epochs", self.epochs, MANY)
         if not 0 < self.participation <= 1:
@@ -215,12 +235,12 @@ class JoinConfig:
 
     def __post_init__(self) -> None:
         _choice("finetune", self.finetune, ("head", "all", "none"))
-        _at_least("epochs", self.epochs, 1)
+        _whole("epochs", self.epochs, 1)
         if self.lr:
             _positive("lr", self.lr)
         if not 0 < self.share <= 1:
             raise UsageError(f"--share must lie in (0, 1], not {self.share}")
-        _at_least("at-round", self.at_round, 0)
+        _whole("at_round", self.at_round, 0)
         if self.at_round and len(self.shot_counts()) > 1:
             raise UsageError("--at-round takes one number of --shots: with several there would be several runs")
         self.shot_counts()
@@ -228,10 +248,14 @@ class JoinConfig:
     def shot_counts(self) -> tuple[int, ...]:
         """Samples per class, ascending; 0 means all of them and stands last."""
         words = [word.strip() for word in self.shots.split(",")]
-        if not all(word == "all" or (word.isdecimal() and word.isascii() and int(word) > 0) for word in words):
-            raise UsageError(f"--shots takes whole numbers from 1 or all, separated by commas, not {self.shots!r}")
-        few = sorted({int(word) for word in words if word != "all"})
-        return (*few, 0) if "all" in words else tuple(few)
+        few: set[int] = set()
+        for word in words:
+            number = whole(word)
+            if number:
+                few.add(number)
+            elif word != "all":
+                raise UsageError(f"--shots takes whole numbers from 1 or all, separated by commas, not {self.shots!r}")
+        return (*sorted(few), 0) if "all" in words else tuple(sorted(few))
 
 
 @dataclass(frozen=True)
@@ -249,9 +273,10 @@ class AttackConfig:
     def __post_init__(self) -> None:
         _choice("kind", self.kind, ("", *ATTACKS))
         _share("malicious", self.malicious, open_top=True)
-        _at_least("attack-start", self.attack_start, 1)
+        _whole("attack_start", self.attack_start, 1)
+        _whole("attack_stop", self.attack_stop, 0)
         _positive("attack-size", self.attack_size, MANY)
-        _at_least("attack-seed", self.attack_seed, -1)
+        _seed("attack-seed", self.attack_seed, -1)
         if self.attack_stop and self.attack_stop <= self.attack_start:
             raise UsageError(
                 f"--attack-stop must lie behind --attack-start {self.attack_start}, not {self.attack_stop}"
@@ -260,12 +285,16 @@ class AttackConfig:
 
     def ids(self) -> tuple[int, ...]:
         """The malicious clients that were named, ascending."""
-        words = [word.strip() for word in self.attackers.split(",") if word.strip()]
-        if not all(word.isdecimal() and word.isascii() for word in words):
-            raise UsageError(
-                f"--attackers takes client numbers separated by commas, such as 3,7, not {self.attackers!r}"
-            )
-        return tuple(sorted({int(word) for word in words}))
+        found: set[int] = set()
+        for word in self.attackers.split(","):
+            number = whole(word)
+            if number is not None:
+                found.add(number)
+            elif word.strip():
+                raise UsageError(
+                    f"--attackers takes client numbers separated by commas, such as 3,7, not {self.attackers!r}"
+                )
+        return tuple(sorted(found))
 
 
 @dataclass(frozen=True)
@@ -287,7 +316,7 @@ class DefenceConfig:
     def __post_init__(self) -> None:
         _choice("defence", self.defence, ("", *DEFENCES))
         _choice("defence-weights", self.defence_weights, ("", "method", "uniform"))
-        _at_least("root-samples", self.root_samples, 1)
+        _whole("root_samples", self.root_samples, 1)
         if self.defence_fraction != -1:
             _share("defence-fraction", self.defence_fraction, open_top=True)
 
@@ -312,8 +341,7 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise unknown("method", self.method, METHODS, "--method")
-        if not 0 <= self.seed < 2**63:  # the registry's integers
-            raise UsageError(f"--seed must lie in [0, 2^63), not {self.seed}")
+        _seed("seed", self.seed, 0)
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain data; the form that is stored and hashed."""

@@ -59,13 +59,20 @@ def unwatched(part: str) -> AbstractContextManager[object]:
 
 @dataclass(frozen=True)
 class Place:
-    """Where things are and how work is done; nothing here changes a bit of a result."""
+    """Where things are and how work is done; nothing here changes a bit of a result.
+
+    UsageError for an engine or a device that there is not, before anything is loaded or stored.
+    """
 
     data_dir: Path | None = None
     download: bool = False
     engine: str = "serial"
     device: str = "cpu"
     keep_checkpoints: int = KEEP
+
+    def __post_init__(self) -> None:
+        engines.read_spec(self.engine)
+        check_device(self.device)
 
 
 class OtherData(FltkError):

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any
 
+from fltk.config import FLOAT32, MANY
 from fltk.errors import UsageError, unknown
 
 
 def hyper(default: Any, text: str, low: float | None = None, high: float | None = None, **extra: Any) -> Any:
-    """A hyper-parameter: its default, its one help text, and its admissible range (inclusive) or `choices`."""
+    """A hyper-parameter: its default, its one help text, and its admissible range (inclusive) or `choices`.
+
+    `infinite=True` admits infinity, where that has a meaning: a limit that is never reached.
+    """
     return field(default=default, metadata={"help": text, "low": low, "high": high, **extra})
 
 
@@ -89,6 +94,9 @@ def _admissible(name: str, f: Field[Any], value: Any, option: str) -> Any:
     except (TypeError, ValueError):
         raise UsageError(f"{say} {'a whole number' if whole else 'a number'}") from None
     low, high = f.metadata.get("low"), f.metadata.get("high")
+    most = MANY if whole else FLOAT32
+    if high is None and abs(number) > most and not (number == math.inf and f.metadata.get("infinite")):
+        raise UsageError(f"{say} a number up to {most:.10g}")
     if number != number or (low is not None and number < low) or (high is not None and number > high):
         span = f"{'-inf' if low is None else low:g}" if low is not None else "any"
         raise UsageError(f"{say} a value from {span} to {'inf' if high is None else f'{high:g}'}")

@@ -39,7 +39,7 @@ class Scale(Attack):
 
     data: str = hyper("badnets", "the attack on the data whose result is scaled", choices=tuple(DATA))
     gamma: float | None = hyper(None, "factor on the update (default: what replaces the average)", low=0)
-    bound: float | None = hyper(None, "largest length of the update", low=0)
+    bound: float | None = hyper(None, "largest length of the update", low=0, infinite=True)
 
     @property
     def _inner(self) -> Attack:

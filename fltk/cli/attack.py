@@ -16,7 +16,7 @@ from fltk.cli.options import config_option, method_params, options_from, parse_s
 from fltk.cli.output import Column, emit, output_options
 from fltk.cli.sweep_board import Board, outcome_line
 from fltk.cli.train import keep_option, place_options
-from fltk.config import AttackConfig, DefenceConfig, PartitionConfig, RunConfig, TrainConfig
+from fltk.config import SEEDS, AttackConfig, DefenceConfig, PartitionConfig, RunConfig, TrainConfig, whole
 from fltk.errors import FltkError, UsageError, unknown
 from fltk.names import ATTACKS, DEFENCES, METHODS
 
@@ -92,7 +92,9 @@ SPARSE = (
     section="Grid",
     help="attacks x methods x defences x seeds, from lists separated by commas; none and all are words of them",
 )
-@click.option("--jobs", type=click.IntRange(min=1), default=1, cls=Option, section="Grid", help="runs played at once")
+@click.option(
+    "--jobs", type=click.IntRange(min=1, max=1024), default=1, cls=Option, section="Grid", help="runs played at once"
+)
 @click.option("--dry-run", is_flag=True, cls=Option, section="Grid", help="list the runs and how they stand")
 @click.option(
     "--run", "base", default="latest", show_default=True, cls=Option, section="Run", help="the run that is attacked"
@@ -265,11 +267,15 @@ def _names(option: str, text: str, known: Mapping[str, str], grid: bool, *, none
 
 def _seeds(text: str, default: int, grid: bool) -> tuple[int, ...]:
     words = [word.strip() for word in text.split(",") if word.strip()] or [str(default)]
-    if not all(word.isdecimal() for word in words):
-        raise UsageError(f"--seed takes whole numbers from 0, separated by commas, not {text!r}")
+    seeds: dict[int, None] = {}
+    for word in words:
+        number = whole(word)
+        if number is None or number >= SEEDS:
+            raise UsageError(f"--seed takes whole numbers from 0 to 2^63 - 1, separated by commas, not {text!r}")
+        seeds[number] = None
     if len(words) > 1 and not grid:
         raise UsageError(f"--seed {text}: several make a grid; add --grid")
-    return tuple(dict.fromkeys(int(word) for word in words))
+    return tuple(seeds)
 
 
 def _rows(found: Cells, standing: Sequence[CellState], outcome: Outcome, store: Store) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ from fltk.cli.command import Option, command
 from fltk.cli.context import Settings, uncollected
 from fltk.cli.filters import filter_options, select_runs
 from fltk.cli.output import Column, output_options, render
+from fltk.cli.terminal import echo, echo_rendered, visible
 from fltk.errors import UsageError
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ def _write_parquet(output: Path, pairing: Pairing, found: list[Difference] | Non
     from fltk.export.tables import from_dicts, write_table
 
     write_table(from_dicts(_rows(pairing, found)), output)
-    click.echo(output)
+    echo(output)
 
 
 def _put(text: str, output: Path | None) -> None:
@@ -133,11 +134,11 @@ def _put(text: str, output: Path | None) -> None:
     from fltk.export.files import replacing
 
     if output is None:
-        click.echo(text, nl=False)
+        echo_rendered(text)
         return
     with replacing(output) as file:
         file.write(text.encode())
-    click.echo(output)
+    echo(output)
 
 
 def _rows(pairing: Pairing, found: list[Difference] | None) -> list[dict[str, Any]]:
@@ -164,7 +165,7 @@ def _text(pairing: Pairing, found: list[Difference] | None, format: str, percent
         rows = _rows(pairing, found)
         return render(rows, [Column(key) for key in rows[0]] if rows else [], format)
     if found is None:
-        return latex_table(pairing.comparison, _ties(pairing), pairing.tie_unit, percent)
+        return visible(latex_table(pairing.comparison, _ties(pairing), pairing.tie_unit, percent))
     return render(_lines(found, percent), DIFFERENCES, "latex", title=_legend(pairing.comparison, found))
 
 
@@ -208,7 +209,7 @@ def _table(table: Comparison, found: list[Difference] | None, percent: bool) -> 
     if ranks:
         distance = f"critical difference {ranks.critical_difference:.2f} (Nemenyi, alpha {ranks.alpha:g})"
         notes.insert(1, f"average ranks over {ranks.settings} settings: Friedman p {_p(ranks.friedman_p)}, {distance}")
-    text += "".join(f"note: {note}\n" for note in notes)
+    text += "".join(f"note: {visible(note)}\n" for note in notes)
     if found is None:
         return text
     return text + "\n" + render(_lines(found, percent), DIFFERENCES, "table", title=_legend(table, found))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from fltk.cli.terminal import echo
 from fltk.errors import UsageError
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class Settings:
     def say(self, message: str, *, level: int = 0) -> None:
         """One line on stderr for a person; `level` 1 needs -v, and -q silences all."""
         if self.verbosity >= level:
-            click.echo(message, err=True)
+            echo(message, err=True)
 
     def notes(self, texts: Iterable[str]) -> None:
         """What a reader of a figure or table should know, a line each."""

@@ -11,6 +11,7 @@ from fltk.cli.command import Option, command
 from fltk.cli.context import Settings
 from fltk.cli.filters import filter_options, select_runs
 from fltk.cli.options import Names
+from fltk.cli.terminal import echo
 from fltk.errors import UsageError
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def export(settings: Settings, /, run: tuple[str, ...], what: str, output: Path,
     with Store(settings.db, readonly=True) as store:
         runs = select_runs(store, run, filters, "export")
         count = _write(store, runs, what, output)
-    click.echo(output)
+    echo(output)
     settings.say(f"{count:,} {'maps' if suffix == '.npz' else 'rows'} of {len(runs):,} runs", level=1)
 
 

@@ -12,6 +12,8 @@ import click
 
 from fltk.cli.command import Option
 from fltk.cli.options import Names
+from fltk.cli.terminal import echo
+from fltk.config import whole
 from fltk.errors import UsageError
 
 if TYPE_CHECKING:
@@ -82,10 +84,10 @@ def write_figure(
         check_data_path(data)
     figure, rows = draw(None if width is None else {"column": COLUMN, "page": DOUBLE}[width])
     save_figure(figure, output)
-    click.echo(output)
+    echo(output)
     if data is not None:
         save_data(rows, data)
-        click.echo(data)
+        echo(data)
 
 
 def figure_name(kind: str, runs: Sequence[int], *options: object) -> str:
@@ -109,7 +111,10 @@ def rounds_of(text: str | None) -> list[int] | None:
     """Round numbers of --rounds."""
     if text is None:
         return None
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise UsageError(f"--rounds takes whole numbers separated by commas, not {text!r}") from None
+    rounds = []
+    for part in text.split(","):
+        number = whole(part)
+        if number is None:
+            raise UsageError(f"--rounds takes whole numbers separated by commas, not {text!r}")
+        rounds.append(number)
+    return rounds

@@ -12,6 +12,7 @@ from fltk.cli.context import Settings
 from fltk.cli.options import SOURCES, config_from, options_from
 from fltk.cli.output import Column, emit, output_options
 from fltk.cli.progress import RunProgress
+from fltk.cli.terminal import echo
 from fltk.cli.train import place_options, shown
 from fltk.config import JoinConfig
 from fltk.errors import UsageError
@@ -148,7 +149,7 @@ def _print(store: Store, run: RunRow, format: str) -> None:
         emit(rows, COLUMNS, format, extra=more if format == "json" else None)
         return
     emit(rows, COLUMNS, extra=_notes(run, stored))
-    click.echo()
+    echo()
     each = [column for column in EACH if any(row.get(column.key) is not None for row in stored["newcomers"])]
     emit(stored["newcomers"], each, title="Each newcomer")
 

@@ -25,6 +25,7 @@ import click
 from fltk import __version__
 from fltk.cli.command import Group, epilog
 from fltk.cli.context import Settings, global_options
+from fltk.cli.terminal import echo
 from fltk.errors import FltkError
 from fltk.signals import STOPS
 
@@ -179,7 +180,7 @@ def _show_traceback(error: Exception) -> None:
     context = click.get_current_context(silent=True)
     settings = context.find_object(Settings) if context else None
     if settings is not None and settings.verbosity >= 2:
-        traceback.print_exception(error, file=sys.stderr)
+        echo("".join(traceback.format_exception(error)), nl=False, err=True)
 
 
 @click.group(
@@ -282,7 +283,7 @@ def _report(message: str, code: int, error: Exception, args: Sequence[str]) -> N
         kind = "internal error" if isinstance(error, InternalError) else "error"
         text = f"fltk: {kind}: {line}"
     try:
-        click.echo(text, err=True)
+        echo(text, err=True)
     except OSError:  # a full disk, or a terminal that is gone: the exit code is all that can be told
         _fails(sys.stderr)
 

@@ -10,6 +10,7 @@ import click
 
 from fltk.cli.command import command
 from fltk.cli.output import Column, emit, output_options
+from fltk.cli.terminal import echo
 from fltk.errors import unknown
 from fltk.names import METHODS
 
@@ -76,9 +77,9 @@ def explain(name: str, cls: type[Any], option: str, kind: str, format: str) -> N
     ]
     columns = [Column("name"), Column("default"), Column("range"), Column("help")]
     if format == "table":
-        click.echo(f"{name}\n\n{doc}\n")
+        echo(f"{name}\n\n{doc}\n")
         if not rows:
-            click.echo("No hyper-parameters.")
+            echo("No hyper-parameters.")
             return
         emit(rows, columns, format, title=f"Hyper-parameters ({option} KEY=VALUE)")
     else:

@@ -6,8 +6,8 @@ Precedence: flag, then environment, then file, then default.
 from __future__ import annotations
 
 import difflib
+import math
 import re
-import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, Field, fields, replace
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any, TypeVar, get_type_hints
 import click
 from click.core import ParameterSource
 
+from fltk.bounded import read_toml
 from fltk.cli.command import Option
 from fltk.config import PartitionConfig, TrainConfig
 from fltk.errors import UsageError, unknown
@@ -150,12 +151,15 @@ def literal(text: str) -> int | float | bool | str:
     """A value as written: 3 is an int, 3.0 and 1e-3 are floats, true and false bools, the rest is text."""
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
-    if re.fullmatch(r"[+-]?\d+", text):
+    if re.fullmatch(r"[+-]?\d{1,19}", text, re.ASCII):
         return int(text)
     try:
-        return float(text)
+        number = float(text)
     except ValueError:
         return text
+    if math.isinf(number) and "inf" not in text.lower():
+        raise UsageError(f"{text} is too large a number")
+    return number
 
 
 def method_params(ctx: click.Context) -> dict[str, Any]:
@@ -200,10 +204,7 @@ def read_config(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
     Keys may be written with hyphens or underscores. Raises `UsageError` naming the file and the wrong key.
     """
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"--config {path}: not valid TOML: {error}") from None
+    data = read_toml(path, f"--config {path}")
     values: dict[str, Any] = {}
     params: dict[str, Any] = {}
     for key, value in data.items():

@@ -14,6 +14,7 @@ import click
 
 from fltk.cli.command import Option
 from fltk.cli.context import Settings
+from fltk.cli.terminal import echo_rendered, visible, visible_json
 from fltk.errors import UsageError
 from fltk.export import latex
 from fltk.export.values import field, to_json
@@ -38,7 +39,7 @@ class Column:
     @property
     def heading(self) -> str:
         """What a table calls the column."""
-        return self.label or self.key
+        return _cell(self.label or self.key, None)
 
 
 def output_options(function: F) -> F:
@@ -90,7 +91,7 @@ def emit(
     `columns` choose and order the values of table, latex, csv and tsv; json and jsonl carry whole rows.
     `title` stands above a table; `extra` adds keys beside "rows" in json and lines `key: value` to a table.
     """
-    click.echo(render(rows, columns, format, title=title, extra=extra), nl=False)
+    echo_rendered(render(rows, columns, format, title=title, extra=extra))
 
 
 def render(
@@ -101,11 +102,11 @@ def render(
     title: str | None = None,
     extra: Row | None = None,
 ) -> str:
-    """The text that `emit` prints."""
+    """The text that `emit` prints. Nothing of it is obeyed by a terminal but the colours of a table."""
     return {
         "table": lambda: _table(rows, columns, title, extra or {}),
-        "json": lambda: to_json({"schema": SCHEMA, **(extra or {}), "rows": rows}, indent=2) + "\n",
-        "jsonl": lambda: "".join(to_json(row) + "\n" for row in rows),
+        "json": lambda: visible_json(to_json({"schema": SCHEMA, **(extra or {}), "rows": rows}, indent=2)) + "\n",
+        "jsonl": lambda: "".join(visible_json(to_json(row)) + "\n" for row in rows),
         "csv": lambda: _separated(rows, columns, ","),
         "tsv": lambda: _separated(rows, columns, "\t"),
         "latex": lambda: _latex(rows, columns, title),
@@ -119,7 +120,7 @@ def _number(value: Any) -> bool:
 def _cell(value: Any, digits: int | None) -> str:
     """A value for the eye, on one line."""
     if isinstance(value, str):
-        return " ".join(value.split())
+        return visible(" ".join(value.split()))
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "-"
     if isinstance(value, bool):
@@ -133,8 +134,8 @@ def _cell(value: Any, digits: int | None) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(_cell(item, digits) for item in value)
     if isinstance(value, Mapping):
-        return ", ".join(f"{key}={_cell(item, digits)}" for key, item in value.items())
-    return " ".join(str(value).split())
+        return ", ".join(f"{_cell(key, None)}={_cell(item, digits)}" for key, item in value.items())
+    return visible(" ".join(str(value).split()))
 
 
 def _right(rows: Sequence[Row], key: str) -> bool:
@@ -189,8 +190,8 @@ def _padded(rows: Sequence[Row], column: Column) -> list[str]:
 
 def _told(title: str | None, lines: Sequence[str], extra: Row) -> str:
     """A table between its title and the facts below it."""
-    below = [f"{key}: {_cell(value, None)}" for key, value in extra.items()]
-    return "\n".join([*([title] if title else []), *lines, *below]) + "\n"
+    below = [f"{_cell(key, None)}: {_cell(value, None)}" for key, value in extra.items()]
+    return "\n".join([*([visible(title)] if title else []), *lines, *below]) + "\n"
 
 
 def _separated(rows: Sequence[Row], columns: Sequence[Column], delimiter: str) -> str:
@@ -200,7 +201,8 @@ def _separated(rows: Sequence[Row], columns: Sequence[Column], delimiter: str) -
     writer.writerow(column.key for column in columns)
     for row in rows:
         writer.writerow(field(row.get(column.key)) for column in columns)
-    return out.getvalue()
+    # Another program gets every character as it is.
+    return visible(out.getvalue()) if sys.stdout.isatty() else out.getvalue()
 
 
 def _latex(rows: Sequence[Row], columns: Sequence[Column], title: str | None) -> str:
@@ -215,7 +217,7 @@ def _latex(rows: Sequence[Row], columns: Sequence[Column], title: str | None) ->
             shown = "--" if text == "-" else latex.escape(text)
             cells.append(rf"\textbf{{{shown}}}" if text == best.get(column.key) else shown)
         lines.append(cells)
-    heading = f"% {' '.join(title.split())}\n" if title else ""
+    heading = f"% {_cell(title, None)}\n" if title else ""
     return heading + latex.tabular(align, [latex.escape(column.heading) for column in columns], lines)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +14,9 @@ from fltk.cli.command import Group, Option, epilog
 from fltk.cli.context import Settings
 from fltk.cli.options import options_from, partition_config
 from fltk.cli.output import Column, emit, output_options
+from fltk.cli.terminal import echo
 from fltk.config import PartitionConfig, ignored
-from fltk.errors import FltkError, UsageError
+from fltk.errors import FltkError
 
 if TYPE_CHECKING:
     from fltk.registry import PartitionRow, Store
@@ -137,27 +137,30 @@ def show(settings: Settings, ref: str, format: str) -> None:
 @click.pass_obj
 def export(settings: Settings, ref: str, output: Path) -> None:
     """Write the index lists of a partition for other programs."""
+    from fltk.export.files import check_path, replacing
     from fltk.registry import Store
 
+    suffix = check_path(output, (".npz", ".json"))
     with Store(settings.db, readonly=True) as store:
         row = store.find_partition(ref)
         arrays = _arrays(store, row, settings)
-    if not output.parent.is_dir():
-        raise FltkError(f"--output: the folder {output.parent} does not exist")
-    if output.suffix == ".npz":
-        import numpy as np
+    with replacing(output) as file:
+        file.write(_packed(arrays) if suffix == ".npz" else _listed(row, arrays))
+    echo(output)
 
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, allow_pickle=False, **arrays)
-        content = buffer.getvalue()
-    elif output.suffix == ".json":
-        lists = {key: value.tolist() for key, value in arrays.items()}
-        data = {"schema": 1, "config": row.config, "fingerprint": row.fingerprint, "arrays": lists}
-        content = (json.dumps(data, sort_keys=True) + "\n").encode()
-    else:
-        raise UsageError(f"--output must end in .npz or .json, not {output.suffix or 'nothing'!r}")
-    _write(output, content)
-    click.echo(output)
+
+def _packed(arrays: Mapping[str, Any]) -> bytes:
+    import numpy as np
+
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    return buffer.getvalue()
+
+
+def _listed(row: PartitionRow, arrays: Mapping[str, Any]) -> bytes:
+    lists = {key: value.tolist() for key, value in arrays.items()}
+    data = {"schema": 1, "config": row.config, "fingerprint": row.fingerprint, "arrays": lists}
+    return (json.dumps(data, sort_keys=True) + "\n").encode()
 
 
 def _arrays(store: Store, row: PartitionRow, settings: Settings) -> Mapping[str, Any]:
@@ -168,18 +171,6 @@ def _arrays(store: Store, row: PartitionRow, settings: Settings) -> Mapping[str,
         from fltk.experiment import Place, dealt_again
 
         return dict(sorted(dealt_again(row, store, Place(settings.data_dir), error).items()))  # as in the file
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Through a temporary neighbour: a full disk leaves neither half a file nor loses the old one."""
-    part = path.with_name(f".fltk-{os.getpid()}.part")
-    try:
-        part.write_bytes(content)
-        part.replace(path)
-    except OSError as error:
-        raise FltkError(f"--output: cannot write {path}: {error.strerror or error}") from None
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _line(row: PartitionRow) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from fltk.cli.command import Option, command
 from fltk.cli.context import Settings
 from fltk.cli.figures import FOLDER, figure_name, figure_options, film_options, rounds_of, write_figure
 from fltk.cli.options import Names
+from fltk.cli.terminal import echo
 from fltk.errors import UsageError
 
 if TYPE_CHECKING:
@@ -201,10 +202,10 @@ def attention_gif(
         panels, who = map_panels(store, found, rounds_of(rounds) or store.map_rounds(found.id), layer)
     film, rows = map_evolution(panels, who, width=DOUBLE if width == "page" else COLUMN, fps=fps)
     save_film(film, output)
-    click.echo(output)
+    echo(output)
     if data is not None:
         save_data(rows, data)
-        click.echo(data)
+        echo(data)
 
 
 @command(

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from fltk.cli.context import Settings
+from fltk.cli.terminal import visible
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -24,7 +25,7 @@ class RunProgress:
 
     def __init__(self, settings: Settings, label: str = "") -> None:
         self.settings = settings
-        self.label = label
+        self.label = visible(label)
         self.total = 0
         self.done = 0
         self.bar: Progress | None = None

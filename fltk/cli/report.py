@@ -9,6 +9,7 @@ import click
 
 from fltk.cli.command import Option, command
 from fltk.cli.context import Settings
+from fltk.cli.terminal import echo
 from fltk.errors import UsageError, unknown
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def report(settings: Settings, /, run: tuple[str, ...], sweep: str | None, outpu
         page = written(store, chosen, f"Sweep {sweep}" if sweep else None)
     with replacing(output) as file:
         file.write(page.encode())
-    click.echo(output)
+    echo(output)
 
 
 def _of_sweep(store: Store, name: str) -> list[RunRow]:

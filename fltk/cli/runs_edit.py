@@ -11,6 +11,7 @@ import click
 from fltk.cli.command import Option, command
 from fltk.cli.context import Settings
 from fltk.cli.output import Column, emit, output_options
+from fltk.cli.terminal import echo_exact
 
 if TYPE_CHECKING:
     from fltk.registry import RunRow, Store
@@ -102,14 +103,16 @@ def note(settings: Settings, /, run: str, text: str | None) -> None:
     '' removes the note.
     """
     from fltk.registry import Store
+    from fltk.registry.base import NOTE_LENGTH
 
     if text is None:
         with Store(settings.db, readonly=True) as store:
             found = store.find_run(run).note
         if found:
-            click.echo(found)
+            echo_exact(found)
         return
-    content = sys.stdin.read().rstrip("\n") if text == "-" else text
+    # One character more than is admitted, so that a longer one is refused without being read to its end.
+    content = sys.stdin.read(NOTE_LENGTH + 2).rstrip("\n") if text == "-" else text
     with Store(settings.db) as store:
         store.set_note(store.find_run(run).id, content)
 

@@ -37,7 +37,7 @@ NEXT = {"done": "skip", "running": "wait", "new": "start"}  # else: resume
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @click.option(
     "--jobs",
-    type=click.IntRange(min=1),
+    type=click.IntRange(min=1, max=1024),
     default=1,
     cls=Option,
     section="Sweep",

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from fltk.cli.context import Settings
+from fltk.cli.terminal import visible
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -33,7 +34,7 @@ class Board:
 
     def __init__(self, settings: Settings, name: str) -> None:
         self.settings = settings
-        self.name = name
+        self.name = visible(name)
         self.labels: dict[str, str] = {}
         self.rounds: dict[str, int] = {}
         self.events: dict[str, Event] = {}
@@ -66,7 +67,8 @@ class Board:
             values = state.cell.flat()
             words = [f"{key.partition('.')[2]}={values[key]}" for key in keys if key in values]
             digest = state.cell.digest
-            self.labels[digest] = " ".join([state.cell.config.method, *words, f"seed={state.cell.config.seed}"])
+            label = " ".join([state.cell.config.method, *words, f"seed={state.cell.config.seed}"])
+            self.labels[digest] = visible(label)
             self.rounds[digest] = state.cell.config.train.rounds
             self.states[digest] = state.state
         counts = Counter(state.state for state in found)
@@ -109,7 +111,7 @@ class Board:
         total = self.rounds.get(event.digest, 0)
         done = total if event.kind in ("done", "evaluated") else event.round
         run = "" if event.run is None else f"run{event.run}"
-        state = f"failed: {event.message}" if event.message else self.states[event.digest]
+        state = visible(f"failed: {event.message}") if event.message else self.states[event.digest]
         return self.labels.get(event.digest, ""), run, f"{done}/{total}", state
 
 

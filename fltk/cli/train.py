@@ -23,7 +23,7 @@ from fltk.cli.options import (
 from fltk.cli.output import Column, emit, output_options
 from fltk.cli.profile import heard, new_profile, profile_option, watch_of, with_profile
 from fltk.cli.progress import RunProgress
-from fltk.config import PartitionConfig, RunConfig, TrainConfig
+from fltk.config import SEEDS, PartitionConfig, RunConfig, TrainConfig, whole
 from fltk.errors import UsageError
 
 if TYPE_CHECKING:
@@ -192,9 +192,10 @@ def _configs(ctx: click.Context, params: dict[str, Any]) -> Iterator[RunConfig]:
 
 
 def _seed(text: str) -> int:
-    if not text.strip().isdecimal():
-        raise UsageError(f"--seed takes whole numbers from 0, separated by commas, not {text!r}")
-    return int(text)
+    number = whole(text)
+    if number is None or number >= SEEDS:
+        raise UsageError(f"--seed takes whole numbers from 0 to 2^63 - 1, separated by commas, not {text!r}")
+    return number
 
 
 @dataclass
@@ -212,10 +213,10 @@ class _Trainer:
     def play(self, configs: list[RunConfig]) -> list[dict[str, Any]]:
         from fltk import methods
 
-        for config in configs:
-            methods.create(
-                config.method, config.params
-            )  # a typo in the last method must not cost the first one's hours
+        for config in configs:  # a typo in the last method must not cost the first one's hours
+            methods.create(config.method, config.params)
+        if self.params["name"]:
+            self.store.require_free_name(self.params["name"])
         stored = self.store.find_partition(self.params["stored"]) if self.params["stored"] else None
         return [self._one(config, stored) for config in configs]
 

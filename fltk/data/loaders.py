@@ -222,6 +222,10 @@ def cifar10_jpeg(request: Request) -> Raw:
     n_train = len(rest[2])
     y = np.concatenate([rest[2], rest[5]]).astype(np.int64)
     _same_length(path, y, np.concatenate([rest[1][1:], rest[4][1:]]))
+    with reading(path):
+        for offset in (rest[1], rest[4]):
+            if offset.dtype.kind not in "iu" or (np.diff(offset.astype(np.int64)) < 0).any():
+                raise ValueError("images overlap")
 
     def jpeg(position: int) -> bytes:
         data, offset, _ = rest[:3] if position < n_train else rest[3:]
@@ -243,5 +247,8 @@ def _decode(jpegs: list[bytes], path: Path) -> Bytes:
     pixels = np.empty((len(jpegs), 32, 32, 3), np.uint8)
     with reading(path):
         for i, data in enumerate(jpegs):
-            pixels[i] = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+            image = Image.open(io.BytesIO(data), formats=("JPEG",))
+            if image.size != (32, 32):  # before it is decoded, which takes as much memory as it says
+                raise ValueError(f"an image of {image.width} x {image.height} pixels")
+            pixels[i] = np.asarray(image.convert("RGB"))
     return pixels

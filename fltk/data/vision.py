@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import http.client
 import pickle
 import sys
@@ -20,6 +21,7 @@ from fltk.errors import FltkError
 
 _MISSING_OPERATORS = ("nms", "qnms")
 _SIGNATURE = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+USPS_BYTES = 64 << 20  # of text; the published files have a third of it
 _libraries: list[Any] = []  # an operator lives as long as its Library object
 _FAILURES = (
     RuntimeError,  # torchvision: not found or corrupted
@@ -123,8 +125,22 @@ def _svhn(datasets: ModuleType, root: str, download: bool) -> Pixels:
 
 
 def _usps(datasets: ModuleType, root: str, download: bool) -> Pixels:
+    for _, name, _ in datasets.USPS.split_list.values():
+        _check_usps(Path(root, name))
     train, test = (datasets.USPS(root, part, download=download) for part in (True, False))
     return _join(train, test, "targets")
+
+
+def _check_usps(path: Path) -> None:
+    """ValueError where a file unpacks to more than it should: torchvision reads whatever lies there."""
+    if not path.is_file():
+        return
+    size = 0
+    with bz2.open(path) as file:
+        while chunk := file.read(1 << 20):
+            size += len(chunk)
+            if size > USPS_BYTES:
+                raise ValueError(f"{path.name} unpacks to more than {USPS_BYTES:,} bytes")
 
 
 def _join(train: Any, test: Any, labels: str) -> Pixels:

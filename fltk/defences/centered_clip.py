@@ -40,8 +40,8 @@ class CenteredClip(Defence):
     )
     rejects: ClassVar[bool] = False
 
-    tau: float | None = hyper(None, "clipping distance (default: tau_rel median distances)", low=0)
-    tau_rel: float = hyper(1.0, "clipping distance in median distances to the last update", low=0)
+    tau: float | None = hyper(None, "clipping distance (default: tau_rel median distances)", low=0, infinite=True)
+    tau_rel: float = hyper(1.0, "clipping distance in median distances to the last update", low=0, infinite=True)
     iterations: int = hyper(3, "clipping steps L", low=1)
     momentum: float = hyper(0.0, "clip the server's running means of updates, which forget at this rate", low=0, high=1)
 

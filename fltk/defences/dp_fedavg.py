@@ -50,7 +50,7 @@ class DPFedAvg(Defence):
     private: ClassVar[bool] = True
 
     noise: float = hyper(1.0, "noise multiplier z", low=0)
-    clip: float = hyper(1.0, "largest norm S of an update (adaptive=on: the first one)", low=0)
+    clip: float = hyper(1.0, "largest norm S of an update (adaptive=on: the first one)", low=0, infinite=True)
     adaptive: str = hyper("off", "let S follow the median norm, privately", choices=("off", "on"))
     delta: float | None = hyper(None, "delta of the guarantee (default: 1/N^1.1)", low=1e-12, high=1)
     accountant: str = hyper("rdp", "how epsilon is counted", choices=KINDS)

@@ -36,7 +36,7 @@ class NormClip(Defence):
     weighted: ClassVar[bool] = True
     rejects: ClassVar[bool] = False
 
-    limit: float | None = hyper(None, "largest norm M (default: the median norm of the round)", low=0)
+    limit: float | None = hyper(None, "largest norm M (default: the median norm of the round)", low=0, infinite=True)
     noise: float = hyper(0.0, "standard deviation of the noise on the mean", low=0)
 
     def check(self, kind: str, participation: float, clients: int) -> None:

@@ -36,7 +36,7 @@ class SignGuard(Defence):
     condition: ClassVar[str] = "n >= 3"
 
     shortest: float = hyper(0.1, "norms up to this many medians are left out", low=0, high=1)
-    longest: float = hyper(3.0, "norms from this many medians on are left out", low=1)
+    longest: float = hyper(3.0, "norms from this many medians on are left out", low=1, infinite=True)
     block: float = hyper(0.1, "share of the coordinates whose signs are counted", low=1e-9, high=1)
 
     def most(self, n: int) -> int:

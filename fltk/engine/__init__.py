@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 
+from fltk.config import whole
 from fltk.engine.base import Engine, Job
 from fltk.errors import UsageError
 
 AFTER = 1.0  # seconds of client work after which `auto` starts workers
 MOST = 8  # workers that `auto` starts
+WORKERS = 1024
 
 
 def make(spec: str, job: Job) -> Engine:
@@ -17,15 +19,24 @@ def make(spec: str, job: Job) -> Engine:
     `auto` starts one worker per core as soon as the work in this process has taken a second, since a run that takes so
     long gains more by them than they cost; with one core, or on a GPU, it works in this process alone.
     """
-    name, _, count = spec.partition(":")
-    if name == "auto" and not count:
+    name, count = read_spec(spec)
+    if name == "auto":
         workers = min(MOST, cores(), len(job.federation.clients)) if job.device == "cpu" else 1
         return _pool(job, workers, AFTER) if workers > 1 else _serial(job)
-    if name == "serial" and not count:
-        return _serial(job)
-    if name == "process" and count.isdecimal() and int(count) >= 1:
-        return _pool(job, int(count))
-    raise UsageError(f"--engine takes auto, serial or process:N (N worker processes), not {spec!r}")
+    return _serial(job) if name == "serial" else _pool(job, count)
+
+
+def read_spec(spec: str) -> tuple[str, int]:
+    """(name, worker processes) of `auto`, `serial` or `process:N`; UsageError for anything else."""
+    name, colon, number = spec.partition(":")
+    if name in ("auto", "serial") and not colon:
+        return name, 0
+    count = whole(number)
+    if name != "process" or count is None or not 1 <= count <= WORKERS:
+        raise UsageError(
+            f"--engine takes auto, serial or process:N (N worker processes, up to {WORKERS}), not {spec!r}"
+        )
+    return name, count
 
 
 def cores() -> int:

@@ -13,7 +13,7 @@ import torch
 
 from fltk.attacks.base import Samples
 from fltk.attacks.campaign import Campaign
-from fltk.config import TrainConfig
+from fltk.config import TrainConfig, whole
 from fltk.defences.base import Defence
 from fltk.errors import UsageError
 from fltk.models import zoo
@@ -112,7 +112,7 @@ class Job:
 def check_device(device: str) -> None:
     """Refuse what torch cannot compute on here."""
     kind, colon, index = device.partition(":")
-    if kind not in ("cpu", "cuda") or (colon and not (kind == "cuda" and index.isdecimal())):
+    if kind not in ("cpu", "cuda") or (colon and (kind != "cuda" or whole(index) is None)):
         raise UsageError(f"--device takes cpu, cuda or cuda:N, not {device!r}")
     if kind == "cuda" and not torch.cuda.is_available():
         raise UsageError(f"--device {device}: torch sees no CUDA device here; use --device cpu")

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import time
+import uuid
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
 from fltk.errors import FltkError, UsageError
+
+LEFTOVER_SECONDS = 3600.0
 
 
 def check_path(path: Path, suffixes: Collection[str], option: str = "--output") -> str:
@@ -29,15 +33,34 @@ def check_path(path: Path, suffixes: Collection[str], option: str = "--output") 
 
 @contextmanager
 def replacing(path: Path, option: str = "--output") -> Iterator[IO[bytes]]:
-    """A file that takes the place of `path` when the block ends well; otherwise the old one stays."""
-    part = path.with_name(f".fltk-{os.getpid()}.part")
+    """A file that takes the place of `path` when the block ends well; otherwise the old one stays.
+
+    A symbolic link stays one, and the file that it leads to is replaced. A pipe or device is written to as it is.
+    """
+    target = Path(os.path.realpath(path))
+    part = target.with_name(f".fltk-{uuid.uuid4().hex}.part")
     try:
+        if target.exists() and not target.is_file():
+            with target.open("wb") as file:
+                yield file
+            return
+        _remove_leftovers(target.parent)
         with part.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        part.replace(path)
+        part.replace(target)
     except OSError as error:
         raise FltkError(f"{option}: cannot write {str(path)!r}: {error.strerror or error}") from None
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Unfinished files of processes that were killed: for a long time nothing was written to them."""
+    limit = time.time() - LEFTOVER_SECONDS
+    for part in folder.glob(".fltk-*.part"):
+        with suppress(OSError):  # another process may be removing the same file
+            if part.stat().st_mtime < limit:
+                part.unlink()

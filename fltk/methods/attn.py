@@ -130,6 +130,7 @@ class Attn(Banked):
         None,
         "width of the score (default: .15; with token=model .135 gap, .5 relgap, .1 raw, .5 zscore; inf: FedAvg)",
         low=1e-12,
+        infinite=True,
     )
     token: str = hyper(
         "prototypes",

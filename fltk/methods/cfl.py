@@ -61,10 +61,14 @@ class CFL(Method):
     averages: ClassVar[str] = CLUSTERS
     equal: ClassVar[bool] = True
 
-    eps1: float | None = hyper(None, "a mean update shorter than this is near rest (default: rel1)", low=0)
-    eps2: float | None = hyper(None, "a client's update longer than this is not at rest (default: rel2)", low=0)
-    rel1: float = hyper(0.4, "eps1 as a share of the longest update of the first round", low=0)
-    rel2: float = hyper(0.85, "eps2 as a share of the longest update of the first round", low=0)
+    eps1: float | None = hyper(
+        None, "a mean update shorter than this is near rest (default: rel1)", low=0, infinite=True
+    )
+    eps2: float | None = hyper(
+        None, "a client's update longer than this is not at rest (default: rel2)", low=0, infinite=True
+    )
+    rel1: float = hyper(0.4, "eps1 as a share of the longest update of the first round", low=0, infinite=True)
+    rel2: float = hyper(0.85, "eps2 as a share of the longest update of the first round", low=0, infinite=True)
     t_min: int = hyper(2, "rounds without a split at the beginning", low=0)
     min_size: int = hyper(3, "clients that a cluster needs to be split", low=2)
 

@@ -17,6 +17,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from fltk.bounded import memory, read_text
 from fltk.config import PartitionConfig
 from fltk.data.dataset import Dataset, Floats, Ints, create, stream
 from fltk.data.files import reading
@@ -26,6 +27,8 @@ from fltk.partition import record, split
 from fltk.partition.record import Partition
 
 DEFAULT = PartitionConfig(newcomers=0)
+CLASSES = 100_000  # at most
+COPIES = 3  # of all samples at once: as they are read, put together, and dealt to clients
 _MODULES = ("numpy.core.multiarray", "numpy._core.multiarray")  # before and since NumPy 2
 
 
@@ -58,7 +61,7 @@ def _empty(*_: object) -> _Array:
     return _Array()
 
 
-class _ArraysOnly(pickle.Unpickler):
+class _ArraysOnly(pickle._Unpickler):  # in Python: the one in C reserves memory that a file merely speaks of
     """Builds dicts, lists, numbers, text and stand-ins of arrays, and refuses every other name."""
 
     def find_class(self, module: str, name: str) -> Any:
@@ -79,6 +82,7 @@ def load(folder: Path, config: PartitionConfig = DEFAULT) -> tuple[Dataset, Part
     n_clients = _count(folder)
     if config.newcomers >= n_clients:
         raise UsageError(f"--newcomers {config.newcomers}: {folder} has {n_clients} clients; lower it")
+    _check_size(folder, n_clients)
     parts = [read_client(folder / kind / f"{i}.npz") for i in range(n_clients) for kind in ("train", "test")]
     if len({x.shape[1:] for x, _ in parts}) != 1:
         raise FltkError(f"{folder}: samples of different clients differ in shape")
@@ -120,7 +124,7 @@ def _count(folder: Path) -> int:
     note = folder / "config.json"
     if note.is_file():
         with reading(note):
-            said = json.loads(note.read_text(encoding="utf-8")).get("num_clients", n)
+            said = json.loads(read_text(note, str(note))).get("num_clients", n)
         if said != n:
             raise FltkError(f"{note}: speaks of {said} clients, the folder has {n}")
     return n
@@ -128,6 +132,21 @@ def _count(folder: Path) -> int:
 
 def _ids(folder: Path) -> list[int]:
     return [int(path.stem) for path in folder.glob("*.npz") if path.stem.isdecimal()]
+
+
+def _check_size(folder: Path, n_clients: int) -> None:
+    """FltkError where the samples do not fit into memory: a small file may unpack to a very large one."""
+    size, limit = 0, memory()
+    for kind in ("train", "test"):
+        for client in range(n_clients):
+            path = folder / kind / f"{client}.npz"
+            with reading(path), zipfile.ZipFile(path) as archive:
+                size += archive.getinfo("data.npy").file_size
+    if limit is not None and COPIES * size > limit:
+        raise FltkError(
+            f"{folder}: its samples take {size / 1e9:.1f} GB, and to work with them {COPIES} times as much; "
+            f"this machine has {limit / 1e9:.1f} GB"
+        )
 
 
 def read_client(path: Path) -> tuple[Floats, Ints]:
@@ -144,6 +163,8 @@ def read_client(path: Path) -> tuple[Floats, Ints]:
             raise ValueError("y is not one whole number per sample")
         if len(y) and y.min() < 0:
             raise ValueError("y has negative labels")
+        if len(y) and y.max() >= CLASSES:
+            raise ValueError(f"y has the label {y.max()}; labels count the classes from 0")
         return x.astype(np.float32), y.astype(np.int64)
 
 

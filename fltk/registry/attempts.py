@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection
 from fltk.errors import FltkError
 from fltk.registry.base import new_id
 from fltk.registry.blobs import to_json
-from fltk.registry.processes import STALE_SECONDS, Process, is_gone
+from fltk.registry.processes import Process, is_gone, is_old
 from fltk.registry.schema import attempt, checkpoint
 
 RUNNING = "running"
@@ -81,5 +81,5 @@ def status_of(status: str, worker: Any, begun: float, now: float) -> str:
     if status != RUNNING:
         return status
     if worker is None:  # killed between the run's row and its first attempt, or about to start
-        return STALE if now - begun > STALE_SECONDS else RUNNING
+        return STALE if is_old(begun, now) else RUNNING
     return STALE if is_gone(_process(worker), worker.heartbeat, now) else RUNNING

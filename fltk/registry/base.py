@@ -103,7 +103,7 @@ def check_name(name: str) -> str:
 def check_text(text: str, option: str) -> str:
     """Free text that every database can hold; UsageError naming the option otherwise."""
     if len(text) > NOTE_LENGTH:
-        raise UsageError(f"{option} has {len(text)} characters; at most {NOTE_LENGTH} are allowed")
+        raise UsageError(f"{option} has more than {NOTE_LENGTH} characters; shorten it")
     if "\0" in text or any(unicodedata.category(char) == "Cs" for char in text):
         raise UsageError(f"{option} holds characters that cannot be stored; use plain text")
     return text

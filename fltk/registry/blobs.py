@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fltk.bounded import check_unpacked
 from fltk.config import canonical_json
 from fltk.errors import FltkError
 from fltk.registry.rows import Float32, MapBlob, StoredMap
@@ -103,6 +104,7 @@ def unpack_arrays(data: bytes, where: str, keys: Collection[str] | None = None) 
     """The inverse of `pack_arrays`, limited to `keys` where given; `where` names the place in the error for damage."""
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+            check_unpacked(archive.zip.infolist())
             return {key: archive[key] for key in archive.files if keys is None or key in keys}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise FltkError(f"{where}: stored arrays are damaged ({error})") from error

@@ -9,20 +9,17 @@ import contextlib
 import hashlib
 import os
 import platform
-import subprocess
 import sys
-import threading
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from fltk import __version__
-from fltk.errors import FltkError
+from fltk.registry.git import GitFailed, git, git_hashed, harmless
 
 DIFF_LIMIT = 2 * 1024 * 1024  # bytes; a longer diff is recorded by hash and size alone
 UNTRACKED_LIMIT = 1000  # files
-GIT_SECONDS = 20.0
 # Parts of fltk that read, write or show results and change no bit of them.
 AROUND = ("bench", "cli", "export", "plots", "registry", "report", "sweep")
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -86,10 +83,10 @@ def _top(where: Path, tracked: str = "") -> Path | str:
     With `tracked` it has to know this file of the folder: a virtual environment may lie in anybody's repository.
     """
     try:
-        top = Path(os.fsdecode(_git(where, "rev-parse", "--show-toplevel").rstrip(b"\r\n")))
-        if tracked and not _git(where, "ls-files", "--", tracked):
+        top = Path(os.fsdecode(git(where, "rev-parse", "--show-toplevel").rstrip(b"\r\n")))
+        if tracked and not git(where, "ls-files", "--", tracked):
             return "an installed package, not a git repository"
-    except _GitFailed as error:
+    except GitFailed as error:
         return str(error)
     return top
 
@@ -99,16 +96,17 @@ def _tree(top: Path | str) -> dict[str, Any]:
     if isinstance(top, str):
         return {"present": False, "reason": top}
     try:
+        settings = harmless(top)
         state: dict[str, Any] = {
             "present": True,
             "commit": _maybe(top, "rev-parse", "--verify", "--quiet", "HEAD"),
             "branch": _maybe(top, "symbolic-ref", "--quiet", "--short", "HEAD"),
-            "dirty": bool(_git(top, "status", "--porcelain", "-z", "--untracked-files=normal")),
+            "dirty": bool(git(top, "status", "--porcelain", "-z", "--untracked-files=normal", settings=settings)),
             "untracked": _untracked(top),
         }
         if state["commit"] is not None:
-            state |= _diff(top)
-    except _GitFailed as error:
+            state |= _diff(top, settings)
+    except GitFailed as error:
         return {"present": False, "reason": str(error)}
     return state
 
@@ -130,53 +128,17 @@ def package_digest(without: Collection[str] = ()) -> str:
     return total.hexdigest()
 
 
-class _GitFailed(FltkError):
-    """Git is absent, or this is no repository; never leaves this module."""
-
-
-def _git(folder: Path, *arguments: str, limit: int | None = None) -> bytes:
-    """The output of one git command, at most `limit` bytes of it."""
-    return _git_hashed(folder, *arguments, limit=limit)[0]
-
-
-def _git_hashed(folder: Path, *arguments: str, limit: int | None) -> tuple[bytes, int, str]:
-    """(start of the output up to `limit` bytes, its full size, its full SHA-256), in bounded memory."""
-    # No lock on the index and no monitor process: looking must not disturb a git command of the user.
-    command = ["git", "-c", "core.fsmonitor=false", "--no-optional-locks", *arguments]
-    try:
-        process = subprocess.Popen(
-            command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL
-        )
-    except OSError as error:
-        raise _GitFailed("git is not installed or cannot be started here") from error
-    timer = threading.Timer(GIT_SECONDS, process.kill)
-    timer.start()
-    kept, size, sha256 = bytearray(), 0, hashlib.sha256()
-    try:
-        with process:
-            assert process.stdout is not None
-            while chunk := process.stdout.read(1 << 16):
-                sha256.update(chunk)
-                size += len(chunk)
-                kept += chunk if limit is None else chunk[: max(0, limit - len(kept))]
-    finally:
-        timer.cancel()
-    if process.returncode != 0:
-        raise _GitFailed("not a git repository" if process.returncode > 0 else "git took too long")
-    return bytes(kept), size, sha256.hexdigest()
-
-
 def _maybe(folder: Path, *arguments: str) -> str | None:
     """One line of output; None where git has no answer, such as the commit of an empty repository."""
     try:
-        return os.fsdecode(_git(folder, *arguments)).strip().encode("utf-8", "replace").decode() or None
-    except _GitFailed:
+        return os.fsdecode(git(folder, *arguments)).strip().encode("utf-8", "replace").decode() or None
+    except GitFailed:
         return None
 
 
-def _diff(top: Path) -> dict[str, Any]:
+def _diff(top: Path, settings: Mapping[str, str]) -> dict[str, Any]:
     arguments = ("diff", "HEAD", "--binary", "--no-color", "--no-ext-diff", "--no-textconv")
-    content, size, sha256 = _git_hashed(top, *arguments, limit=DIFF_LIMIT)
+    content, size, sha256 = git_hashed(top, *arguments, limit=DIFF_LIMIT, settings=settings)
     if not size:
         return {}
     described = {"diff_size": size, "diff_hash": sha256}
@@ -185,13 +147,17 @@ def _diff(top: Path) -> dict[str, Any]:
 
 def _untracked(top: Path) -> dict[str, str]:
     """Path -> SHA-256 of the untracked, not ignored Python files; the first UNTRACKED_LIMIT by name."""
-    listing = _git(top, "ls-files", "--others", "--exclude-standard", "-z", "--", "*.py")
+    listing = git(top, "ls-files", "--others", "--exclude-standard", "-z", "--", "*.py")
     names = sorted(name for name in listing.split(b"\0") if name)
     found: dict[str, str] = {}
     for name in names[:UNTRACKED_LIMIT]:
         with contextlib.suppress(OSError):
-            content = (top / os.fsdecode(name)).read_bytes()
-            found[name.decode("utf-8", "replace")] = hashlib.sha256(content).hexdigest()
+            path = top / os.fsdecode(name)
+            if path.is_symlink() or not path.is_file():  # a link may lead to what never ends
+                continue
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256")
+            found[name.decode("utf-8", "replace")] = digest.hexdigest()
     return found
 
 

@@ -18,6 +18,12 @@ from fltk.registry.schema import run, tag
 class Labels(Runs):
     """The part of the store that knows labels and removal."""
 
+    def require_free_name(self, name: str) -> None:
+        """UsageError for a name that no new run can have, to be asked before its work begins."""
+        text = check_name(name)
+        with self._db.read() as connection:
+            check_free(connection, run, "run", text)
+
     def rename(self, run_id: int, name: str) -> None:
         """Give the run a (new) unique name."""
         text = check_name(name)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 STALE_SECONDS = 120.0
+SKEW_SECONDS = 3600.0  # clocks of hosts that share a registry differ by less
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,13 @@ def is_gone(process: Process, heartbeat: float, now: float) -> bool:
     the age of the last heartbeat can. `heartbeat` and `now` are seconds since 1970.
     """
     if process.host != platform.node():
-        return now - heartbeat > STALE_SECONDS
+        return is_old(heartbeat, now)
     return not _is_alive(process)
+
+
+def is_old(heartbeat: float, now: float) -> bool:
+    """Whether a sign of life is too old to count, or so far in the future that no clock has written it."""
+    return now - heartbeat > STALE_SECONDS or heartbeat - now > SKEW_SECONDS
 
 
 def _is_alive(process: Process) -> bool:

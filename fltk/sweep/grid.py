@@ -20,7 +20,6 @@ Lists multiply. Where settings meet, [[also]] wins over [for.METHOD], and that o
 from __future__ import annotations
 
 import math
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +27,7 @@ from typing import Any, get_type_hints
 
 import numpy as np
 
+from fltk.bounded import read_toml
 from fltk.config import PartitionConfig, TrainConfig
 from fltk.errors import UsageError, unknown
 from fltk.names import METHODS
@@ -101,12 +101,7 @@ def rounded(value: float) -> float:
 
 def read(path: Path) -> Plan:
     """Read a file. Raises UsageError naming the place in it."""
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: not valid TOML: {error}") from None
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}") from None
+    data = read_toml(path, str(path))
     known = {*TOP, *TABLES, "params", "for", "also", *OWN_TABLES}
     for key in data:
         if key not in known:

@@ -22,6 +22,22 @@ from fltk.registry import Store
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ("--subset", "300", "--clients", "4", "--newcomers", "1", "--rounds", "2")
+HELD = """
+import os, runpy, signal, sys
+from fltk.registry import Store
+
+record = Store.record_round
+
+
+def held(store, run, round, *more):
+    if round == {round}:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    record(store, run, round, *more)
+
+
+Store.record_round = held
+runpy.run_module("fltk", run_name="__main__", alter_sys=True)
+"""
 PATIENCE = 120.0  # seconds; only a hanging program needs them
 TIMES = ("seconds", "seconds_train", "seconds_aggregate", "seconds_eval")
 
@@ -62,17 +78,21 @@ def done(db: Path | str, *args: str) -> str:
     return called.out
 
 
-def start(db: Path, *args: str, env: Mapping[str, str] | None = None, nohup: bool = False) -> subprocess.Popen[str]:
+def start(
+    db: Path, *args: str, env: Mapping[str, str] | None = None, nohup: bool = False, hold: int = 0
+) -> subprocess.Popen[str]:
     """`fltk ARGS` as a process with a process group of its own, as a shell starts it.
 
     nohup: deaf to the end of its terminal. Else it is not, even where these tests are.
+    hold: the process stops itself before it stores this round of its run; `wait_until_held` returns then.
     """
+    program = ["-c", HELD.format(round=hold)] if hold else ["-m", "fltk"]
     kept = {key: value for key, value in os.environ.items() if not key.startswith("FLTK_")}
     path = os.pathsep.join(filter(None, [str(ROOT), kept.get("PYTHONPATH", "")]))
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN if nohup else signal.SIG_DFL)  # a child inherits it
     try:
         return subprocess.Popen(
-            [sys.executable, "-m", "fltk", "--db", str(db), *args],
+            [sys.executable, *program, "--db", str(db), *args],
             env={**kept, "PYTHONPATH": path, **(env or {})},
             cwd=db.parent,
             stdout=subprocess.PIPE,
@@ -93,6 +113,12 @@ def wait_for(process: subprocess.Popen[str], text: str) -> list[str]:
         if text in line:
             return lines
     raise AssertionError(f"{text!r} never came: {''.join(lines)}")
+
+
+def wait_until_held(process: subprocess.Popen[str]) -> None:
+    """Returns when the process has stopped itself (`hold`)."""
+    found = os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+    assert found is not None and found.si_code == os.CLD_STOPPED, "the process ended before the round came"
 
 
 def kill(process: subprocess.Popen[str]) -> None:

@@ -55,6 +55,18 @@ TRAIN = [
     ("--set step=1.01", 2, "from 0 to 1"),
     ("--set head=none", 2, "shared, local"),
     ("--set mu", 2, "KEY=VALUE"),
+    ("--method fedprox --set mu=1e400", 2, "too large"),
+    ("--method fedprox --set mu=1e300", 2, "up to 3.4"),
+    ("--method fedprox --set mu=inf", 2, "up to 3.4"),
+    ("--method ifca --set clusters=99999999999999999999999", 2, "clusters="),
+    ("--method ifca --set clusters=2000000000", 2, "up to 1000000000"),
+    ("--steps 99999999999999999999999", 2, "--steps"),
+    ("--rounds 1000000001", 2, "--rounds must be at most 1000000000"),
+    ("--clients 99999999999999999999999", 2, "--clients"),
+    ("--subset 99999999999999999999999", 2, "--subset"),
+    ("--partition-seed 9223372036854775808", 2, "--partition-seed"),
+    ("--seed " + "9" * 5000, 2, "--seed"),
+    ("--engine process:99999999999999999999", 2, "--engine"),
     ("--alpha 0", 2, "--alpha"),
     ("--alpha -1", 2, "--alpha"),
     ("--alpha nan", 2, "--alpha"),
@@ -137,6 +149,29 @@ def test_what_training_refuses(shelf: Path, text: str, code: int, part: str) -> 
     assert state(shelf) == before
 
 
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("train", "--engine", "foo"),
+        ("train", "--device", "x"),
+        ("train", "--name", "7"),
+        ("train", "--name", "first"),
+        ("attack", "--kind", "sign-flip", "--engine", "foo"),
+        ("sweep", "{grid}", "--engine", "foo"),
+        ("sweep", "{grid}", "--device", "x"),
+    ],
+    ids=" ".join,
+)
+def test_what_is_refused_stores_no_partition(shelf: Path, tmp_path: Path, args: tuple[str, ...]) -> None:
+    grid = tmp_path / "grid.toml"
+    grid.write_text('method = "local"\nseed = 5\n[train]\nrounds = 1\n')
+    command, *rest = (word.format(grid=grid) for word in args)
+    new = () if command == "sweep" else ("--partition-seed", "5", *TINY)
+    assert fltk(shelf, command, *rest, *new).code == 2
+    with Store(shelf, readonly=True) as store:
+        assert len(store.partitions()) == 1
+
+
 def test_a_stored_partition_settles_its_options(shelf: Path) -> None:
     line = fltk(shelf, "train", "--partition", "part1", "--alpha", "3").line
     assert "--alpha does not go with --partition" in line
@@ -175,7 +210,7 @@ OTHERS = [
     ("plot clients run1 --key nope -o {tmp}/a.png", "no values named 'nope'"),
     ("plot attention-maps run1 --rounds 7 -o {tmp}/a.png", "no map of round 7"),
     ("plot attention-maps run1 --rounds x -o {tmp}/a.png", "--rounds"),
-    ("plot attention-maps run1 --rounds 99999999999999999999999 -o {tmp}/a.png", "no map of round 9999999999999999999"),
+    ("plot attention-maps run1 --rounds 99999999999999999999999 -o {tmp}/a.png", "--rounds takes whole numbers"),
     ("evaluate first --round 99999999999999999999999", "no checkpoint of round 9999999999999999999"),
     ("join-new-client first --lr 1e308", "--lr must be at most"),
     ("attack --run first --kind sign-flip --attack-size 1e308", "--attack-size must be at most"),

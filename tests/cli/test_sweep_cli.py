@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from calls import PATIENCE, descendants, done, fltk, kill, played, start, wait_for, wait_until_gone
 
+from fltk.errors import FltkError
 from fltk.registry import Store
 
 SMALL = """
@@ -23,7 +24,7 @@ clients = 3
 newcomers = 0
 """
 GRID = 'method = ["local", "fedprox"]\nseed = [0, 1]\n[train]\nrounds = 2\nlr = [0.05, 0.1]\n' + SMALL
-LONG = 'method = ["local", "fedavg"]\n[train]\nrounds = 500\n' + SMALL
+ENDLESS = 'method = ["local", "fedavg"]\n[train]\nrounds = 1_000_000\n' + SMALL  # not over before it is stopped
 LEFT = "fltk: interrupted; the same command goes on with what is left\n"
 PATIENT = 3 * PATIENCE  # two workers import torch while others use the machine
 needs_proc = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="children are found through /proc")
@@ -97,7 +98,7 @@ def test_a_failing_cell_stops_no_other(db: Path) -> None:
 def test_an_unfinished_cell_goes_on_and_one_of_other_code_starts_anew(
     db: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    grid = write(db, LONG.replace("rounds = 500", "rounds = 24"))
+    grid = write(db, ENDLESS.replace("1_000_000", "24"))
     record, resumed = Store.record_round, importlib.import_module("fltk.resume")
 
     def stopping(self: Store, run: int, round: int, *more: Any) -> None:
@@ -127,7 +128,7 @@ def test_an_unfinished_cell_goes_on_and_one_of_other_code_starts_anew(
 
 
 def test_a_cell_that_is_stopped_before_it_begins_is_played_later(db: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    grid, attempt = write(db, LONG.replace("rounds = 500", "rounds = 3")), Store.start_attempt
+    grid, attempt = write(db, ENDLESS.replace("1_000_000", "3")), Store.start_attempt
 
     def stopping(self: Store, run: int, *more: Any) -> int:
         if run == 2:
@@ -161,56 +162,59 @@ def test_several_processes_come_to_the_bits_of_one(db: Path, tmp_path: Path) -> 
 
 
 @needs_proc
-def test_kill_9_of_the_driver_leaves_no_worker_and_loses_nothing(db: Path) -> None:
-    grid = write(db, LONG)
+def test_kill_9_of_the_driver_leaves_no_worker_and_loses_nothing(db: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    grid = write(db, ENDLESS)
     process = start(db, "sweep", grid, "--jobs", "2")
     wait_until_played(process, db, rounds=12)
     workers = descendants(process.pid)
     assert len(workers) >= 2
     kill(process)
     wait_until_gone(workers)
-    check_resumed(db, grid)
+    check_resumed(db, grid, monkeypatch)
 
 
 @needs_proc
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_ctrl_c_saves_every_cell(db: Path, stop: signal.Signals) -> None:
-    grid = write(db, LONG)
+def test_ctrl_c_saves_every_cell(db: Path, stop: signal.Signals, monkeypatch: pytest.MonkeyPatch) -> None:
+    grid = write(db, ENDLESS)
     process = start(db, "sweep", grid, "--jobs", "2")
     wait_until_played(process, db, rounds=12)
     workers = descendants(process.pid)
     os.killpg(process.pid, stop)
-    out, err = process.communicate(timeout=PATIENT)
+    out, err = process.communicate(timeout=PATIENCE)
     assert (process.returncode, out) == (130, "") and "Traceback" not in err and err.endswith(LEFT)
     wait_until_gone(workers)
     with Store(db) as store:
-        stopped = [run for run in store.runs() if run.status == "interrupted"]
+        runs = store.runs()
+        assert {run.status for run in runs} == {"interrupted"}
         # The signal may come just when a round has been stored: then the checkpoint is that of the round before.
-        behind = [run.rounds_done - (store.latest_checkpoint(run.id) or (0,))[0] for run in stopped]
-        assert behind and set(behind) <= {0, 1}
-        assert {run.status for run in store.runs()} <= {"interrupted", "done"}
-    check_resumed(db, grid)
+        behind = [run.rounds_done - (store.latest_checkpoint(run.id) or (0,))[0] for run in runs]
+        assert set(behind) <= {0, 1}
+    check_resumed(db, grid, monkeypatch)
 
 
 @needs_proc
 def test_a_worker_that_is_killed_costs_one_cell(db: Path) -> None:
-    grid = write(db, LONG)
+    """The victim never ends by itself; the other cell is short, and starts before the victim is killed or after."""
+    endless = 'method = "local"\n[train]\nrounds = 1_000_000\n' + SMALL
+    grid = write(db, endless + '[[also]]\nmethod = "fedavg"\ntrain.rounds = 3\n')
     process = start(db, "sweep", grid, "--jobs", "2")
     wait_until_played(process, db, rounds=12)
     with Store(db) as store:
-        victim = next(run.id for run in store.runs() if run.status == "running")
-        os.kill(store.attempts(victim)[-1].pid, signal.SIGKILL)
-    out, err = process.communicate(timeout=PATIENT)
+        (victim,) = store.runs(method="local")
+        os.kill(store.attempts(victim.id)[-1].pid, signal.SIGKILL)
+    _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1 and "1 cell of 2 failed" in err and "exit code -9" in err and "Traceback" not in err
-    assert sorted(line.split()[2] for line in out.splitlines()[1:]) == ["done", "stale"]
-    check_resumed(db, grid)
+    with Store(db) as store:
+        assert {run.method: run.status for run in store.runs()} == {"local": "stale", "fedavg": "done"}
+    assert [row["next"] for row in rows(db, grid, "--dry-run")] == ["resume", "skip"]
 
 
 def wait_until_played(process: Any, db: Path, rounds: int) -> None:
     """Returns when a run of the sweep has so many rounds."""
 
     wait_for(process, "cells")
-    end = time.monotonic() + PATIENT
+    end = time.monotonic() + PATIENCE
     while time.monotonic() < end and process.poll() is None:
         with Store(db, readonly=True) as store:
             if any(run.rounds_done >= rounds for run in store.runs()):
@@ -219,20 +223,37 @@ def wait_until_played(process: Any, db: Path, rounds: int) -> None:
     raise AssertionError("the sweep came to nothing")
 
 
-def check_resumed(db: Path, grid: str) -> None:
-    """Played again, the same runs are finished, with the numbers of a sweep that nobody disturbed."""
+def check_resumed(db: Path, grid: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same runs go on, and have the numbers of a sweep that was not disturbed."""
     with Store(db) as store:
-        begun = {run.id for run in store.runs()}
-    found = rows(db, grid)
-    assert {r["state"] for r in found} == {"done"} and len(found) == 2
-    other = db.with_name("undisturbed.db")
-    if not other.exists():
-        done(other, "sweep", grid)
-    with Store(db) as store, Store(other) as undisturbed:
-        assert begun <= {run.id for run in store.runs()} and len(store.runs()) == 2
-        for run in store.runs():
-            (same,) = undisturbed.runs(method=run.method)
-            assert played(store, run.id) == played(undisturbed, same.id)
+        begun = {run.method: run for run in store.runs()}
+    ends = {method: 3 + (begun[method].rounds_done if method in begun else 0) for method in ("local", "fedavg")}
+
+    play_up_to(db, grid, ends, monkeypatch)
+    undisturbed = db.with_name("undisturbed.db")
+    play_up_to(undisturbed, grid, ends, monkeypatch)
+
+    with Store(db) as store, Store(undisturbed) as other:
+        for method, last in ends.items():
+            (run,), (same,) = store.runs(method=method), other.runs(method=method)
+            assert run.rounds_done == last
+            assert method not in begun or run.id == begun[method].id
+            assert played(store, run.id) == played(other, same.id)
+
+
+def play_up_to(db: Path, grid: str, ends: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plays every cell of the sweep up to the end of its method's last round here, where the cell fails."""
+    record = Store.record_round
+
+    def stopping(self: Store, run: int, round: int, *more: Any) -> None:
+        record(self, run, round, *more)
+        if round == ends[self.find_run(run).method]:
+            raise FltkError("as far as the test goes")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "record_round", stopping)
+        called = fltk(db, "sweep", grid)
+    assert called.code == 1 and "2 cells of 2 failed" in called.err and "as far as the test goes" in called.err
 
 
 def test_the_best_cell_on_validation_data(db: Path) -> None:

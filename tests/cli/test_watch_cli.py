@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-from calls import TINY, done, fltk, kill, start, wait_for
+import pytest
+from calls import PATIENCE, TINY, Called, done, fltk, kill, start, wait_until_held
 
 from fltk.registry import Store
 
@@ -14,34 +19,45 @@ LONG = ("train", "--method", "fedavg", *TINY[:-1], "400")
 OFTEN = ("--every", "0.05")
 
 
-def test_watching_a_run_to_its_end(tmp_path: Path) -> None:
+def watched(
+    db: Path, meanwhile: Callable[[subprocess.Popen[str]], None], monkeypatch: pytest.MonkeyPatch
+) -> tuple[Called, subprocess.Popen[str]]:
+    """`fltk watch` of a run that stands at round 40 until the watcher has looked at it once; then `meanwhile`."""
+    player = start(db, *LONG, hold=41)
+    wait_until_held(player)
+    sleep, looks = time.sleep, [0]
+
+    def waiting(seconds: float) -> None:
+        looks[0] += 1
+        if looks[0] == 1:
+            meanwhile(player)
+        sleep(seconds)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fltk.cli.watch.time.sleep", waiting)
+        called = fltk(db, "watch", "run1", *OFTEN, "--json", quiet=False)
+    return called, player
+
+
+def test_watching_a_run_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     db = tmp_path / "r.db"
-    player = start(db, *LONG)
-    wait_for(player, "round 40/400")
-    watcher = start(db, "watch", *OFTEN, "--json")
-    out, err = watcher.communicate(timeout=300)
-    player.communicate(timeout=300)
-    assert (player.returncode, watcher.returncode) == (0, 0), err
-    lines = err.splitlines()
-    assert 1 <= len(lines) <= 10 and all(line.startswith("run1 (fedavg): round ") for line in lines), err
+    called, player = watched(db, lambda process: os.kill(process.pid, signal.SIGCONT), monkeypatch)
+    player.communicate(timeout=PATIENCE)
+    assert (player.returncode, called.code) == (0, 0), called.err
+    lines = called.err.splitlines()
+    assert 1 <= len(lines) <= 10 and all(line.startswith("run1 (fedavg): round ") for line in lines), lines
     assert lines[-1].startswith("run1 (fedavg): round 400/400  loss ")
-    (row,) = json.loads(out)["rows"]
+    (row,) = json.loads(called.out)["rows"]
     with Store(db, readonly=True) as store:
         run = store.find_run(1)
     assert (row["run"], row["rounds"], row["status"]) == ("run1", 400, "done")
     assert row["personal_test_acc"] == run.last["personal_test_acc"]
 
 
-def test_a_run_whose_process_is_killed(tmp_path: Path) -> None:
-    db = tmp_path / "r.db"
-    player = start(db, *LONG)
-    wait_for(player, "round 40/400")
-    watcher = start(db, "watch", "run1", *OFTEN)
-    time.sleep(0.1)
-    kill(player)
-    out, err = watcher.communicate(timeout=300)
-    assert watcher.returncode == 0 and "stale" in out
-    assert err.splitlines()[-1] == "run1: its process is gone; fltk resume run1 goes on with it"
+def test_a_run_whose_process_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    called, _ = watched(tmp_path / "r.db", kill, monkeypatch)
+    assert called.code == 0 and json.loads(called.out)["rows"][0]["status"] == "stale"
+    assert called.err == "run1: its process is gone; fltk resume run1 goes on with it\n"
 
 
 def test_a_run_that_has_ended_is_shown_at_once(tmp_path: Path) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
+import io
 import struct
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from fltk import bounded
 from fltk.data import load
 from fltk.data.files import read_idx, read_npz
 from fltk.errors import FltkError, UsageError
@@ -146,3 +150,65 @@ def one_line(needle: str, name: str, root: Path) -> str:
     message = str(caught.value)
     assert needle in message and "\n" not in message
     return message
+
+
+def test_a_gzip_file_that_unpacks_to_more_than_its_header_says_is_not_unpacked(tmp_path: Path) -> None:
+    path = tmp_path / "bomb-ubyte.gz"
+    path.write_bytes(gzip.compress(idx_bytes(np.zeros((2, 28, 28), np.uint8)) + bytes(64 << 20)))
+    tracemalloc.start()
+    try:
+        with pytest.raises(FltkError, match=r"bomb-ubyte.gz: .*its header says 1,568 bytes, and it holds more"):
+            read_idx(path)
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()
+    path.write_bytes(gzip.compress(struct.pack(">HBB3I", 0, 8, 3, 2**22, 28, 28)))
+    with pytest.raises(FltkError, match=r"more than the .* that are admitted"):
+        read_idx(path)
+
+
+def test_an_archive_that_unpacks_to_very_much_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "bomb.npz"
+    np.savez_compressed(path, x=np.zeros(1 << 20, np.uint8), y=np.zeros(1 << 20, np.uint8))
+    assert path.stat().st_size < 10_000
+    assert len(read_npz(path, "x", "y")) == 2
+    monkeypatch.setattr(bounded, "ARRAYS", (2 << 20) - 1)
+    with pytest.raises(FltkError, match=r"bomb.npz: .*unpacked it takes 2,097,408 bytes, more than"):
+        read_npz(path, "x")
+
+
+def jpegs(root: Path, size: int, offset: list[int] | None = None) -> None:
+    """Two images of `size` x `size` pixels as cifar10-jpeg has them, one to train and one to test."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.new("RGB", (size, size)).save(buffer, "JPEG", quality=75)
+    data = np.frombuffer(buffer.getvalue(), np.uint8)
+    part = {"bytes": data[2:], "offset": np.array(offset or [0, len(data) - 2]), "label": np.zeros(1, np.uint8)}
+    arrays = {f"{name}_{key}": value for name in ("train", "test") for key, value in part.items()}
+    (root / "CIFAR10-jpeg").mkdir(exist_ok=True)
+    np.savez(root / "CIFAR10-jpeg/cifar10_jpeg_q75.npz", jpeg_header=data[:2], classes=np.array(["a"]), **arrays)
+
+
+def test_images_of_another_size_are_not_decoded(tmp_path: Path) -> None:
+    jpegs(tmp_path, 32)
+    assert len(load("cifar10-jpeg", tmp_path)) == 2
+    jpegs(tmp_path, 512)
+    with pytest.raises(FltkError, match="512 x 512 pixels"):
+        load("cifar10-jpeg", tmp_path)
+
+
+def test_images_that_overlap_are_refused(tmp_path: Path) -> None:
+    """Every one of many images could be the whole file."""
+    jpegs(tmp_path, 32, offset=[300, 0])
+    with pytest.raises(FltkError, match="images overlap"):
+        load("cifar10-jpeg", tmp_path)
+
+
+def test_a_file_of_usps_that_unpacks_to_very_much_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchvision reads whatever lies there."""
+    for name in ("usps.bz2", "usps.t.bz2"):
+        (tmp_path / name).write_bytes(bz2.compress(b"1 1:0.5\n" * 1000))
+    monkeypatch.setattr("fltk.data.vision.USPS_BYTES", 7999)
+    with pytest.raises(FltkError, match=r"usps.bz2 unpacks to more than 7,999 bytes"):
+        load("usps", tmp_path)

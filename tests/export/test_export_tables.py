@@ -8,12 +8,14 @@ import json
 import math
 import os
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fltk.errors import FltkError, UsageError
+from fltk.export.files import replacing
 from fltk.export.latex import escape, float_table, tabular
 from fltk.export.tables import Table, check_table_path, from_dicts, write_table
 
@@ -136,6 +138,46 @@ def test_a_full_disk_or_a_failing_source_keeps_the_old_file(
     with pytest.raises(FltkError, match=r"--output: cannot write .*No space left"):
         write_table(Table(COLUMNS, iter(ROWS)), path)
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_symbolic_link_stays_one(tmp_path: Path) -> None:
+    (tmp_path / "shared").mkdir()
+    target, link = tmp_path / "shared" / "table.csv", tmp_path / "link.csv"
+    for content in (None, b"old"):  # one that leads nowhere yet, and one that leads to a file
+        if content is not None:
+            target.write_bytes(content)
+        link.unlink(missing_ok=True)
+        link.symlink_to(target)
+        with replacing(link) as file:
+            file.write(b"new")
+        assert link.is_symlink() and target.read_bytes() == b"new" and not target.is_symlink()
+    assert sorted(tmp_path.rglob("*.*")) == [link, target]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes on this system")
+def test_a_pipe_stays_one(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe.csv"
+    os.mkfifo(pipe)
+    read: list[bytes] = []
+    reader = threading.Thread(target=lambda: read.append(pipe.read_bytes()))
+    reader.start()
+    with replacing(pipe) as file:
+        file.write(b"rows")
+    reader.join()
+    assert read == [b"rows"] and pipe.is_fifo()
+
+
+def test_what_killed_exports_leave_is_removed(tmp_path: Path) -> None:
+    """Unless it was written to in the last hour, and so may belong to a process at work."""
+    left, fresh, other = (tmp_path / name for name in (".fltk-1.part", ".fltk-2.part", "mine.part"))
+    for path in (left, fresh, other):
+        path.write_bytes(b"half")
+    for path in (left, other):
+        os.utime(path, (0, 0))
+    with replacing(tmp_path / "a.csv") as file:
+        assert not left.exists()
+        file.write(b"rows")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".fltk-2.part", "a.csv", "mine.part"]
 
 
 def test_latex_prints_what_stands_there() -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
+import struct
+import tracemalloc
 import zipfile
 from io import BytesIO
 from pathlib import Path
@@ -149,6 +152,41 @@ def test_a_config_that_speaks_of_other_clients_is_told(folder: Path) -> None:
 def test_clients_of_different_shapes_are_told(folder: Path) -> None:
     save(folder / "test/0.npz", {"x": np.zeros((3, 1, 2, 2), np.float32), "y": np.zeros(3, np.int64)})
     fails(folder, "shape")
+
+
+@pytest.mark.parametrize("text", ["[" * 5000, "[3]", "9" * 5000, " " * 2_000_000])
+def test_a_hostile_config_is_told(folder: Path, text: str) -> None:
+    (folder / "config.json").write_text(text)
+    fails(folder, "config.json")
+
+
+def test_samples_that_do_not_fit_into_memory_are_not_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pfllib, "memory", lambda: 1000)
+    monkeypatch.setattr(pfllib, "read_client", lambda path: pytest.fail("read"))
+    fails(folder, "this machine has 0.0 GB")
+
+
+def test_a_label_that_is_no_class_is_told(folder: Path) -> None:
+    """There would be as many classes as it says."""
+    save(folder / "test/1.npz", {"x": np.zeros((2, 1, 4, 4), np.float32), "y": np.array([0, 2**62])})
+    fails(folder, "test/1.npz")
+
+
+def test_a_pickle_that_speaks_of_much_memory_gets_none(folder: Path) -> None:
+    """The reader in C makes room for as many remembered objects as the largest number says."""
+    path = folder / "train/0.npz"
+    with zipfile.ZipFile(path) as archive:
+        good = archive.read("data.npy")
+    start = good.index(pickle.PROTO)
+    hostile = good[:start] + pickle.PROTO + b"\x04N" + pickle.LONG_BINPUT + struct.pack("<I", 2**31) + pickle.STOP
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("data.npy", hostile)
+    tracemalloc.start()
+    try:
+        fails(folder, "train/0.npz")
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def fails(folder: Path, needle: str) -> None:

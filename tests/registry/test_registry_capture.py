@@ -151,6 +151,65 @@ def test_a_git_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.Monkey
     fake.write_text(f"#!{sys.executable}\nimport time\ntime.sleep(60)\n")
     fake.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(capture, "GIT_SECONDS", 0.2)
+    monkeypatch.setattr("fltk.registry.git.GIT_SECONDS", 0.2)
     monkeypatch.setattr(capture, "PACKAGE", tmp_path)
     assert capture.git_state(tmp_path)["reason"] == "git took too long"
+
+
+@pytest.mark.parametrize("name", ["evil", "e=v.il"])
+@pytest.mark.parametrize("inside", ["repository", "submodule"])
+def test_a_repository_cannot_start_programs(repository: Path, name: str, inside: str) -> None:
+    """Its filters, its monitor and its hooks; the state is that of the files as they lie there."""
+    git(repository, "add", ".")
+    git(repository, "commit", "-m", "first")
+    hostile = repository
+    if inside == "submodule":
+        hostile = repository / "sub"
+        hostile.mkdir()
+        git(hostile, "init")
+        (hostile / "b.py").write_text("b = 1\n")
+        git(hostile, "add", ".")
+        git(hostile, "commit", "-m", "inner")
+        git(repository, "-c", "advice.addEmbeddedRepo=false", "add", "sub")
+        git(repository, "commit", "-m", "with a submodule")
+
+    started = repository.parent / f"{repository.name}-{inside}"
+    (hostile / ".git" / "info").mkdir(exist_ok=True)
+    (hostile / ".git" / "info" / "attributes").write_text(f"*.py filter={name}\n")
+    for file in hostile.glob("*.py"):
+        file.write_text(file.read_text().replace("1", "2"))  # of equal size, so that git has to look into it
+    with (hostile / ".git" / "config").open("a") as config:
+        for key in ("clean", "smudge", "process"):
+            config.write(f'[filter "{name}"]\n{key} = touch {started}; cat\nrequired = true\n')
+        config.write(f'[core]\nfsmonitor = "touch {started}; false"\n[diff]\nexternal = "touch {started}"\n')
+
+    state = capture.git_state(repository)
+    assert not started.exists()
+    assert state["present"] and state["dirty"]
+    assert b"+a = 2" in state["diff"] or inside == "submodule"
+    assert capture.unclean(repository) is not None and not started.exists()
+
+
+def test_filters_of_the_user_stay(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those of Git LFS, without which a clean tree would look changed; the repository cannot replace them."""
+    own = repository.parent / f"{repository.name}.gitconfig"
+    own.write_text('[filter "upper"]\nclean = tr a-z A-Z\nrequired = true\n')
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(own))
+    (repository / ".gitattributes").write_text("note.txt filter=upper\n")
+    (repository / "note.txt").write_text("text\n")
+    git(repository, "add", ".")
+    git(repository, "commit", "-m", "first")
+    assert git(repository, "show", "HEAD:note.txt") == "TEXT"
+
+    started = repository.parent / f"{repository.name}-started"
+    with (repository / ".git" / "config").open("a") as config:
+        config.write(f'[filter "upper"]\nclean = touch {started}; cat\n')
+    (repository / "note.txt").write_text("tExt\n")  # the same to the filter
+    state = capture.git_state(repository)
+    assert not state["dirty"] and not started.exists()
+
+
+def test_links_are_not_read(repository: Path) -> None:
+    """An untracked file may be a link to what never ends."""
+    (repository / "link.py").symlink_to(repository / "a.py")
+    assert list(capture.git_state(repository)["untracked"]) == ["a.py"]

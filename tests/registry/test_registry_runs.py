@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -274,10 +275,28 @@ def test_on_another_host_the_age_of_the_heartbeat_decides() -> None:
     assert not processes.is_gone(processes.current(), 0.0, 1e9)  # a long round on this host is no crash
 
 
+def test_a_heartbeat_of_the_far_future_is_no_sign_of_life(store: Store, begin: Begin) -> None:
+    """Clocks differ by minutes; one that is wrong by days must not keep a run from being taken over."""
+    elsewhere = replace(processes.current(), host="elsewhere")
+    assert not processes.is_gone(elsewhere, 3600.0, 0.0)
+    assert processes.is_gone(elsewhere, 3601.0, 0.0)
+    assert processes.is_gone(elsewhere, math.inf, 0.0)
+
+    number = begin(store)
+    store.start_attempt(number)
+    with store._db.write() as connection:
+        connection.exec_driver_sql("UPDATE attempt SET host = 'elsewhere', heartbeat = heartbeat + 1e9")
+    assert store.find_run(number).status == "stale"
+    store.start_attempt(number)
+    assert store.find_run(number).status == "running"
+
+
 def test_a_run_that_never_started_becomes_stale(store: Store, begin: Begin) -> None:
     number = begin(store)
     started = store.find_run(number).started
     store._clock = lambda: started + 121
+    assert store.find_run(number).status == "stale"
+    store._clock = lambda: started - 1e9
     assert store.find_run(number).status == "stale"
     store.heartbeat(number)
     assert store.find_run(number).status == "running"
