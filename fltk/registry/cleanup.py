@@ -6,8 +6,6 @@ content at this moment has its row before the lock is free. What a kept run refe
 
 from __future__ import annotations
 
-import re
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,7 +16,6 @@ from sqlalchemy import delete, select
 from sqlalchemy.engine import Connection
 
 from fltk.errors import FltkError
-from fltk.registry.artifacts import LEFTOVER_SECONDS, STAGING
 from fltk.registry.attempts import RUNNING
 from fltk.registry.location import locate, probe
 from fltk.registry.rows import RunRow
@@ -36,7 +33,6 @@ from fltk.registry.schema import (
 )
 
 CHUNK = 500  # files under one lock, so that writers wait for moments only
-_HASH = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -125,18 +121,13 @@ class Cleanup(Runs):
         return True
 
     def _files_without(self, kept: set[str]) -> Iterator[tuple[Path, int]]:
-        """Artifact files that are not among `kept`, and old half-written ones; no file of another kind."""
+        """Artifact files that are not among `kept`, and old half-written ones, with their sizes in bytes."""
         folder = self._files.folder
         for other in self._neighbours():
             raise FltkError(f"{other} keeps its artifacts in {folder} as well: rename this database or that one")
-        for path in sorted(folder.glob("[0-9a-f][0-9a-f]/*")):
-            if _HASH.fullmatch(path.name) and path.parent.name == path.name[:2] and path.name not in kept:
-                with suppress(OSError):
-                    yield path, path.stat().st_size
-        for path in sorted((folder / STAGING).glob("*")):
+        for path in self._files.unneeded(kept):
             with suppress(OSError):
-                if time.time() - path.stat().st_mtime > LEFTOVER_SECONDS:
-                    yield path, path.stat().st_size
+                yield path, path.lstat().st_size
 
     def _neighbours(self) -> Iterator[Path]:
         """Other databases that keep their artifacts in the same folder: their files look unused from here."""

@@ -2,7 +2,8 @@
 
 Each run comes in one transaction, after its files, so that a merge that is cut short leaves whole runs and goes on
 when it is repeated. A run that is here already gets what the other database has beyond it: later rounds, evaluations,
-tags. Nothing here is replaced. The other database is only read.
+tags. Nothing here is replaced. The other database is only read. A run whose rows are damaged there is not taken, nor
+what was made of it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from sqlalchemy import Table, delete, insert, select, update
 from sqlalchemy.engine import Connection
 
 from fltk.errors import FltkError, UsageError
-from fltk.registry.artifacts import Staged
+from fltk.registry.artifacts import Staged, is_hash
 from fltk.registry.attempts import RUNNING
 from fltk.registry.base import new_id
 from fltk.registry.schema import (
@@ -38,7 +39,7 @@ from fltk.registry.schema import (
 )
 from fltk.registry.store import Store
 
-NEW, EXTENDED, PRESENT, DIFFERENT = "new", "extended", "present", "different"
+NEW, EXTENDED, PRESENT, DIFFERENT, REFUSED = "new", "extended", "present", "different", "refused"
 
 Row = Mapping[str, Any]
 Rows = dict[str, list[dict[str, Any]]]
@@ -53,11 +54,11 @@ class Merged:
     """What became of one run of the other database: its numbers there and here, and what a user should know.
 
     state: new; extended (it was here, and got what was missing); present (nothing was missing); different (it went
-    on differently here and there, and stays as it is here).
+    on differently here and there, and stays as it is here); refused (damaged there, and not taken: `here` is None).
     """
 
     there: int
-    here: int
+    here: int | None
     name: str | None
     method: str
     state: str
@@ -118,16 +119,40 @@ class _Merge:
         with self.other._db.read() as connection:
             theirs = dict(connection.execute(select(run).where(run.c.id == number)).mappings().one())
             parts = {table.name: _rows(connection, table, number) for table in PARTS}
-            content = dict(
-                connection.execute(select(environment).where(environment.c.id == theirs["environment_id"]))
-                .mappings()
-                .one()
-            )
+        hashes = [row["sha256"] for row in parts["checkpoint"]]
+        if theirs["diff_sha256"] is not None:
+            hashes.append(theirs["diff_sha256"])
+
+        reason = self._damage(theirs, hashes)
+        if reason is not None:
+            return Merged(number, None, theirs["name"], theirs["method"], REFUSED, (reason,))
+        return self._take(number, theirs, parts, hashes)
+
+    def _damage(self, theirs: Row, hashes: Sequence[object]) -> str | None:
+        """Why a run is not taken; None for a sound one."""
+        if theirs["parent"] is not None and theirs["parent"] not in self.runs:
+            return f"made of run{theirs['parent']}, which is refused or lost there"
+
+        names: list[object] = list(hashes)
+        if theirs["partition_id"] is not None:
+            with self.other._db.read() as connection:
+                query = select(partition.c.sha256).where(partition.c.id == theirs["partition_id"])
+                names.append(connection.execute(query).scalar())
+        for name in names:
+            if not is_hash(name):
+                return f"damaged there: it names a file {name!r}, which is no SHA-256"
+        return None
+
+    def _take(self, number: int, theirs: dict[str, Any], parts: Rows, hashes: list[str]) -> Merged:
+        """Take a sound run over."""
+        with self.other._db.read() as connection:
+            query = select(environment).where(environment.c.id == theirs["environment_id"])
+            content = dict(connection.execute(query).mappings().one())
         if theirs["partition_id"] is not None:
             theirs["partition_id"] = self._partition(theirs["partition_id"])
-        theirs["parent"] = None if theirs["parent"] is None else self.runs[theirs["parent"]]
-        hashes = [row["sha256"] for row in parts["checkpoint"]]
-        hashes += [theirs["diff_sha256"]] if theirs["diff_sha256"] else []
+        if theirs["parent"] is not None:
+            theirs["parent"] = self.runs[theirs["parent"]]
+
         with ExitStack() as stack:
             staged = self._stage(stack, hashes)
             connection = stack.enter_context(self.store._db.write())
