@@ -79,8 +79,8 @@ def merge(settings: Settings, /, other: tuple[str, ...], format: str) -> int:
     Partitions and files come with them. A run is known by its UUID: merging again adds only what is new, such as the
     later rounds of a run that was not finished. Run numbers and names that are taken here change, and the table tells
     how. The other registries are only read. States: new; extended (it was here and got what was missing); present
-    (nothing was missing); different (it went on differently here and there; kept as it is here); refused (damaged there,
-    or made of such a run, and not taken; the exit code is then 1).
+    (nothing was missing); different (it went on differently here and there; kept as it is here); refused (damaged
+    there, or made of such a run, and not taken; the exit code is then 1).
     """
     from fltk.registry import Store
     from fltk.registry.merge import REFUSED
