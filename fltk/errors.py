@@ -12,6 +12,16 @@ class FltkError(Exception):
     exit_code = 1
 
 
+class DamagedRun(FltkError):
+    """What is stored of a run cannot be read. `run` is its number, by which it can be removed."""
+
+    def __init__(self, run: int, reason: str) -> None:
+        super().__init__(
+            f"run{run} is damaged: {reason}; `fltk verify run{run}` tells more, `fltk runs rm run{run}` removes it"
+        )
+        self.run = run
+
+
 class UsageError(FltkError):
     """The command line or configuration asks for something impossible. Exit code 2."""
 

@@ -73,15 +73,17 @@ def upgrade(settings: Settings, /, format: str) -> None:
 @click.argument("other", nargs=-1, required=True, metavar="OTHER...")
 @output_options
 @click.pass_obj
-def merge(settings: Settings, /, other: tuple[str, ...], format: str) -> None:
+def merge(settings: Settings, /, other: tuple[str, ...], format: str) -> int:
     """Take over the runs of other registries.
 
     Partitions and files come with them. A run is known by its UUID: merging again adds only what is new, such as the
     later rounds of a run that was not finished. Run numbers and names that are taken here change, and the table tells
     how. The other registries are only read. States: new; extended (it was here and got what was missing); present
-    (nothing was missing); different (it went on differently here and there; kept as it is here).
+    (nothing was missing); different (it went on differently here and there; kept as it is here); refused (damaged
+    there, or made of such a run, and not taken; the exit code is then 1).
     """
     from fltk.registry import Store
+    from fltk.registry.merge import REFUSED
     from fltk.registry.merge import merge as take_over
 
     rows: list[dict[str, Any]] = []
@@ -89,13 +91,15 @@ def merge(settings: Settings, /, other: tuple[str, ...], format: str) -> None:
         with Store(place, readonly=True, upgrade=False) as source, Store(settings.db, create=True) as store:
             rows += [_merged(entry, source.shown) for entry in take_over(store, source)]
     emit(rows, [*([Column("from")] if len(other) > 1 else []), *MERGED], format)
+    refused = [row for row in rows if row["state"] == REFUSED]
+    return 1 if refused else 0
 
 
 def _merged(entry: Merged, shown: str) -> dict[str, Any]:
     return {
         "from": shown,
         "there": f"run{entry.there}",
-        "here": f"run{entry.here}",
+        "here": None if entry.here is None else f"run{entry.here}",
         "name": entry.name,
         "method": entry.method,
         "state": entry.state,

@@ -12,6 +12,7 @@ from fltk.cli.command import Option, command
 from fltk.cli.context import Settings
 from fltk.cli.output import Column, emit, output_options
 from fltk.cli.terminal import echo_exact
+from fltk.errors import DamagedRun
 
 if TYPE_CHECKING:
     from fltk.registry import RunRow, Store
@@ -56,10 +57,17 @@ def _change(
     """Find all runs, then change them together."""
     from fltk.registry import Store
 
+    lines: dict[int, dict[str, Any]] = {}
     with Store(settings.db) as store:
-        rows = {row.id: row for row in map(find(store), refs)}
-        change(store)(list(rows))
-    emit([_line(row) | {"state": state} for row in rows.values()], COLUMNS, format)
+        for ref in refs:
+            try:
+                row = find(store)(ref)
+            except DamagedRun as damaged:  # it can be removed, though not be read
+                lines[damaged.run] = {"run": f"run{damaged.run}", "state": f"{state}, damaged"}
+            else:
+                lines[row.id] = _line(row) | {"state": state}
+        change(store)(list(lines))
+    emit(list(lines.values()), COLUMNS, format)
 
 
 def _line(row: RunRow) -> dict[str, Any]:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from fltk.cli.command import command
-from fltk.cli.context import Settings
+from fltk.cli.context import Settings, uncollected
 from fltk.cli.output import Column, emit, output_options
+from fltk.errors import DamagedRun
 
 if TYPE_CHECKING:
     import numpy.typing as npt
     from torch import Tensor
+
+    from fltk.registry import Store
+    from fltk.registry.verify import Verified
 
 COLUMNS = [Column("what"), Column("runs"), Column("problem")]
 
@@ -22,19 +27,25 @@ COLUMNS = [Column("what"), Column("runs"), Column("problem")]
 @click.argument("run", nargs=-1)
 @output_options
 @click.pass_obj
+@uncollected()
 def verify(settings: Settings, /, run: tuple[str, ...], format: str) -> int:
     """Check that everything stored is still what was stored.
 
-    Looked at are the database, every value of every run, the hash of every artifact file, the fingerprint of every
-    partition, the weights of every checkpoint beside the digest of their round, and files that belong to no run. With
-    RUN...: these runs and what they need. Nothing is repaired. The exit code is 1 when something that a run needs is
-    wrong. A database that came without its folder of files is incomplete, not damaged.
+    Looked at are the database with its views and triggers, the seal of every row (a digest that is stored with it), the
+    list of runs, the hash of every artifact file, the fingerprint of every partition, the weights of every checkpoint
+    with the digest of their round, and files that belong to no run. With RUN...: these runs and what they need. Nothing
+    is repaired. The exit code is 1 when something that a run needs is wrong. A database that came without its folder of
+    files is incomplete, not damaged.
+
+    Runs of an fltk without seals were sealed when the registry was upgraded: what changed before is not found.
+    Seals are no signature. To prove that a registry is the one of a paper, print its mark there: it is one digest of
+    everything that the database holds.
     """
     from fltk.registry import Store
     from fltk.registry.verify import verify as look
 
     with Store(settings.db, readonly=True) as store:
-        chosen = [store.find_run(ref).id for ref in run] or None
+        chosen = [_number(store, ref) for ref in run] or None
         found = look(store, chosen, same=_same, marks=_marks)
     rows = [
         {
@@ -48,9 +59,29 @@ def verify(settings: Settings, /, run: tuple[str, ...], format: str) -> int:
     counts: dict[str, Any] = {
         "verdict": found.verdict,
         "checked": f"{found.runs} runs, {found.rounds} rounds, {found.files} files, {found.size} bytes",
+        "sealed": _sealed(found),
     }
+    if found.mark is not None:
+        counts["mark"] = found.mark
     emit(rows, COLUMNS, format, extra=counts if format in ("table", "json") else None)
     return 0 if found.sound else 1
+
+
+def _number(store: Store, ref: str) -> int:
+    """The number of a run, also of one that cannot be read."""
+    try:
+        return store.find_run(ref).id
+    except DamagedRun as damaged:
+        return damaged.run
+
+
+def _sealed(found: Verified) -> str:
+    """Since when changes are found."""
+    if found.sealed_at is None:
+        return "all runs from their beginning"
+    day = datetime.fromtimestamp(found.sealed_at, UTC).date()
+    which = "all runs" if found.sealed_late == found.runs else f"{found.sealed_late} of {found.runs} runs"
+    return f"{which} as they were when the registry was upgraded ({day})"
 
 
 def _same(recorded: str, tensors: Mapping[str, Tensor]) -> bool:

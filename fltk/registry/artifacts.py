@@ -11,9 +11,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 STAGING = "staging"
 LEFTOVER_SECONDS = 24 * 3600.0
+_HASH = re.compile(r"[0-9a-f]{64}")
+_STAGED_NAME = re.compile(r"\d+-[0-9a-f]{32}")
 
 
 @dataclass(frozen=True)
@@ -45,15 +48,38 @@ class Staged:
         _sync_folder(self.final.parent)
 
 
+def is_hash(name: object) -> bool:
+    """Whether a stored value can name an artifact: 64 hexadecimal digits and nothing else."""
+    return isinstance(name, str) and _HASH.fullmatch(name) is not None
+
+
 @dataclass(frozen=True)
 class ArtifactFolder:
-    """The content-addressed folder beside a database; made on first use."""
+    """The content-addressed folder beside a database; made on first use.
+
+    Hashes come from databases that other people wrote: only what is a hash ever becomes a path, and no folder in
+    here is followed to another place.
+    """
 
     folder: Path
 
     def path(self, sha256: str) -> Path:
-        """Where the file with this hash is, or would be."""
-        return self.folder / sha256[:2] / sha256
+        """Where the file with this hash is, or would be. FltkError for what is no hash or would lie elsewhere."""
+        if not is_hash(sha256):
+            raise FltkError(f"the database names an artifact {sha256!r}, which is no SHA-256; the row is damaged")
+        parent = self.folder / sha256[:2]
+        self._refuse_link(parent)
+        return parent / sha256
+
+    def unneeded(self, kept: Collection[str]) -> Iterator[Path]:
+        """Files of artifacts that are not among `kept`, and old half-written ones; no file of another kind."""
+        for parent in sorted(self.folder.glob("[0-9a-f][0-9a-f]")):
+            if parent.is_symlink():
+                continue
+            for path in sorted(parent.iterdir()):
+                if is_hash(path.name) and path.name[:2] == parent.name and path.name not in kept:
+                    yield path
+        yield from self._leftovers()
 
     @contextmanager
     def stage(self, write: Callable[[Path], object]) -> Iterator[Staged]:
@@ -62,6 +88,7 @@ class ArtifactFolder:
         An unpublished file is removed afterwards. FltkError when the folder cannot be written or is full.
         """
         temporary = self.folder / STAGING / f"{os.getpid()}-{uuid.uuid4().hex}"
+        self._refuse_link(temporary.parent)
         try:
             temporary.parent.mkdir(parents=True, exist_ok=True)
             self._remove_leftovers()
@@ -101,18 +128,39 @@ class ArtifactFolder:
         return path
 
     def remove(self, sha256: str) -> None:
-        """Delete a file; one that is gone already is fine."""
+        """Delete a file; one that is gone already is fine, and so is a name that no artifact can have."""
+        if not is_hash(sha256):
+            return
+        path = self.path(sha256)
         try:
-            self.path(sha256).unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
         except OSError as error:
-            raise FltkError(f"artifact file {self.path(sha256)} cannot be removed ({error.strerror})") from error
+            raise FltkError(f"artifact file {path} cannot be removed ({error.strerror})") from error
 
     def _remove_leftovers(self) -> None:
-        limit = time.time() - LEFTOVER_SECONDS
-        for path in (self.folder / STAGING).iterdir():
+        for path in self._leftovers():
             with contextlib.suppress(OSError):  # another process may be removing the same file
-                if path.stat().st_mtime < limit:
-                    path.unlink()
+                path.unlink()
+
+    def _leftovers(self) -> Iterator[Path]:
+        """Files that a killed process left half-written a day ago or earlier."""
+        staging = self.folder / STAGING
+        if staging.is_symlink() or not staging.is_dir():
+            return
+        limit = time.time() - LEFTOVER_SECONDS
+        for path in sorted(staging.iterdir()):
+            if not _STAGED_NAME.fullmatch(path.name):
+                continue
+            with contextlib.suppress(OSError):
+                if path.lstat().st_mtime < limit:
+                    yield path
+
+    def _refuse_link(self, folder: Path) -> None:
+        """FltkError for a folder that is a symbolic link: what is written or deleted there lies somewhere else."""
+        if folder.is_symlink():
+            raise FltkError(
+                f"{folder} is a symbolic link; artifacts are kept in a folder of their own: remove the link"
+            )
 
 
 def digest_file(path: Path) -> tuple[str, int]:

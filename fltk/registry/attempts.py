@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from sqlalchemy import Row, Select, insert, select
+from sqlalchemy import Row, RowMapping, Select, select
 from sqlalchemy.engine import Connection
 
 from fltk.errors import FltkError
-from fltk.registry.base import new_id
 from fltk.registry.blobs import to_json
 from fltk.registry.processes import Process, is_gone, is_old
 from fltk.registry.schema import attempt, checkpoint
+from fltk.registry.sealing import Sealing
 
 RUNNING = "running"
 DONE = "done"
@@ -21,15 +21,16 @@ STALE = "stale"
 STATUSES = (RUNNING, *ENDINGS, STALE)
 
 
-def refuse_other(connection: Connection, run_id: int, process: Process) -> None:
-    """FltkError when the run was last taken up by another process, such as after this one slept for hours."""
-    last = connection.execute(attempts_of(run_id).order_by(attempt.c.id.desc()).limit(1)).first()
-    if last is not None and (last.host, last.pid) != (process.host, process.pid):
-        raise FltkError(f"run{run_id} was taken up by process {last.pid} on {last.host}; this one stops here")
+def refuse_other(connection: Connection, run_id: int, process: Process) -> RowMapping | None:
+    """The run's last attempt; FltkError when it is another process's, such as after this one slept for hours."""
+    last = connection.execute(attempts_of(run_id).order_by(attempt.c.id.desc()).limit(1)).mappings().first()
+    if last is not None and (last["host"], last["pid"]) != (process.host, process.pid):
+        raise FltkError(f"run{run_id} was taken up by process {last['pid']} on {last['host']}; this one stops here")
+    return last
 
 
 def insert_attempt(
-    connection: Connection, run_id: int, process: Process, now: float, changes: list[list[str]] | None = None
+    sealing: Sealing, run_id: int, process: Process, now: float, changes: list[list[str]] | None = None
 ) -> int:
     """The row of a process that begins to work on a run; returns its number."""
     row = {
@@ -42,7 +43,7 @@ def insert_attempt(
         "status": RUNNING,
         "changes": to_json(changes) if changes else None,
     }
-    return new_id(connection.execute(insert(attempt).values(row)))
+    return sealing.insert(attempt, row)
 
 
 def attempts_of(run_id: int) -> Select[Any]:

@@ -6,17 +6,18 @@ import logging
 import re
 import time
 import unicodedata
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import ColumnElement, Table, insert, select
-from sqlalchemy.engine import Connection, CursorResult
+from sqlalchemy import ColumnElement, Table, select
+from sqlalchemy.engine import Connection
 
 from fltk.errors import UsageError
 from fltk.registry import artifacts, schema
 from fltk.registry.database import open_database
+from fltk.registry.sealing import Sealing
 
 _LOG = logging.getLogger("fltk.registry")
 NAME_LENGTH = 200
@@ -34,6 +35,7 @@ class Base:
             _LOG.warning(self._db.notice)
         self._files = artifacts.ArtifactFolder(self._db.location.artifacts)
         self._clock: Callable[[], float] = time.time
+        self._told: set[int] = set()  # damaged runs that a warning has named
 
     @property
     def readonly(self) -> bool:
@@ -70,16 +72,25 @@ class Base:
     def _stage_bytes(self, data: bytes) -> AbstractContextManager[artifacts.Staged]:
         return self._stage(lambda path: path.write_bytes(data))
 
-    def _publish(self, connection: Connection, staged: artifacts.Staged, kind: str) -> None:
+    @contextmanager
+    def _write(self) -> Iterator[Sealing]:
+        """One transaction that holds the write lock; its rows are sealed as it ends."""
+        with self._db.write() as connection:
+            sealing = Sealing(connection)
+            yield sealing
+            sealing.flush()
+
+    def _publish(self, sealing: Sealing, staged: artifacts.Staged, kind: str) -> None:
         """Name a staged file and make sure of its row, inside the caller's write transaction.
 
         Pruning removes files under the same lock, so it cannot take the file between rename and commit.
         """
         staged.publish()
         table = schema.artifact
-        if connection.execute(select(table.c.sha256).where(table.c.sha256 == staged.sha256)).first() is None:
+        known = select(table.c.sha256).where(table.c.sha256 == staged.sha256)
+        if sealing.connection.execute(known).first() is None:
             values = {"sha256": staged.sha256, "kind": kind, "size": staged.size, "created": self._clock()}
-            connection.execute(insert(table).values(values))
+            sealing.insert(table, values)
 
 
 def check_name(name: str) -> str:
@@ -148,10 +159,3 @@ def find_id(
         if found:
             return (found[0], []) if len(found) == 1 else (None, list(found))
     return None, []
-
-
-def new_id(result: CursorResult[Any]) -> int:
-    """The key that an insert made."""
-    key = result.inserted_primary_key
-    assert key is not None
-    return int(key[0])

@@ -23,6 +23,8 @@ from fltk.config import canonical_json
 from fltk.errors import FltkError
 from fltk.registry.rows import Float32, MapBlob, StoredMap
 
+# What a value that is not as it was stored raises while it is read.
+DAMAGE = (ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError, RecursionError)
 LITTLE = np.dtype("<f4")
 _SPECIAL = {1: math.nan, 2: math.inf, 3: -math.inf, 4: -0.0}
 

@@ -6,8 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Select, delete, insert, select
-from sqlalchemy.engine import Connection
+from sqlalchemy import Select, and_, select
 
 from fltk.errors import FltkError
 from fltk.registry.artifacts import read_tensors, write_tensors
@@ -15,6 +14,7 @@ from fltk.registry.blobs import to_json
 from fltk.registry.rows import TRAINED, CheckpointRow
 from fltk.registry.runs import Runs
 from fltk.registry.schema import artifact, checkpoint, partition, run
+from fltk.registry.sealing import Sealing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,16 +33,17 @@ class Checkpoints(Runs):
         """
         if keep < 0:
             raise ValueError("keep must be at least 0")
-        with self._stage(write_tensors(tensors, meta)) as staged, self._db.write() as connection:
+        with self._stage(write_tensors(tensors, meta)) as staged, self._write() as sealing:
+            connection = sealing.connection
             self._row(connection, run_id)
-            self._publish(connection, staged, "checkpoint")
-            chosen = checkpoint.c.run_id == run_id, checkpoint.c.round == int(round)
-            dropped = set(connection.execute(select(checkpoint.c.sha256).where(*chosen)).scalars())
-            connection.execute(delete(checkpoint).where(*chosen))
+            self._publish(sealing, staged, "checkpoint")
+            chosen = and_(checkpoint.c.run_id == run_id, checkpoint.c.round == int(round))
+            dropped = set(connection.execute(select(checkpoint.c.sha256).where(chosen)).scalars())
+            sealing.delete(checkpoint, chosen)
             row = {"run_id": run_id, "round": int(round), "sha256": staged.sha256, "meta": to_json(meta)}
-            connection.execute(insert(checkpoint).values({**row, "created": self._clock()}))
-            dropped |= _drop_old(connection, run_id, keep)
-            _forget(connection, dropped)
+            sealing.insert(checkpoint, {**row, "created": self._clock()})
+            dropped |= _drop_old(sealing, run_id, keep)
+            _forget(sealing, dropped)
         self._remove_unreferenced(dropped)
         return staged.sha256
 
@@ -107,18 +108,18 @@ def _checkpoint_row(row: Any) -> CheckpointRow:
     return CheckpointRow(row.run_id, row.round, row.sha256, row.size, json.loads(row.meta), row.created)
 
 
-def _drop_old(connection: Connection, run_id: int, keep: int) -> set[str]:
+def _drop_old(sealing: Sealing, run_id: int, keep: int) -> set[str]:
     """Delete the rows of all but the last `keep` checkpoints; returns the hashes they named."""
-    rows = connection.execute(_of_run(run_id)).all()
+    rows = sealing.connection.execute(_of_run(run_id)).all()
     old = rows[keep:] if keep else []
     if old:
-        connection.execute(delete(checkpoint).where(checkpoint.c.id.in_([row.id for row in old])))
+        sealing.delete(checkpoint, checkpoint.c.id.in_([row.id for row in old]))
     return {row.sha256 for row in old}
 
 
-def _forget(connection: Connection, hashes: set[str]) -> None:
+def _forget(sealing: Sealing, hashes: set[str]) -> None:
     """Delete the artifact rows that nothing refers to any more."""
     for sha256 in sorted(hashes):
         columns = (checkpoint.c.sha256, partition.c.sha256, run.c.diff_sha256)
-        if not any(connection.execute(select(c).where(c == sha256).limit(1)).first() for c in columns):
-            connection.execute(delete(artifact).where(artifact.c.sha256 == sha256))
+        if not any(sealing.connection.execute(select(c).where(c == sha256).limit(1)).first() for c in columns):
+            sealing.delete(artifact, artifact.c.sha256 == sha256)

@@ -6,37 +6,23 @@ content at this moment has its row before the lock is free. What a kept run refe
 
 from __future__ import annotations
 
-import re
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import delete, select
+from sqlalchemy import select
 from sqlalchemy.engine import Connection
 
 from fltk.errors import FltkError
-from fltk.registry.artifacts import LEFTOVER_SECONDS, STAGING
 from fltk.registry.attempts import RUNNING
 from fltk.registry.location import locate, probe
 from fltk.registry.rows import RunRow
 from fltk.registry.runs import Runs
-from fltk.registry.schema import (
-    artifact,
-    attempt,
-    checkpoint,
-    environment,
-    evaluation,
-    partition,
-    round_,
-    run,
-    tag,
-)
+from fltk.registry.schema import artifact, checkpoint, environment, partition, run
 
 CHUNK = 500  # files under one lock, so that writers wait for moments only
-_HASH = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -79,13 +65,13 @@ class Cleanup(Runs):
         with self._db.read() as connection:
             doomed, held = self._removed(connection)
         gone = [row for row in doomed if self._delete_run(row.id)]
-        with self._db.write() as connection:
-            kept = _referred(connection)
-            for sha256 in connection.execute(select(artifact.c.sha256)).scalars().all():
+        with self._write() as sealing:
+            kept = _referred(sealing.connection)
+            for sha256 in sealing.connection.execute(select(artifact.c.sha256)).scalars().all():
                 if sha256 not in kept:
-                    connection.execute(delete(artifact).where(artifact.c.sha256 == sha256))
+                    sealing.delete(artifact, artifact.c.sha256 == sha256)
             used = select(run.c.environment_id)
-            connection.execute(delete(environment).where(environment.c.id.not_in(used)))
+            sealing.delete(environment, environment.c.id.not_in(used))
         files = self._delete_files(dict(self._files_without(kept)))
         if gone:
             self._shrink()
@@ -99,7 +85,7 @@ class Cleanup(Runs):
             parents[number] = parent
             if removed is None:
                 kept.append(number)
-        needed = {above: number for number in kept for above in _ancestors(number, parents)}
+        needed = {above: number for number in kept for above in ancestors(number, parents)}
         doomed: list[RunRow] = []
         held: list[Held] = []
         for row in self._rows(connection, select(run).where(run.c.removed.is_not(None)).order_by(run.c.id)):
@@ -109,34 +95,28 @@ class Cleanup(Runs):
                 held.append(Held(row, "a process works on it"))
             else:
                 doomed.append(row)
-        doomed.sort(key=lambda row: sum(1 for _ in _ancestors(row.id, parents)), reverse=True)
+        doomed.sort(key=lambda row: len(ancestors(row.id, parents)), reverse=True)
         return doomed, held
 
     def _delete_run(self, run_id: int) -> bool:
         """Delete one run in one transaction; False where it was restored or used in the meantime."""
-        with self._db.write() as connection:
+        with self._write() as sealing:
+            connection = sealing.connection
             rows = self._rows(connection, select(run).where(run.c.id == run_id, run.c.removed.is_not(None)))
             made = connection.execute(select(run.c.id).where(run.c.parent == run_id).limit(1)).first()
             if not rows or rows[0].status == RUNNING or made is not None:
                 return False
-            for table in (attempt, checkpoint, evaluation, tag, round_):  # what belongs to rounds goes with them
-                connection.execute(delete(table).where(table.c.run_id == run_id))
-            connection.execute(delete(run).where(run.c.id == run_id))
+            sealing.delete_run(run_id)
         return True
 
     def _files_without(self, kept: set[str]) -> Iterator[tuple[Path, int]]:
-        """Artifact files that are not among `kept`, and old half-written ones; no file of another kind."""
+        """Artifact files that are not among `kept`, and old half-written ones, with their sizes in bytes."""
         folder = self._files.folder
         for other in self._neighbours():
             raise FltkError(f"{other} keeps its artifacts in {folder} as well: rename this database or that one")
-        for path in sorted(folder.glob("[0-9a-f][0-9a-f]/*")):
-            if _HASH.fullmatch(path.name) and path.parent.name == path.name[:2] and path.name not in kept:
-                with suppress(OSError):
-                    yield path, path.stat().st_size
-        for path in sorted((folder / STAGING).glob("*")):
+        for path in self._files.unneeded(kept):
             with suppress(OSError):
-                if time.time() - path.stat().st_mtime > LEFTOVER_SECONDS:
-                    yield path, path.stat().st_size
+                yield path, path.lstat().st_size
 
     def _neighbours(self) -> Iterator[Path]:
         """Other databases that keep their artifacts in the same folder: their files look unused from here."""
@@ -171,11 +151,14 @@ class Cleanup(Runs):
         self._db.vacuum()
 
 
-def _ancestors(number: int, parents: Mapping[int, int | None]) -> Iterator[int]:
+def ancestors(number: int, parents: Mapping[int, int | None]) -> list[int]:
+    """What a run was made of, the nearest first. A damaged registry may lead back to the run: then it is the last."""
+    found: list[int] = []
     above = parents.get(number)
-    while above is not None:
-        yield above
+    while above is not None and above not in found:
+        found.append(above)
         above = parents.get(above)
+    return found
 
 
 def _referred(connection: Connection, without: Any = ()) -> set[str]:

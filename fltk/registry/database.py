@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -35,6 +36,8 @@ from fltk.registry.location import (
 from fltk.registry.schema import HEAD_REVISION, REVISIONS, metadata
 
 BUSY_SECONDS = 30.0
+# Bytes of a damaged file that are no text must not keep the rows around them from being read.
+_text = partial(str, encoding="utf-8", errors="replace")
 LARGEST = 2**63 - 1  # of the integers
 SERVER_LOCK = 0x666C746B  # "fltk": a number that other programs in the same database hardly use
 
@@ -75,6 +78,8 @@ def guard(shown: str) -> Iterator[None]:
         yield
     except (SQLAlchemyError, sqlite3.Error) as error:
         raise explain(error, shown) from error
+    except UnicodeDecodeError as error:  # in what SQLite itself says of a damaged schema
+        raise FltkError(f"--db: {shown}: the file is damaged; restore a copy or name another file") from error
     except UnicodeEncodeError as error:
         raise FltkError(f"--db: {shown}: {error.object!r} is no text that can be stored") from error
     except OverflowError as error:
@@ -307,6 +312,7 @@ def _connector(path: Path, mode: str, *, write: bool) -> Callable[[], sqlite3.Co
         connection = sqlite3.connect(
             uri(path, mode), uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
         )
+        connection.text_factory = _text
         connection.execute("PRAGMA foreign_keys = ON")
         if write:
             _use_wal(connection)

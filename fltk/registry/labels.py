@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import delete, insert, select, update
-from sqlalchemy.engine import Connection
+from sqlalchemy import and_, select
 
 from fltk.errors import UsageError
 from fltk.registry.attempts import RUNNING
@@ -13,6 +12,7 @@ from fltk.registry.base import check_free, check_name, check_text, find_id
 from fltk.registry.rows import RunRow
 from fltk.registry.runs import Runs, tag_key
 from fltk.registry.schema import run, tag
+from fltk.registry.sealing import Sealing
 
 
 class Labels(Runs):
@@ -27,31 +27,30 @@ class Labels(Runs):
     def rename(self, run_id: int, name: str) -> None:
         """Give the run a (new) unique name."""
         text = check_name(name)
-        with self._db.write() as connection:
-            if self._row(connection, run_id).name != text:
-                check_free(connection, run, "run", text)
-                connection.execute(update(run).where(run.c.id == run_id).values(name=text))
+        with self._write() as sealing:
+            if self._row(sealing.connection, run_id).name != text:
+                check_free(sealing.connection, run, "run", text)
+                sealing.update_run(run_id, {"name": text})
 
     def set_note(self, run_id: int, note: str) -> None:
         """Replace the run's free note."""
         text = check_text(note, "--note")
-        with self._db.write() as connection:
-            self._row(connection, run_id)
-            connection.execute(update(run).where(run.c.id == run_id).values(note=text))
+        with self._write() as sealing:
+            self._row(sealing.connection, run_id)
+            sealing.update_run(run_id, {"note": text})
 
     def set_tag(self, run_id: int, key: str, value: str = "") -> None:
         """Set a tag, replacing its value."""
-        with self._db.write() as connection:
-            self._row(connection, run_id)
-            _delete_tag(connection, run_id, key)
-            row = {"run_id": run_id, "key": tag_key(key), "value": check_text(value, "--tag")}
-            connection.execute(insert(tag).values(row))
+        with self._write() as sealing:
+            self._row(sealing.connection, run_id)
+            _delete_tag(sealing, run_id, key)
+            sealing.insert(tag, {"run_id": run_id, "key": tag_key(key), "value": check_text(value, "--tag")})
 
     def remove_tag(self, run_id: int, key: str) -> bool:
         """Remove a tag; False when the run does not have it."""
-        with self._db.write() as connection:
-            self._row(connection, run_id)
-            return _delete_tag(connection, run_id, key)
+        with self._write() as sealing:
+            self._row(sealing.connection, run_id)
+            return _delete_tag(sealing, run_id, key)
 
     def remove_runs(self, run_ids: Sequence[int]) -> None:
         """Hide runs from every list and look-up; nothing is deleted. All of them or, with UsageError, none.
@@ -59,24 +58,27 @@ class Labels(Runs):
         Refused for a run that a process works on. Runs that were made of a removed one stay.
         """
         now = self._clock()
-        with self._db.write() as connection:
-            for row in self._rows(connection, select(run).where(run.c.id.in_(run_ids))):
+        with self._write() as sealing:
+            rows = self._rows(sealing.connection, select(run).where(run.c.id.in_(run_ids)))
+            for row in rows:
                 if row.status == RUNNING:
                     raise UsageError(f"{row.label} is running; stop it first")
-            hidden = run.c.id.in_(run_ids), run.c.removed.is_(None)
-            connection.execute(update(run).where(*hidden).values(removed=now))
+            for row in rows:
+                if row.removed is None:
+                    sealing.update_run(row.id, {"removed": now})
 
     def restore_runs(self, run_ids: Sequence[int]) -> None:
         """Show removed runs again."""
-        with self._db.write() as connection:
-            connection.execute(update(run).where(run.c.id.in_(run_ids)).values(removed=None))
+        with self._write() as sealing:
+            for run_id in run_ids:
+                sealing.update_run(run_id, {"removed": None})
 
     def find_removed(self, ref: str | int) -> RunRow:
         """The removed run that a reference means; UsageError when there is none or several."""
         with self._db.read() as connection:
             found, several = find_id(connection, run, "run", "uuid", ref, run.c.removed.is_not(None))
             if found is not None:
-                return self._rows(connection, select(run).where(run.c.id == found))[0]
+                return self._sound_row(connection, found)
             if several:
                 raise self._ambiguous(connection, str(ref), several)
             kept, _ = find_id(connection, run, "run", "uuid", ref, run.c.removed.is_(None))
@@ -85,6 +87,6 @@ class Labels(Runs):
             raise self._unknown_run(connection, str(ref))
 
 
-def _delete_tag(connection: Connection, run_id: int, key: str) -> bool:
-    chosen = tag.c.run_id == run_id, tag.c.key == tag_key(key)
-    return connection.execute(delete(tag).where(*chosen)).rowcount > 0
+def _delete_tag(sealing: Sealing, run_id: int, key: str) -> bool:
+    chosen = and_(tag.c.run_id == run_id, tag.c.key == tag_key(key))
+    return sealing.delete(tag, chosen) > 0

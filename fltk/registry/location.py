@@ -158,13 +158,13 @@ def _contents(path: Path, shown: str) -> tuple[list[str], str | None]:
     """Table names and fltk revision, read without leaving a trace beside the file."""
     for pause in (0.05, 0.2):
         # A writer that comes up at this moment can make an immutable reading inconsistent: look again.
-        with contextlib.suppress(sqlite3.Error):
+        with contextlib.suppress(sqlite3.Error, UnicodeDecodeError):
             return _read_contents(path)
         time.sleep(pause)
     try:
         return _read_contents(path)
-    except sqlite3.Error as error:
-        if error.sqlite_errorcode == sqlite3.SQLITE_NOTADB:
+    except (sqlite3.Error, UnicodeDecodeError) as error:
+        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_NOTADB:
             raise FltkError(f"--db: {shown} is not an fltk database (no SQLite file); name another file") from error
         raise FltkError(
             f"--db: {shown} is no fltk database or is damaged ({error}); restore a copy or name another file"

@@ -2,7 +2,8 @@
 
 Each run comes in one transaction, after its files, so that a merge that is cut short leaves whole runs and goes on
 when it is repeated. A run that is here already gets what the other database has beyond it: later rounds, evaluations,
-tags. Nothing here is replaced. The other database is only read.
+tags. Nothing here is replaced. The other database is only read. A run whose rows are damaged there is not taken, nor
+what was made of it.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ from pathlib import Path
 from shutil import copyfile
 from typing import Any
 
-from sqlalchemy import Table, delete, insert, select, update
+from sqlalchemy import Table, select
 from sqlalchemy.engine import Connection
 
 from fltk.errors import FltkError, UsageError
 from fltk.registry.artifacts import Staged
 from fltk.registry.attempts import RUNNING
-from fltk.registry.base import new_id
+from fltk.registry.checks import check_needs, check_run
+from fltk.registry.cleanup import ancestors
 from fltk.registry.schema import (
     artifact,
     attempt,
@@ -36,9 +38,10 @@ from fltk.registry.schema import (
     scalar,
     tag,
 )
+from fltk.registry.sealing import Sealing
 from fltk.registry.store import Store
 
-NEW, EXTENDED, PRESENT, DIFFERENT = "new", "extended", "present", "different"
+NEW, EXTENDED, PRESENT, DIFFERENT, REFUSED = "new", "extended", "present", "different", "refused"
 
 Row = Mapping[str, Any]
 Rows = dict[str, list[dict[str, Any]]]
@@ -53,11 +56,11 @@ class Merged:
     """What became of one run of the other database: its numbers there and here, and what a user should know.
 
     state: new; extended (it was here, and got what was missing); present (nothing was missing); different (it went
-    on differently here and there, and stays as it is here).
+    on differently here and there, and stays as it is here); refused (damaged there, and not taken: `here` is None).
     """
 
     there: int
-    here: int
+    here: int | None
     name: str | None
     method: str
     state: str
@@ -99,67 +102,88 @@ class _Merge:
     def _wanted(self) -> list[int]:
         """The other's runs that are kept, and removed ones that a kept one was made of.
 
-        By number: a run is made of one that is there already, so that parents come first.
+        By number: a run is made of one that is there already, so that parents come first. A damaged registry may name
+        a later one, whose run is refused.
         """
         with self.other._db.read() as connection:
             rows = connection.execute(select(run.c.id, run.c.parent, run.c.removed).order_by(run.c.id)).all()
         parents = {row.id: row.parent for row in rows}
         wanted: set[int] = set()
         for row in rows:
-            number = row.id if row.removed is None else None
-            while number is not None and number not in wanted:
-                wanted.add(number)
-                number = parents[number]
-        return sorted(wanted)
+            if row.removed is None:
+                wanted.update([row.id, *ancestors(row.id, parents)])
+        return sorted(wanted & set(parents))
 
     def _run(self, number: int) -> Merged:
         """One run, with the partition and the files that it refers to."""
         self.notes = []
+        reason = self._damage(number)
+        if reason is not None:
+            return Merged(number, None, None, "?", REFUSED, (reason,))
+
         with self.other._db.read() as connection:
             theirs = dict(connection.execute(select(run).where(run.c.id == number)).mappings().one())
             parts = {table.name: _rows(connection, table, number) for table in PARTS}
-            content = dict(
-                connection.execute(select(environment).where(environment.c.id == theirs["environment_id"]))
-                .mappings()
-                .one()
-            )
+        hashes = [row["sha256"] for row in parts["checkpoint"]]
+        if theirs["diff_sha256"] is not None:
+            hashes.append(theirs["diff_sha256"])
+        return self._take(number, theirs, parts, hashes)
+
+    def _damage(self, number: int) -> str | None:
+        """Why a run is not taken: what `fltk verify` tells of its rows there. None for a sound one."""
+        with self.other._db.read() as connection:
+            told = check_run(connection, self.other.shown, number).told
+            told += check_needs(connection, self.other.shown, number)
+            parent = connection.execute(select(run.c.parent).where(run.c.id == number)).scalar()
+        if told:
+            more = f" (and {len(told) - 1} more)" if len(told) > 1 else ""
+            return f"damaged there: {told[0]}{more}"
+        if parent is not None and parent not in self.runs:
+            return f"made of run{parent}, which is refused or lost there"
+        return None
+
+    def _take(self, number: int, theirs: dict[str, Any], parts: Rows, hashes: list[str]) -> Merged:
+        """Take a sound run over."""
+        with self.other._db.read() as connection:
+            query = select(environment).where(environment.c.id == theirs["environment_id"])
+            content = dict(connection.execute(query).mappings().one())
         if theirs["partition_id"] is not None:
             theirs["partition_id"] = self._partition(theirs["partition_id"])
-        theirs["parent"] = None if theirs["parent"] is None else self.runs[theirs["parent"]]
-        hashes = [row["sha256"] for row in parts["checkpoint"]]
-        hashes += [theirs["diff_sha256"]] if theirs["diff_sha256"] else []
+        if theirs["parent"] is not None:
+            theirs["parent"] = self.runs[theirs["parent"]]
+
         with ExitStack() as stack:
             staged = self._stage(stack, hashes)
-            connection = stack.enter_context(self.store._db.write())
+            sealing = stack.enter_context(self.store._write())
+            connection = sealing.connection
             known = connection.execute(select(run).where(run.c.uuid == theirs["uuid"])).mappings().first()
             if known is None:
-                self._publish(connection, hashes, staged)
-                theirs["environment_id"] = _environment(connection, content)
-                here, state = self._insert(connection, theirs, parts), NEW
+                self._publish(sealing, hashes, staged)
+                theirs["environment_id"] = _environment(sealing, content)
+                here, state = self._insert(sealing, theirs, parts), NEW
             else:
-                here, state = known["id"], self._extend(connection, dict(known), theirs, parts, staged)
+                here, state = known["id"], self._extend(sealing, dict(known), theirs, parts, staged)
+            sealing.flush()
             name = connection.execute(select(run.c.name).where(run.c.id == here)).scalar()
         self.runs[number] = here
         return Merged(number, here, name, theirs["method"], state, tuple(self.notes))
 
-    def _insert(self, connection: Connection, theirs: dict[str, Any], parts: Rows) -> int:
-        theirs["name"] = self._free_name(connection, run, theirs["name"], theirs["uuid"])
-        values = {key: value for key, value in theirs.items() if key != "id"}
-        here = new_id(connection.execute(insert(run).values(values)))
-        for table in PARTS:
-            _insert_rows(connection, table, here, parts[table.name])
+    def _insert(self, sealing: Sealing, theirs: dict[str, Any], parts: Rows) -> int:
+        theirs["name"] = self._free_name(sealing.connection, run, theirs["name"], theirs["uuid"])
+        here = sealing.insert(run, _unnumbered(theirs))
+        _insert_rows(sealing, here, parts)
         return here
 
     def _extend(
         self,
-        connection: Connection,
+        sealing: Sealing,
         ours: dict[str, Any],
         theirs: dict[str, Any],
         parts: Rows,
         staged: Mapping[str, Staged],
     ) -> str:
         """Add to a run that is here what only the other database has."""
-        here = ours["id"]
+        here, connection = ours["id"], sealing.connection
         mine = {table.name: _rows(connection, table, here) for table in PARTS}
         if self.store._rows(connection, select(run).where(run.c.id == here))[0].status == RUNNING:
             self.notes.append("is running here; merge again when it has ended")
@@ -173,27 +197,26 @@ class _Merge:
             "tag": self._missing_tags(mine["tag"], parts["tag"]),
         }
         if _is_ahead(theirs, ours):
-            self._forget_attempts(connection, mine["attempt"], parts["attempt"])
+            self._forget_attempts(sealing, mine["attempt"], parts["attempt"])
             fresh["attempt"] = parts["attempt"]
             rounds = {row["round"] for row in mine["round"]}
             last = max((row["round"] for row in mine["checkpoint"]), default=-1)
             for table in OF_ROUNDS:
                 fresh[table.name] = [row for row in parts[table.name] if row["round"] not in rounds]
             fresh["checkpoint"] = [row for row in parts["checkpoint"] if row["round"] > last]
-            self._publish(connection, [row["sha256"] for row in fresh["checkpoint"]], staged)
+            self._publish(sealing, [row["sha256"] for row in fresh["checkpoint"]], staged)
         changes = self._changed_columns(connection, ours, theirs)
         if changes:
-            connection.execute(update(run).where(run.c.id == here).values(changes))
-        for table in PARTS:
-            _insert_rows(connection, table, here, fresh.get(table.name, []))
-        restored = self._publish(connection, [h for h in staged if _has_row(connection, h)], staged)
+            sealing.update_run(here, changes)
+        _insert_rows(sealing, here, fresh)
+        restored = self._publish(sealing, [h for h in staged if _has_row(connection, h)], staged)
         return EXTENDED if changes or restored or any(fresh.values()) else PRESENT
 
-    def _forget_attempts(self, connection: Connection, ours: Sequence[Row], theirs: Sequence[Row]) -> None:
+    def _forget_attempts(self, sealing: Sealing, ours: Sequence[Row], theirs: Sequence[Row]) -> None:
         """Attempts that the other database knows further: the last of them has to be the last one here."""
         known = {_attempt_key(row) for row in theirs}
         old = [row["id"] for row in ours if _attempt_key(row) in known]
-        connection.execute(delete(attempt).where(attempt.c.id.in_(old)))
+        sealing.delete(attempt, attempt.c.id.in_(old))
 
     def _changed_columns(self, connection: Connection, ours: Row, theirs: Row) -> dict[str, Any]:
         """Columns of the run that the other database knows better."""
@@ -225,20 +248,20 @@ class _Merge:
             theirs = dict(connection.execute(select(partition).where(partition.c.id == number)).mappings().one())
         with ExitStack() as stack:
             staged = self._stage(stack, [theirs["sha256"]])
-            connection = stack.enter_context(self.store._db.write())
+            sealing = stack.enter_context(self.store._write())
+            connection = sealing.connection
             mark = partition.c.fingerprint == theirs["fingerprint"]
             known = connection.execute(select(partition).where(mark)).first()
             if known is not None:
-                self._publish(connection, [h for h in staged if h == known.sha256], staged)
+                self._publish(sealing, [h for h in staged if h == known.sha256], staged)
                 here = int(known.id)
                 if known.name is None and theirs["name"] is not None:
                     name = self._free_name(connection, partition, theirs["name"], theirs["fingerprint"])
-                    connection.execute(update(partition).where(partition.c.id == here).values(name=name))
+                    sealing.update(partition, partition.c.id == here, {"name": name})
             else:
-                self._publish(connection, [theirs["sha256"]], staged)
+                self._publish(sealing, [theirs["sha256"]], staged)
                 theirs["name"] = self._free_name(connection, partition, theirs["name"], theirs["fingerprint"])
-                values = {key: value for key, value in theirs.items() if key != "id"}
-                here = new_id(connection.execute(insert(partition).values(values)))
+                here = sealing.insert(partition, _unnumbered(theirs))
         self.partitions[number] = here
         return here
 
@@ -273,12 +296,12 @@ class _Merge:
     def _copy(self, source: Path) -> AbstractContextManager[Staged]:
         return self.store._stage(lambda path: copyfile(source, path))
 
-    def _publish(self, connection: Connection, hashes: Sequence[str], staged: Mapping[str, Staged]) -> list[str]:
+    def _publish(self, sealing: Sealing, hashes: Sequence[str], staged: Mapping[str, Staged]) -> list[str]:
         """Rows of these artifacts, and their files where they were missing; returns the hashes of those files."""
         done = []
         for sha256 in dict.fromkeys(hashes):
-            if not _has_row(connection, sha256):
-                connection.execute(insert(artifact).values(dict(self.artifacts[sha256])))
+            if not _has_row(sealing.connection, sha256):
+                sealing.insert(artifact, _unnumbered(self.artifacts[sha256]))
             if self.store._files.path(sha256).is_file():
                 continue
             if sha256 in staged:
@@ -296,20 +319,23 @@ def _rows(connection: Connection, table: Table, number: int) -> list[dict[str, A
     return [dict(row) for row in connection.execute(query).mappings()]
 
 
-def _insert_rows(connection: Connection, table: Table, number: int, rows: Sequence[Row]) -> None:
-    """The rows, now of run `number`, with keys of their own where the database makes them."""
-    if rows:
-        connection.execute(
-            insert(table), [{k: v for k, v in row.items() if k != "id"} | {"run_id": number} for row in rows]
-        )
+def _insert_rows(sealing: Sealing, number: int, rows: Rows) -> None:
+    """The rows by the name of their table, now of run `number`, with ids of their own where the database makes them."""
+    sealing.insert_rounds(number, rows)
+    for table in (attempt, checkpoint, evaluation, tag):
+        for row in rows.get(table.name, []):
+            sealing.insert(table, {**_unnumbered(row), "run_id": number})
 
 
-def _environment(connection: Connection, content: Row) -> int:
-    found = connection.execute(select(environment.c.id).where(environment.c.sha256 == content["sha256"])).scalar()
-    if found is not None:
-        return int(found)
-    values = {key: value for key, value in content.items() if key != "id"}
-    return new_id(connection.execute(insert(environment).values(values)))
+def _unnumbered(row: Row) -> dict[str, Any]:
+    """A row without what the other registry made of its number."""
+    return {key: value for key, value in row.items() if key not in ("id", "contents", "seal")}
+
+
+def _environment(sealing: Sealing, content: Row) -> int:
+    known = select(environment.c.id).where(environment.c.sha256 == content["sha256"])
+    found = sealing.connection.execute(known).scalar()
+    return sealing.insert(environment, _unnumbered(content)) if found is None else int(found)
 
 
 def _has_row(connection: Connection, sha256: str) -> bool:

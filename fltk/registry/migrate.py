@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
+from sqlalchemy import select
 from sqlalchemy.engine import Connection, Engine
 
 from fltk.errors import FltkError
 from fltk.registry import views
 from fltk.registry.location import reading_mode, uri
-from fltk.registry.schema import HEAD_REVISION, VERSION_TABLE
+from fltk.registry.schema import HEAD_REVISION, VERSION_TABLE, ledger
+from fltk.registry.sealing import seal_everything
 
 SCRIPTS = Path(__file__).parent / "migrations"
 
@@ -37,6 +40,8 @@ def upgrade(engine: Engine, before: Callable[[], object] | None = None) -> None:
         config.attributes["connection"] = connection
         views.drop(connection)
         command.upgrade(config, "head")
+        if connection.execute(select(ledger.c.id)).first() is None:
+            seal_everything(connection, time.time())
         views.create(connection)
 
 

@@ -8,15 +8,17 @@ from difflib import get_close_matches
 from typing import Any
 
 from numpy.typing import NDArray
-from sqlalchemy import Row, insert, select, update
+from sqlalchemy import Row, select
 from sqlalchemy.engine import Connection
 
 from fltk.errors import UsageError
-from fltk.registry.base import check_free, check_name, find_id, new_id
+from fltk.registry.base import check_free, check_name, find_id
 from fltk.registry.blobs import pack_arrays, to_json, unpack_arrays
+from fltk.registry.reading import reading
 from fltk.registry.rows import EvaluationRow, PartitionRow
 from fltk.registry.runs import Runs
 from fltk.registry.schema import evaluation, partition
+from fltk.registry.sealing import Sealing
 
 
 class Partitions(Runs):
@@ -42,14 +44,14 @@ class Partitions(Runs):
             self.mend_partition(known.id, arrays)
         if known is not None and text in (None, known.name):
             return int(known.id)
-        with self._stage_bytes(pack_arrays(arrays)) as staged, self._db.write() as connection:
-            known = _by_fingerprint(connection, fingerprint)
+        with self._stage_bytes(pack_arrays(arrays)) as staged, self._write() as sealing:
+            known = _by_fingerprint(sealing.connection, fingerprint)
             if known is not None:
-                _name(connection, known, text)
+                _name(sealing, known, text)
                 return int(known.id)
             if text is not None:
-                check_free(connection, partition, "part", text)
-            self._publish(connection, staged, "partition")
+                check_free(sealing.connection, partition, "part", text)
+            self._publish(sealing, staged, "partition")
             row = {
                 "name": text,
                 "fingerprint": fingerprint,
@@ -59,7 +61,7 @@ class Partitions(Runs):
                 "sha256": staged.sha256,
                 "created": self._clock(),
             }
-            return new_id(connection.execute(insert(partition).values(row)))
+            return sealing.insert(partition, row)
 
     def partitions(self) -> list[PartitionRow]:
         """All stored partitions, oldest first."""
@@ -91,10 +93,10 @@ class Partitions(Runs):
 
     def mend_partition(self, partition_id: int, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Write the file of a stored partition again. The caller knows that the arrays have its fingerprint."""
-        with self._stage_bytes(pack_arrays(arrays)) as staged, self._db.write() as connection:
-            self._publish(connection, staged, "partition")
+        with self._stage_bytes(pack_arrays(arrays)) as staged, self._write() as sealing:
+            self._publish(sealing, staged, "partition")
             # Another library may pack the same arrays into other bytes.
-            connection.execute(update(partition).where(partition.c.id == partition_id).values(sha256=staged.sha256))
+            sealing.update(partition, partition.c.id == partition_id, {"sha256": staged.sha256})
 
 
 class Evaluations(Runs):
@@ -111,9 +113,9 @@ class Evaluations(Runs):
             "data": pack_arrays(clients),
             "created": self._clock(),
         }
-        with self._db.write() as connection:
-            self._row(connection, run_id)
-            return new_id(connection.execute(insert(evaluation).values(row)))
+        with self._write() as sealing:
+            self._row(sealing.connection, run_id)
+            return sealing.insert(evaluation, row)
 
     def evaluations(self, run_id: int) -> list[EvaluationRow]:
         """A run's evaluations, oldest first."""
@@ -122,31 +124,26 @@ class Evaluations(Runs):
             self._row(connection, run_id)
             rows = connection.execute(query).all()
         where = f"{self.shown}, evaluation of run{run_id}"
-        return [
-            EvaluationRow(
-                row.id,
-                run_id,
-                row.round,
-                json.loads(row.summary),
-                unpack_arrays(row.data, where),
-                row.created,
-            )
-            for row in rows
-        ]
+        found: list[EvaluationRow] = []
+        with reading(run_id):
+            for row in rows:
+                clients = unpack_arrays(row.data, where)
+                found.append(EvaluationRow(row.id, run_id, row.round, json.loads(row.summary), clients, row.created))
+        return found
 
 
 def _by_fingerprint(connection: Connection, fingerprint: str) -> Row[Any] | None:
     return connection.execute(select(partition).where(partition.c.fingerprint == fingerprint)).first()
 
 
-def _name(connection: Connection, known: Any, name: str | None) -> None:
+def _name(sealing: Sealing, known: Any, name: str | None) -> None:
     """Name a stored partition that has no name yet."""
     if name is None or name == known.name:
         return
     if known.name is not None:
         raise UsageError(f"--name: this partition is stored already, as part{known.id} ({known.name}); use that name")
-    check_free(connection, partition, "part", name)
-    connection.execute(update(partition).where(partition.c.id == known.id).values(name=name))
+    check_free(sealing.connection, partition, "part", name)
+    sealing.update(partition, partition.c.id == known.id, {"name": name})
 
 
 def _partition_row(row: Any) -> PartitionRow:

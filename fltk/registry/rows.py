@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,6 +11,7 @@ from numpy.typing import NDArray
 
 Float32 = NDArray[np.float32]
 TRAINED = ("train", "attack")  # kinds of runs that are played round by round from their own configuration
+DAMAGED = "damaged"  # the status of a run that cannot be read
 MEASURED = "bench"  # the kind of runs that hold measurements of a machine; `latest` never means one
 
 
@@ -44,7 +43,8 @@ class StoredMap:
 class RunRow:
     """One run. `started` and `finished` are seconds since 1970; `last` has each scalar's most recent value.
 
-    `status` is running, done, interrupted, failed, or stale: recorded as running by a process that is gone.
+    `status` is running, done, interrupted, failed, or stale: recorded as running by a process that is gone. A run that
+    cannot be read is `damaged`, with the reason as its `message`, and has nothing else; no list of runs has it.
     `rounds_done` is the highest round number recorded (0 when none). `config_json` is the configuration as stored:
     sorted keys, no spaces.
     """
@@ -59,6 +59,7 @@ class RunRow:
     method: str
     dataset: str
     config_json: str
+    config: dict[str, Any]
     config_hash: str
     origin: dict[str, str]
     partition_id: int | None
@@ -73,12 +74,6 @@ class RunRow:
     last: dict[str, float] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
     removed: float | None = None  # when it was hidden, seconds since 1970
-
-    @cached_property
-    def config(self) -> dict[str, Any]:
-        """The configuration, parsed when it is first asked for: of ten thousand runs few are looked at so closely."""
-        found: dict[str, Any] = json.loads(self.config_json)
-        return found
 
     @property
     def label(self) -> str:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import uuid
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from difflib import get_close_matches
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, func, insert, select, update
+from sqlalchemy import ColumnElement, Row, Select, func, select
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
-from fltk.errors import FltkError, UsageError
+from fltk.errors import DamagedRun, FltkError, UsageError
 from fltk.registry import where as conditions
 from fltk.registry.attempts import (
     DONE,
@@ -29,11 +30,15 @@ from fltk.registry.attempts import (
     refuse_other,
     status_of,
 )
-from fltk.registry.base import Base, check_free, check_name, check_text, find_id, new_id
-from fltk.registry.blobs import shared_json, to_json
+from fltk.registry.base import Base, check_free, check_name, check_text, find_id
+from fltk.registry.blobs import DAMAGE, to_json
 from fltk.registry.processes import current
-from fltk.registry.rows import MEASURED, TRAINED, AttemptRow, RunRow
+from fltk.registry.reading import attempt_row, damaged_row, json_object, reading, run_row
+from fltk.registry.rows import DAMAGED, MEASURED, TRAINED, AttemptRow, RunRow
 from fltk.registry.schema import attempt, environment, run, tag
+from fltk.registry.sealing import Sealing
+
+_LOG = logging.getLogger("fltk.registry")
 
 
 class Runs(Base):
@@ -73,12 +78,12 @@ class Runs(Base):
         with ExitStack() as stack:
             # The diff is staged first: no file is written and flushed while the database is locked.
             staged = stack.enter_context(self._stage_bytes(diff)) if diff else None
-            connection = stack.enter_context(self._db.write())
+            sealing = stack.enter_context(self._write())
             if staged is not None:
-                self._publish(connection, staged, "diff")
+                self._publish(sealing, staged, "diff")
                 values["diff_sha256"] = staged.sha256
-            values["environment_id"] = self._environment_id(connection, environment)
-            return _insert_run(connection, values)
+            values["environment_id"] = self._environment_id(sealing, environment)
+            return _insert_run(sealing, values)
 
     def start_attempt(self, run_id: int, changes: Iterable[tuple[str, str, str]] = ()) -> int:
         """This process takes the run up, for the first time or to resume it; returns the attempt's id.
@@ -87,30 +92,26 @@ class Runs(Base):
         when another live process works on the run.
         """
         process, now = current(), self._clock()
-        with self._db.write() as connection:
+        with self._write() as sealing:
+            connection = sealing.connection
             row = self._row(connection, run_id)
             if row.removed is not None:
                 raise removed_error(f"run{run_id}", run_id)
             last = connection.execute(attempts_of(run_id).order_by(attempt.c.id.desc()).limit(1)).first()
             if last is not None and row.status == RUNNING and is_other(last, process, now):
                 raise FltkError(f"run{run_id} is being worked on by process {last.pid} on {last.host}; wait for it")
-            connection.execute(
-                update(attempt)
-                .where(attempt.c.run_id == run_id, attempt.c.ended.is_(None))
-                .values(ended=attempt.c.heartbeat, status=STALE)
-            )
-            connection.execute(
-                update(run).where(run.c.id == run_id).values(status=RUNNING, finished=None, message=None)
-            )
-            return insert_attempt(connection, run_id, process, now, [list(change) for change in changes])
+            for lost in connection.execute(_open_attempts(run_id)).mappings().all():
+                sealing.update_row(attempt, lost, {"ended": lost["heartbeat"], "status": STALE})
+            sealing.update_run(run_id, {"status": RUNNING, "finished": None, "message": None})
+            return insert_attempt(sealing, run_id, process, now, [list(change) for change in changes])
 
     def heartbeat(self, run_id: int) -> None:
         """Say that this process still works on the run; `record_round` does it too.
 
         FltkError when another process has taken the run up since: two may not write the same rounds.
         """
-        with self._db.write() as connection:
-            self._touch(connection, run_id)
+        with self._write() as sealing:
+            self._touch(sealing, run_id)
 
     def finish(self, run_id: int, status: str, message: str | None = None) -> bool:
         """End the run's attempt as done, interrupted or failed; `message` says why. Returns whether the run is done.
@@ -121,19 +122,19 @@ class Runs(Base):
         if status not in ENDINGS:
             raise ValueError(f"a run ends as one of {ENDINGS}, not {status!r}")
         now = self._clock()
-        with self._db.write() as connection:
+        with self._write() as sealing:
+            connection = sealing.connection
             row = self._row(connection, run_id)
             refuse_other(connection, run_id, current())
             ended = {"status": status, "ended": now, "heartbeat": now}
-            connection.execute(
-                update(attempt).where(attempt.c.run_id == run_id, attempt.c.ended.is_(None)).values(ended)
-            )
+            for active in connection.execute(_open_attempts(run_id)).mappings().all():
+                sealing.update_row(attempt, active, ended)
             before = None if status == DONE else complete_before(connection, row)
             if before is not None:
                 status, now, message = DONE, before, None
             # A reason that cannot be stored as it is must not keep the end of the run from being recorded.
             text = None if message is None else message.encode("utf-8", "replace").decode().replace("\0", " ")
-            connection.execute(update(run).where(run.c.id == run_id).values(status=status, finished=now, message=text))
+            sealing.update_run(run_id, {"status": status, "finished": now, "message": text})
         return status == DONE
 
     def find_run(self, ref: str | int, kind: str | None = None) -> RunRow:
@@ -153,7 +154,7 @@ class Runs(Base):
                 if known and found is None:
                     raise UsageError(f"{self.shown} has no {kind} run yet")
             if found is not None:
-                row = self._rows(connection, select(run).where(run.c.id == found))[0]
+                row = self._sound_row(connection, found)
                 if kind is not None and row.kind not in (TRAINED if kind in TRAINED else (kind,)):
                     raise _other_kind(row, kind)
                 return row
@@ -193,10 +194,10 @@ class Runs(Base):
         if status is not None:  # a running one may turn out to be stale
             query = query.where(run.c.status == (status if status in ENDINGS else RUNNING))
         with self._db.read() as connection:
-            rows = self._rows(connection, query)
+            rows = self._sound(self._rows(connection, query))
             if open_questions := conditions.unknown_in(wanted, (row.config for row in rows)):
-                configs = connection.execute(select(run.c.config)).scalars()
-                conditions.check_known(open_questions, [json.loads(text) for text in configs])
+                known = self._rows(connection, select(run))
+                conditions.check_known(open_questions, [row.config for row in known])
         return [
             row
             for row in rows
@@ -208,20 +209,8 @@ class Runs(Base):
         with self._db.read() as connection:
             rows = connection.execute(attempts_of(run_id).order_by(attempt.c.id)).all()
         now = self._clock()
-        return [
-            AttemptRow(
-                a.id,
-                run_id,
-                a.host,
-                a.pid,
-                a.started,
-                a.heartbeat,
-                a.ended,
-                status_of(a.status, a, a.started, now),
-                tuple((name, then, now_) for name, then, now_ in json.loads(a.changes or "[]")),
-            )
-            for a in rows
-        ]
+        with reading(run_id):
+            return [attempt_row(row, now) for row in rows]
 
     def environment(self, run_id: int) -> dict[str, Any]:
         """The software and hardware that the run began on."""
@@ -230,8 +219,8 @@ class Runs(Base):
             content = connection.execute(query.where(run.c.id == run_id)).scalar()
             if content is None:
                 raise self._unknown_run(connection, f"run{run_id}")
-        found: dict[str, Any] = json.loads(content)
-        return found
+        with reading(run_id):
+            return json_object(json.loads(content))
 
     def git_diff(self, run_id: int) -> bytes | None:
         """What the working tree had beyond its commit when the run began; None where nothing was stored."""
@@ -239,13 +228,14 @@ class Runs(Base):
             row = self._row(connection, run_id)
         return None if row.diff_sha256 is None else self._files.verified(row.diff_sha256).read_bytes()
 
-    def _touch(self, connection: Connection, run_id: int) -> None:
+    def _touch(self, sealing: Sealing, run_id: int) -> None:
         """The heartbeat, inside a transaction; a run that was never started gets its first attempt."""
         now, process = self._clock(), current()
-        refuse_other(connection, run_id, process)
-        active = attempt.c.run_id == run_id, attempt.c.ended.is_(None)
-        if connection.execute(update(attempt).where(*active).values(heartbeat=now)).rowcount == 0:
-            insert_attempt(connection, run_id, process, now)
+        last = refuse_other(sealing.connection, run_id, process)
+        if last is None or last["ended"] is not None:
+            insert_attempt(sealing, run_id, process, now)
+        else:
+            sealing.update_row(attempt, last, {"heartbeat": now})
 
     def _row(self, connection: Connection, run_id: int) -> Row[Any]:
         row = connection.execute(select(run).where(run.c.id == run_id)).first()
@@ -278,20 +268,47 @@ class Runs(Base):
         newest = select(func.max(attempt.c.id)).where(attempt.c.run_id.in_(running)).group_by(attempt.c.run_id)
         workers = {row.run_id: row for row in connection.execute(select(attempt).where(attempt.c.id.in_(newest)))}
         now = self._clock()
-        return [
-            _run_row(row, tags.get(row.id, {}), status_of(row.status, workers.get(row.id), row.created, now))
-            for row in rows
-        ]
+        found: list[RunRow] = []
+        for row in rows:
+            try:
+                status = status_of(row.status, workers.get(row.id), row.created, now)
+                found.append(run_row(row, tags.get(row.id, {}), status))
+            except DAMAGE as error:
+                found.append(damaged_row(row, error))
+        return found
 
-    def _environment_id(self, connection: Connection, content: Mapping[str, Any]) -> int:
+    def _sound_row(self, connection: Connection, run_id: int) -> RunRow:
+        """One run that exists; DamagedRun when it cannot be read."""
+        (row,) = self._rows(connection, select(run).where(run.c.id == run_id))
+        if row.status == DAMAGED:
+            raise DamagedRun(row.id, str(row.message))
+        return row
+
+    def _sound(self, rows: Iterable[RunRow]) -> list[RunRow]:
+        """Without the runs that cannot be read, each of which is told."""
+        kept: list[RunRow] = []
+        for row in rows:
+            if row.status == DAMAGED:
+                self._tell_damaged(row.id, str(row.message))
+            else:
+                kept.append(row)
+        return kept
+
+    def _tell_damaged(self, run_id: int, reason: str) -> None:
+        """Warn of a run that is left out of a list, once."""
+        if run_id not in self._told:
+            self._told.add(run_id)
+            _LOG.warning("%s; left out", DamagedRun(run_id, reason))
+
+    def _environment_id(self, sealing: Sealing, content: Mapping[str, Any]) -> int:
         """The row of this environment, made when it is new."""
         text = to_json(content)
         sha256 = hashlib.sha256(text.encode()).hexdigest()
-        found = connection.execute(select(environment.c.id).where(environment.c.sha256 == sha256)).scalar()
+        known = select(environment.c.id).where(environment.c.sha256 == sha256)
+        found = sealing.connection.execute(known).scalar()
         if found is not None:
             return int(found)
-        row = {"sha256": sha256, "content": text, "created": self._clock()}
-        return new_id(connection.execute(insert(environment).values(row)))
+        return sealing.insert(environment, {"sha256": sha256, "content": text, "created": self._clock()})
 
 
 def meant_by(ref: str | int) -> ColumnElement[bool]:
@@ -327,11 +344,16 @@ def _run_values(config: Mapping[str, Any], git: Mapping[str, Any]) -> dict[str, 
     }
 
 
-def _insert_run(connection: Connection, values: Mapping[str, Any]) -> int:
+def _open_attempts(run_id: int) -> Select[Any]:
+    """The attempts whose end is not recorded."""
+    return attempts_of(run_id).where(attempt.c.ended.is_(None))
+
+
+def _insert_run(sealing: Sealing, values: Mapping[str, Any]) -> int:
     if values["name"] is not None:
-        check_free(connection, run, "run", values["name"])
+        check_free(sealing.connection, run, "run", values["name"])
     try:
-        return new_id(connection.execute(insert(run).values(dict(values))))
+        return sealing.insert(run, values)
     except IntegrityError as error:
         parts = f"parent {values['parent']}, partition {values['partition_id']}"
         raise FltkError(f"the run cannot be recorded: {parts} must exist, and its name be free") from error
@@ -349,35 +371,3 @@ def tag_key(key: str) -> str:
     if not text or "=" in text or len(text) > 120:
         raise UsageError(f"--tag takes KEY or KEY=VALUE with a key of 1 to 120 characters, not {key[:40]!r}")
     return text
-
-
-def _run_row(row: Any, tags: dict[str, str], status: str) -> RunRow:
-    # The columns in the order of the table: looking each up by its name would take longer than all the rest.
-    number, uuid, name, kind, parent, method, dataset, config, config_hash, origin, *more = row
-    partition_id, data, environment_id, git, diff, seed, _, message, note, created, finished, done, last, removed = more
-    return RunRow(
-        id=number,
-        uuid=uuid,
-        name=name,
-        kind=kind,
-        parent=parent,
-        status=status,
-        message=message,
-        method=method,
-        dataset=dataset,
-        config_json=config,
-        config_hash=config_hash,
-        origin=dict(shared_json(origin)),
-        partition_id=partition_id,
-        data_fingerprint=data,
-        environment_id=environment_id,
-        git={**shared_json(git), "diff_sha256": diff},
-        seed=seed,
-        note=note,
-        started=created,
-        finished=finished,
-        rounds_done=done,
-        last=json.loads(last),
-        tags=tags,
-        removed=removed,
-    )

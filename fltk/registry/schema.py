@@ -5,6 +5,10 @@ JSON is text in canonical form (sorted keys), because its SHA-256 identifies con
 
 A change here needs a new file in `migrations/versions` and a new last entry in `REVISIONS`; tests compare
 both with this metadata. Users read the views of `fltk.registry.views`, which keep their columns.
+
+`seal` columns hold digests of their rows, `contents` says which rows an owner has (`fltk.registry.seals`). Rows of
+these tables are written through `fltk.registry.sealing`. A column that a later revision adds to them has to allow
+NULL, which enters no seal.
 """
 
 from __future__ import annotations
@@ -29,7 +33,7 @@ from sqlalchemy import (
 # Other tools keep their revision in `alembic_version`; with that name two programs in one database would
 # overwrite each other's.
 VERSION_TABLE = "fltk_schema_version"
-REVISIONS = ("0001", "0002", "0003")
+REVISIONS = ("0001", "0002", "0003", "0004")
 HEAD_REVISION = REVISIONS[-1]
 
 # Constraints need names: batch migrations on SQLite can only drop what they can name.
@@ -42,6 +46,19 @@ metadata = MetaData(
     }
 )
 
+
+def _seal() -> Column[str]:
+    return Column("seal", String(64))
+
+
+# One row: which runs, partitions, environments and artifacts there are.
+ledger = Table(
+    "ledger",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("contents", Text, nullable=False),
+)
+
 environment = Table(
     "environment",
     metadata,
@@ -49,6 +66,7 @@ environment = Table(
     Column("sha256", String(64), nullable=False, unique=True),
     Column("content", Text, nullable=False),
     Column("created", Float, nullable=False),
+    _seal(),
 )
 
 artifact = Table(
@@ -58,6 +76,7 @@ artifact = Table(
     Column("kind", String(32), nullable=False),  # checkpoint | partition | diff
     Column("size", BigInteger, nullable=False),  # bytes
     Column("created", Float, nullable=False),
+    _seal(),
 )
 
 partition = Table(
@@ -71,6 +90,7 @@ partition = Table(
     Column("summary", Text, nullable=False),
     Column("sha256", String(64), ForeignKey("artifact.sha256"), nullable=False, index=True),
     Column("created", Float, nullable=False),
+    _seal(),
     sqlite_autoincrement=True,
 )
 
@@ -102,6 +122,9 @@ run = Table(
     Column("rounds_done", Integer, nullable=False),
     Column("last", Text, nullable=False),
     Column("removed", Float),  # when it was hidden; such a run stays until `fltk db gc`
+    Column("sealed", Float),  # when an upgrade sealed it as it was then; NULL: from its beginning
+    Column("contents", Text),
+    _seal(),
     Index("ix_run_config_hash", "config_hash"),
     sqlite_autoincrement=True,  # a run number is never used twice
 )
@@ -119,6 +142,7 @@ attempt = Table(
     Column("ended", Float),
     Column("status", String(16), nullable=False),
     Column("changes", Text),  # JSON list of [name, then, now]: what differed from the run's beginning, and was allowed
+    _seal(),
 )
 
 round_ = Table(
@@ -128,6 +152,7 @@ round_ = Table(
     Column("round", Integer, primary_key=True, autoincrement=False),
     Column("digest", String(64), nullable=False),
     Column("recorded", Float, nullable=False),
+    _seal(),  # of this row with the scalars, client vectors and the map of the round
 )
 
 
@@ -179,6 +204,7 @@ checkpoint = Table(
     Column("sha256", String(64), ForeignKey("artifact.sha256"), nullable=False, index=True),
     Column("meta", Text, nullable=False),
     Column("created", Float, nullable=False),
+    _seal(),
     UniqueConstraint("run_id", "round"),
     sqlite_autoincrement=True,  # ids order the checkpoints by the time of writing
 )
@@ -192,6 +218,7 @@ evaluation = Table(
     Column("summary", Text, nullable=False),
     Column("data", LargeBinary, nullable=False),
     Column("created", Float, nullable=False),
+    _seal(),
 )
 
 tag = Table(
@@ -200,4 +227,5 @@ tag = Table(
     Column("run_id", Integer, ForeignKey("run.id"), primary_key=True, autoincrement=False),
     Column("key", String(120), primary_key=True),
     Column("value", Text, nullable=False),
+    _seal(),
 )

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Select, Table, delete, insert, select, update
-from sqlalchemy.engine import Connection
+from sqlalchemy import Select, Table, select
 
 from fltk.errors import FltkError
 from fltk.registry.blobs import (
@@ -22,9 +21,11 @@ from fltk.registry.blobs import (
     unpack_vector,
 )
 from fltk.registry.database import LARGEST
+from fltk.registry.reading import reading
 from fltk.registry.rows import Float32, MapBlob, StoredMap
 from fltk.registry.runs import Runs
-from fltk.registry.schema import client_vector, map_, round_, run, scalar
+from fltk.registry.schema import client_vector, map_, round_, scalar
+from fltk.registry.sealing import Sealing
 
 Rounds = NDArray[np.int64]
 
@@ -53,14 +54,11 @@ class Series(Runs):
         ]
         vectors = [{**at, "key": key, "data": pack_vector(values)} for key, values in clients.items()]
         maps = [] if map is None else [at | pack_map(map)]
-        with self._db.write() as connection:
-            self._advance(connection, run_id, int(round), scalars)
-            connection.execute(delete(round_).where(round_.c.run_id == run_id, round_.c.round == round))
-            connection.execute(insert(round_).values({**at, "digest": digest, "recorded": self._clock()}))
-            for table, rows in ((scalar, numbers), (client_vector, vectors), (map_, maps)):
-                if rows:
-                    connection.execute(insert(table), rows)
-            self._touch(connection, run_id)
+        parts: dict[str, list[dict[str, Any]]] = {scalar.name: numbers, client_vector.name: vectors, map_.name: maps}
+        with self._write() as sealing:
+            self._advance(sealing, run_id, int(round), scalars)
+            sealing.insert_round({**at, "digest": digest, "recorded": self._clock()}, parts)
+            self._touch(sealing, run_id)
 
     def scalars(self, run_id: int, key: str | None = None) -> dict[str, tuple[Rounds, NDArray[np.float64]]]:
         """Per key: the rounds (R,) int64 and the values (R,) float64. FltkError for a key the run lacks."""
@@ -68,10 +66,11 @@ class Series(Runs):
         if key is not None:
             query = query.where(scalar.c.key == key)
         series: dict[str, tuple[list[int], list[float]]] = {}
-        for row in self._of_run(run_id, query):
-            rounds, values = series.setdefault(row.key, ([], []))
-            rounds.append(row.round)
-            values.append(unpack_scalar(row.value, row.kind))
+        with reading(run_id):
+            for row in self._of_run(run_id, query):
+                rounds, values = series.setdefault(row.key, ([], []))
+                rounds.append(row.round)
+                values.append(unpack_scalar(row.value, row.kind))
         if key is not None and not series:
             raise self._no_key(run_id, key, scalar)
         return {name: (np.array(r, np.int64), np.array(v, np.float64)) for name, (r, v) in series.items()}
@@ -86,7 +85,8 @@ class Series(Runs):
         rows = self._of_run(run_id, select(table.c.round, table.c.data).where(*chosen).order_by(table.c.round))
         if not rows:
             raise self._no_key(run_id, key, table)
-        vectors = [unpack_vector(row.data) for row in rows]
+        with reading(run_id):
+            vectors = [unpack_vector(row.data) for row in rows]
         values = np.full((len(vectors), max(vector.size for vector in vectors)), np.nan, np.float32)
         for line, vector in zip(values, vectors, strict=True):
             line[: vector.size] = vector
@@ -106,7 +106,8 @@ class Series(Runs):
         wanted = None if rounds is None else sorted({int(number) for number in rounds})
         if wanted is not None:
             query = query.where(map_.c.round.in_([number for number in wanted if abs(number) <= LARGEST]))
-        found = [unpack_map(row, self.shown) for row in self._of_run(run_id, query)]
+        with reading(run_id):
+            found = [unpack_map(row, self.shown) for row in self._of_run(run_id, query)]
         missing = set(wanted or ()) - {item.round for item in found}
         if missing:
             raise FltkError(f"run{run_id} has no map of round {min(missing)}; {self._map_hint(run_id)}")
@@ -122,14 +123,15 @@ class Series(Runs):
         query = select(round_).where(round_.c.run_id == run_id).order_by(round_.c.round)
         return {int(row.round): str(row.digest) for row in self._of_run(run_id, query)}
 
-    def _advance(self, connection: Connection, run_id: int, number: int, scalars: Mapping[str, float]) -> None:
+    def _advance(self, sealing: Sealing, run_id: int, number: int, scalars: Mapping[str, float]) -> None:
         """Bring the run's summary columns up to date."""
-        row = self._row(connection, run_id)
-        if number < row.rounds_done:  # played again: what is known of the last round stands
+        row = sealing.run(run_id)
+        if row is None:
+            raise self._unknown_run(sealing.connection, f"run{run_id}")
+        if number < row["rounds_done"]:  # played again: what is known of the last round stands
             return
-        last = json.loads(row.last) | {key: float(value) for key, value in scalars.items()}
-        values = {"rounds_done": number, "last": to_json(last)}
-        connection.execute(update(run).where(run.c.id == run_id).values(values))
+        last = json.loads(row["last"]) | {key: float(value) for key, value in scalars.items()}
+        sealing.update_run(run_id, {"rounds_done": number, "last": to_json(last)})
 
     def _of_run(self, run_id: int, query: Select[Any]) -> list[Any]:
         """The rows of a query about one run; UsageError when that run does not exist."""

@@ -17,24 +17,17 @@ import numpy.typing as npt
 from sqlalchemy import Row, Table, select
 from sqlalchemy.engine import Connection
 
-from fltk.config import RunConfig, canonical_json
+from fltk.config import canonical_json
 from fltk.errors import FltkError
 from fltk.registry.artifacts import STAGING, read_tensors
-from fltk.registry.blobs import unpack_arrays, unpack_map
-from fltk.registry.database import guard
-from fltk.registry.schema import (
-    artifact,
-    checkpoint,
-    client_vector,
-    environment,
-    evaluation,
-    map_,
-    partition,
-    round_,
-    run,
-    scalar,
-)
+from fltk.registry.blobs import DAMAGE, unpack_arrays
+from fltk.registry.checks import check_run, contents_differences
+from fltk.registry.cleanup import ancestors
+from fltk.registry.schema import artifact, checkpoint, environment, ledger, metadata, partition, run
+from fltk.registry.sealing import LEDGER, sequence_of
+from fltk.registry.seals import OF_REGISTRY, Contents, contents_of, seal_of
 from fltk.registry.store import Store
+from fltk.registry.structure import differences
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,6 +60,9 @@ class Verified:
     files: int = 0
     size: int = 0
     bare: bool = False  # the whole folder of files is absent
+    sealed_late: int = 0  # runs that an upgrade sealed as they were then
+    sealed_at: float | None = None  # when that was last, in seconds since 1970
+    mark: str | None = None  # one digest of everything in the database; None when only some runs were looked at
 
     @property
     def verdict(self) -> str:
@@ -90,13 +86,17 @@ def verify(store: Store, run_ids: Iterable[int] | None = None, *, same: Same, ma
     look.database()
     look.index(run_ids)
     if look.indexed:
+        look.structure()
         for number in look.wanted:
             look.run(number)
+        look.parents()
         look.environments()
         look.artifacts()
         look.partitions()
         look.checkpoints()
+        look.seals()
         if run_ids is None:
+            look.ledger()
             look.files()
     return look.found
 
@@ -131,7 +131,7 @@ class _Look:
     def index(self, run_ids: Iterable[int] | None) -> None:
         """Read what refers to what; `indexed` stays false when even that cannot be read."""
         with self.noting("database"), self.store._db.read() as connection:
-            columns = run.c.id, run.c.partition_id, run.c.environment_id, run.c.diff_sha256
+            columns = run.c.id, run.c.parent, run.c.partition_id, run.c.environment_id, run.c.diff_sha256
             self.rows = list(connection.execute(select(*columns).order_by(run.c.id)))
             self.parts = list(connection.execute(select(partition).order_by(partition.c.id)))
             self.kept = list(connection.execute(select(checkpoint).order_by(checkpoint.c.id)))
@@ -155,38 +155,76 @@ class _Look:
         return len(self.wanted) == len(self.rows) or not set(self.wanted).isdisjoint(runs)
 
     def run(self, number: int) -> None:
-        """All values of a run can be read."""
+        """All rows of a run are as they were stored, and none is missing."""
         self.found.runs += 1
-        checks: tuple[tuple[Table, Callable[[Row[Any]], None]], ...] = (
-            (scalar, _check_scalar),
-            (client_vector, _check_vector),
-            (map_, _check_map),
-            (evaluation, _check_evaluation),
-        )
         with self.store._db.read() as connection:
-            with self.noting("run", number), guard(self.store.shown):
-                row = connection.execute(select(run).where(run.c.id == number)).one()
-                query = select(round_.c.round).where(round_.c.run_id == number)
-                rounds = list(connection.execute(query).scalars())
-                self.found.rounds += len(rounds)
-                _check_run(row, rounds)
-            for table, check in checks:
-                with self.noting("run", number), guard(self.store.shown):
-                    for row in _stream(connection, table, number):
-                        check(row)
+            check = check_run(connection, self.store.shown, number)
+        self.found.rounds += check.rounds
+        for told in check.told:
+            self.note("run", (number,), told)
+
+    def parents(self) -> None:
+        """No run was made of itself, by whatever detour."""
+        parents = {row.id: row.parent for row in self.rows}
+        for number in self.wanted:
+            if number in ancestors(number, parents):
+                self.note("run", (number,), f"run{number} is said to be made of itself")
+
+    def ledger(self) -> None:
+        """The registry has the runs, partitions, environments and artifacts that were stored in it."""
+        with self.noting("database"), self.store._db.read() as connection:
+            text = connection.execute(select(ledger.c.contents).where(ledger.c.id == LEDGER)).scalar()
+            found = contents_of([(table, _dicts(connection, table)) for table in OF_REGISTRY])
+            if text is None:
+                raise FltkError("the list of what the registry holds is missing")
+            stored = Contents.read(text)
+            for table, told, numbers in contents_differences(stored, found, OF_REGISTRY):
+                self.note(table.name, numbers if table is run else (), told)
+            for name, last in stored.last.items():
+                counted = sequence_of(connection, metadata.tables[name])
+                if counted is not None and counted != last:
+                    self.note("database", (), f"the last {name} was number {last}, and the database counts {counted}")
+
+    def structure(self) -> None:
+        """The tables, views and triggers are those of this fltk."""
+        with self.noting("database"), self.store._db.read() as connection:
+            for difference in differences(connection):
+                self.note("database", (), f"{self.store.shown}: {difference.told}", harmless=difference.harmless)
+
+    def seals(self) -> None:
+        """How many runs were sealed after their beginning, and one mark for all that is stored."""
+        with self.noting("database"), self.store._db.read() as connection:
+            query = select(run.c.id, run.c.sealed, run.c.seal).order_by(run.c.id)
+            rows = [row for row in connection.execute(query) if row.id in set(self.wanted)]
+            late = [row.sealed for row in rows if row.sealed is not None]
+            self.found.sealed_late = len(late)
+            self.found.sealed_at = max(late, default=None)
+            if len(rows) == len(self.rows):
+                content = connection.execute(select(ledger.c.contents)).scalar()
+                seals = [row.seal for row in rows]
+                self.found.mark = hashlib.sha256(canonical_json([content, seals]).encode()).hexdigest()
 
     def environments(self) -> None:
         """The hash of each recorded environment."""
         with self.noting("database"), self.store._db.read() as connection:
-            for row in connection.execute(select(environment)):
-                runs = [r.id for r in self.rows if r.environment_id == row.id]
-                if self.concerns(runs) and hashlib.sha256(row.content.encode()).hexdigest() != row.sha256:
+            for row in _dicts(connection, environment):
+                runs = [r.id for r in self.rows if r.environment_id == row["id"]]
+                if not self.concerns(runs):
+                    continue
+                if hashlib.sha256(row["content"].encode()).hexdigest() != row["sha256"]:
                     self.note("environment", runs, "the recorded environment does not match its hash")
+                elif row["seal"] != seal_of(environment, row):
+                    self.note("environment", runs, "the recorded environment does not match its seal")
 
     def artifacts(self) -> None:
         """Every file is there with its size and hash."""
+        rows: list[Row[Any]] = []
         with self.noting("database"), self.store._db.read() as connection:
             rows = list(connection.execute(select(artifact).order_by(artifact.c.sha256)))
+            for row in rows:
+                runs = self.users.get(row.sha256, set())
+                if self.concerns(runs) and row.seal != seal_of(artifact, row._mapping):
+                    self.note("artifact", runs, f"the row of artifact {row.sha256} does not match its seal")
         files = self.store._files
         if rows and not files.folder.is_dir():
             self.found.bare = True
@@ -207,17 +245,29 @@ class _Look:
     def cure(self, sha256: str) -> str:
         """What brings a lost file back: a partition is dealt again, unless another program has dealt it."""
         for part in self.parts:
-            if part.sha256 == sha256 and not json.loads(part.config).get("from_pfllib"):
+            if part.sha256 == sha256 and not self.imported(part):
                 return f"; what uses part{part.id} next deals it again, such as `fltk train --partition part{part.id}`"
         return ""
+
+    def imported(self, part: Row[Any]) -> bool:
+        """Whether another program has dealt a partition, or nothing can be read of that."""
+        try:
+            return bool(json.loads(part.config).get("from_pfllib"))
+        except DAMAGE:
+            return True
 
     def partitions(self) -> None:
         """The index lists of every partition have its fingerprint."""
         for row in self.parts:
             runs = self.using(row.id)
-            if row.sha256 not in self.whole or not self.concerns(runs):
+            if not self.concerns(runs):
+                continue
+            if row.seal != seal_of(partition, row._mapping):
+                self.note("partition", runs, f"the row of part{row.id} does not match its seal: a value was changed")
+            if row.sha256 not in self.whole:
                 continue
             with self.noting("partition", *runs):
+                json.loads(row.config), json.loads(row.summary)
                 data = self.store._files.path(row.sha256).read_bytes()
                 found = self.marks(unpack_arrays(data, f"part{row.id}"))
                 if found != (row.fingerprint, row.data_fingerprint):
@@ -241,7 +291,7 @@ class _Look:
             known = set(connection.execute(select(artifact.c.sha256)).scalars())
         folder = self.store._files.folder
         for path in sorted(folder.rglob("*")):
-            named = path.name in known and path == self.store._files.path(path.name)
+            named = path.name in known and path == folder / path.name[:2] / path.name
             if named or path.is_dir() or path.parent.name == STAGING:
                 continue
             self.note("file", (), f"{path} belongs to no run; `fltk db gc` deletes what fltk left", harmless=True)
@@ -256,50 +306,9 @@ class _Look:
             yield
         except FltkError as error:
             self.note(what, runs, f"{error}{cure}", harmless=harmless)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except DAMAGE as error:
             self.note(what, runs, f"stored values are damaged ({type(error).__name__}: {error})", harmless=harmless)
 
 
-def _stream(connection: Connection, table: Table, number: int) -> Iterator[Row[Any]]:
-    """Rows of a run, without holding all of them in memory."""
-    query = select(table).where(table.c.run_id == number)
-    yield from connection.execution_options(yield_per=500).execute(query)
-
-
-def _check_run(row: Row[Any], rounds: list[int]) -> None:
-    config = json.loads(row.config)
-    for text in (row.origin, row.git, row.last):
-        json.loads(text)
-    if not _has_hash(config, row.config_hash):
-        raise FltkError("the configuration does not match its hash")
-    if row.rounds_done != max(rounds, default=0):
-        raise FltkError(f"{row.rounds_done} rounds were counted, and the last one stored is {max(rounds, default=0)}")
-
-
-def _has_hash(config: dict[str, Any], stored: str) -> bool:
-    """Whether this is the hash of a configuration, in the form of its time; one of another fltk counts as sound."""
-    if hashlib.sha256(canonical_json(config).encode()).hexdigest() == stored:
-        return True
-    try:
-        return RunConfig.from_dict(config).digest() == stored
-    except FltkError:
-        return True
-
-
-def _check_scalar(row: Row[Any]) -> None:
-    if row.kind not in range(5) or (row.value is None) != (row.kind != 0):
-        raise FltkError(f"the value of {row.key} in round {row.round} is damaged")
-
-
-def _check_vector(row: Row[Any]) -> None:
-    if len(row.data) % 4:
-        raise FltkError(f"the clients' values of {row.key} in round {row.round} are damaged")
-
-
-def _check_map(row: Row[Any]) -> None:
-    unpack_map(row, "stored")
-
-
-def _check_evaluation(row: Row[Any]) -> None:
-    json.loads(row.summary)
-    unpack_arrays(row.data, f"evaluation {row.id}")
+def _dicts(connection: Connection, table: Table) -> list[dict[str, Any]]:
+    return [dict(row) for row in connection.execute(select(table)).mappings()]

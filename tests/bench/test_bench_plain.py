@@ -18,6 +18,7 @@ from fltk.bench.workloads import CLIENTS, WORKLOADS, Training
 from fltk.engine.base import Job
 from fltk.engine.serial import Serial
 from fltk.partition.federation import build
+from fltk.rounds import loop
 
 
 def deviation(ours: Tensor, plain: Tensor, start: Tensor) -> float:

@@ -244,6 +244,16 @@ def test_merging(lab: Path, trained: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "none.db").exists()
 
 
+def test_a_merge_that_refuses_a_run_says_so(lab: Path, tmp_path: Path) -> None:
+    with closing(sqlite3.connect(lab)) as connection:
+        connection.execute("UPDATE checkpoint SET sha256 = '/etc/passwd' WHERE run_id = 2")
+        connection.commit()
+    called = fltk(tmp_path / "here.db", "db", "merge", str(lab), "--json")
+    told = json.loads(called.out)["rows"]
+    assert called.code == 1 and [row["state"] for row in told] == ["new", "refused", "new", "new"]
+    assert told[1]["here"] is None and "no SHA-256" in told[1]["note"]
+
+
 def test_garbage(lab: Path, tmp_path: Path) -> None:
     assert "nothing was deleted" not in fltk(lab, "db", "gc", quiet=False).err
     done(lab, "runs", "rm", "run1", "run2")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import os
 import subprocess
 import tempfile
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 from stored import copy_stored
 
+from fltk.config import canonical_json
 from fltk.registry import Store
 from fltk.registry.schema import HEAD_REVISION
 
@@ -43,7 +45,8 @@ def begin() -> Callable[..., int]:
             "git": {"present": False},
             "seed": 1,
         }
-        return store.begin_run(config, "c" * 64, **{**fixed, **changes})
+        config_hash = hashlib.sha256(canonical_json(config).encode()).hexdigest()
+        return store.begin_run(config, config_hash, **{**fixed, **changes})
 
     return make
 

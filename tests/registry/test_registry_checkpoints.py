@@ -176,9 +176,10 @@ def test_leftovers_of_killed_processes_go_after_a_day(store: Store, begin: Begin
     run = begin(store)
     store.add_checkpoint(run, 1, weights(0), {}, keep=1)
     staging = store.artifact_folder / "staging"
-    (staging / "old").write_text("half a file")
-    (staging / "new").write_text("half a file")
+    old, new = staging / f"7-{'0' * 32}", staging / f"8-{'0' * 32}"
+    old.write_text("half a file")
+    new.write_text("half a file")
     past = time.time() - 25 * 3600
-    os.utime(staging / "old", (past, past))
+    os.utime(old, (past, past))
     store.add_checkpoint(run, 2, weights(1), {}, keep=1)
-    assert {path.name for path in staging.iterdir()} == {"new"}
+    assert list(staging.iterdir()) == [new]

@@ -175,13 +175,15 @@ def test_leftovers_go_and_strange_files_stay(store: Store, begin: Begin) -> None
     orphan.parent.mkdir(exist_ok=True)
     strange = [folder / "notes.txt", folder / "ab" / "readme", folder / "cd" / ("ab" + "0" * 62)]
     strange[2].parent.mkdir(exist_ok=True)
-    for path in (orphan, *strange, folder / "staging" / "old", folder / "staging" / "new"):
+    old, new, mine = (folder / "staging" / name for name in (f"7-{'0' * 32}", f"8-{'0' * 32}", "mine"))
+    for path in (orphan, *strange, old, new, mine):
         path.write_bytes(b"12345")
     past = time.time() - 25 * 3600
-    os.utime(folder / "staging" / "old", (past, past))
+    for path in (old, mine):
+        os.utime(path, (past, past))
     done = store.collect_garbage()
-    assert set(done.files) == {orphan, folder / "staging" / "old"} and done.size == 10
-    assert files(store) == {kept, "new", *(path.name for path in strange)}
+    assert set(done.files) == {orphan, old} and done.size == 10
+    assert files(store) == {kept, new.name, "mine", *(path.name for path in strange)}
 
 
 def test_a_folder_shared_with_another_database_is_left_alone(store: Store, begin: Begin, tmp_path: Path) -> None:

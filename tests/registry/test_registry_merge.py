@@ -100,8 +100,9 @@ def test_an_older_database_is_merged_and_stays_as_it_is(tmp_path: Path) -> None:
 def test_names_that_clash_are_told(lab: Path, tmp_path: Path, begin: Begin) -> None:
     with Store(lab, readonly=True) as source:
         uuid, mark = source.find_run("größe").uuid, source.find_partition(1).fingerprint
-    with Store(lab) as source, source._db.write() as connection:
-        connection.exec_driver_sql("UPDATE partition SET name = 'split'")
+    with Store(lab) as source:
+        arrays, known = source.partition_arrays(1), source.find_partition(1)
+        source.save_partition({}, arrays, known.fingerprint, known.data_fingerprint, {}, name="split")
     with Store(tmp_path / "here.db", create=True) as store:
         begin(store, name="größe")
         store.save_partition({}, {"a": np.arange(3)}, "f" * 64, "d" * 64, {}, name="split")

@@ -180,7 +180,9 @@ def test_a_query_sees_no_half_round(store: Store, begin: Begin) -> None:
     """A reader beside a writer: the writer's transaction is not seen before it ends."""
     run = begin(store)
     with Store(store.shown, readonly=True) as reader, store._db.write() as connection:
-        connection.exec_driver_sql(f"INSERT INTO round VALUES ({run}, 1, 'd', {time.time()})")
+        connection.exec_driver_sql(
+            f"INSERT INTO round (run_id, round, digest, recorded) VALUES ({run}, 1, 'd', {time.time()})"
+        )
         assert query(reader, "SELECT count(*) FROM v_rounds").rows == [(0,)]
 
 
