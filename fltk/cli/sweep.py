@@ -11,6 +11,7 @@ import click
 from fltk.cli.command import Option, command
 from fltk.cli.context import Settings
 from fltk.cli.output import Column, emit, output_options
+from fltk.cli.runs import short_names
 from fltk.cli.sweep_board import Board, outcome_line
 from fltk.cli.train import clean_option, keep_option, place_options, refuse_unclean
 from fltk.errors import FltkError, UsageError
@@ -187,7 +188,7 @@ def _print(
     from fltk.sweep.state import best as best_of
 
     keys = varied(state.cell for state in found)
-    short = _short(keys)
+    short = short_names(keys)
     own = [Column(key, short[key]) for key in keys]
     if best:
         chosen = best_of(found)
@@ -203,6 +204,7 @@ def _print(
 
 NUMBERS = [Column("rounds"), Column("val", "val acc", 4, "max"), Column("test", "test acc", 4, "max")]
 BEST = [
+    Column("trials"),
     Column("seeds"),
     Column("val", "val acc", 4, "max"),
     Column("val_std", "± std", 4),
@@ -210,12 +212,6 @@ BEST = [
     Column("test_std", "± std", 4),
     Column("runs"),
 ]
-
-
-def _short(keys: Sequence[str]) -> dict[str, str]:
-    """train.lr as lr, where no other table has an lr too."""
-    names = [key.partition(".")[2] for key in keys]
-    return {key: name if names.count(name) == 1 else key for key, name in zip(keys, names, strict=True)}
 
 
 def _row(state: CellState, keys: Sequence[str]) -> dict[str, Any]:
@@ -241,6 +237,7 @@ def _best_row(one: Setting, keys: Sequence[str]) -> dict[str, Any]:
     return {
         "method": one.cells[0].cell.config.method,
         **{key: values.get(key) for key in keys},
+        "trials": one.trials,
         "seeds": len(one.cells),
         "val": one.val,
         "val_std": one.val_std,

@@ -21,6 +21,7 @@ from fltk.evaluation import readings, settings
 from fltk.evaluation import statistics as stats
 from fltk.evaluation.readings import Floats, Metric
 from fltk.evaluation.settings import Entry
+from fltk.evaluation.tuning import Choice, Tuning, arrange_best, choices_by_place
 from fltk.registry import RunRow, Store
 
 ALL_SETTINGS = "all settings"
@@ -96,13 +97,18 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A table of cells, and all that is needed to test it."""
+    """A table of cells, and all that is needed to test it.
+
+    caption, choices: of methods that were tuned, how, and what was chosen for each (method, setting).
+    """
 
     metric: Metric
     methods: tuple[str, ...]
     settings: tuple[str, ...]
     cells: Mapping[tuple[str, str], Cell]  # (method, setting)
     notes: tuple[str, ...]
+    caption: str = ""
+    choices: Mapping[tuple[str, str], Choice] = field(default_factory=dict)
 
     @property
     def complete(self) -> list[str]:
@@ -139,11 +145,16 @@ class Comparison:
         return [f"--method without {', '.join(lacking)} ranks the others over more"] if left_out and others else []
 
 
-def compare(store: Store, runs: Sequence[RunRow], metric: str | None = None) -> Comparison:
-    """Arrange runs by method and setting and read the metric of each. FltkError when there is nothing to compare."""
+def compare(
+    store: Store, runs: Sequence[RunRow], metric: str | None = None, *, tuning: Tuning | None = None
+) -> Comparison:
+    """Arrange runs by method and setting and read the metric of each. FltkError when there is nothing to compare.
+
+    tuning: what `best_trials` chose among the runs; then the best trial of each method in each setting is compared.
+    """
     if not runs:
         raise FltkError("no run to compare: name runs or loosen the filters")
-    arranged = settings.arrange(runs)
+    arranged = settings.arrange(runs) if tuning is None else arrange_best(tuning)
     reading = readings.read(store, [entry.run for entry in arranged.entries], metric)
     cells: dict[tuple[str, str], list[Score]] = {}
     planned: dict[str, set[Seeds]] = {}
@@ -161,7 +172,9 @@ def compare(store: Store, runs: Sequence[RunRow], metric: str | None = None) -> 
         for s in arranged.settings
     }
     notes = (*arranged.notes, *reading.notes, *_seed_notes(table), *_data_notes(arranged.entries))
-    made = Comparison(reading.metric, arranged.methods, arranged.settings, table, notes)
+    caption = "" if tuning is None else tuning.caption
+    choices = {} if tuning is None else choices_by_place(arranged, tuning)
+    made = Comparison(reading.metric, arranged.methods, arranged.settings, table, notes, caption, choices)
     return replace(made, notes=(*notes, *_rank_notes(made)))
 
 

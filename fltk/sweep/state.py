@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 from typing import Any
 
 from fltk.config import canonical_json
+from fltk.evaluation.tuning import contest_of
 from fltk.registry import RunRow, Store
 from fltk.registry.rows import TRAINED
 from fltk.sweep.cells import Cell
@@ -66,7 +68,7 @@ class Setting:
     """The cells that differ in nothing but their seed, all of them finished.
 
     val, val_std: mean validation accuracy of the last round over the seeds and its sample standard deviation (None
-    for one seed); test, test_std likewise.
+    for one seed); test, test_std likewise.  trials: the settings it was chosen from, itself included.
     """
 
     cells: tuple[CellState, ...]
@@ -74,26 +76,27 @@ class Setting:
     val_std: float | None
     test: float
     test_std: float | None
+    trials: int = 1
 
 
 def best(found: Sequence[CellState]) -> list[Setting]:
-    """For every method on every federation the setting with the highest mean validation accuracy over its seeds.
+    """For every method, federation and budget the setting with the highest mean validation accuracy over its seeds.
 
-    Test accuracy decides nothing. Settings with an unfinished cell, or without validation data, take no part; a tie
-    goes to the setting that stands first in the file.
+    The same cells as `fltk.evaluation.tuning` chooses from a registry; test accuracy decides nothing. Settings with an
+    unfinished cell, or without validation data, take no part; a tie goes to the setting that stands first in the file.
     """
     groups: dict[str, list[CellState]] = {}
     for state in found:
         groups.setdefault(setting_of(state.cell), []).append(state)
     chosen: dict[str, Setting] = {}
+    trials: Counter[str] = Counter()
     for group in groups.values():
         setting = _setting(group)
-        if setting is None:
-            continue
-        key = _contest(group[0].cell)
-        if key not in chosen or setting.val > chosen[key].val:
+        key = contest_of(group[0].cell.config.to_dict())
+        trials[key] += 1
+        if setting is not None and (key not in chosen or setting.val > chosen[key].val):
             chosen[key] = setting
-    return list(chosen.values())
+    return [replace(setting, trials=trials[key]) for key, setting in chosen.items()]
 
 
 def setting_of(cell: Cell) -> str:
@@ -101,12 +104,6 @@ def setting_of(cell: Cell) -> str:
     config = cell.config.to_dict()
     del config["seed"], config["partition"]["partition_seed"]
     return canonical_json(config)
-
-
-def _contest(cell: Cell) -> str:
-    partition = cell.config.to_dict()["partition"]
-    del partition["partition_seed"]
-    return canonical_json({"method": cell.config.method, "partition": partition})
 
 
 def _setting(group: Sequence[CellState]) -> Setting | None:
