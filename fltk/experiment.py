@@ -35,6 +35,8 @@ from fltk.registry import MapBlob, PartitionRow, RunRow, Store
 from fltk.registry.capture import environment, git_state
 from fltk.registry.changes import Change
 from fltk.registry.heartbeat import beating
+from fltk.registry.method_code import KEY as METHOD_CODE
+from fltk.registry.method_code import method_digest
 from fltk.registry.rows import TRAINED
 from fltk.train import streams
 from fltk.train.machine import chosen
@@ -287,7 +289,7 @@ def train(
             partition_id=prepared.partition_id,
             data_fingerprint=prepared.data_fingerprint,
             environment=around,
-            git=git,
+            git={**git, METHOD_CODE: method_digest(config.method)},
             seed=config.seed,
         )
         try:

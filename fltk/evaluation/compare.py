@@ -23,6 +23,7 @@ from fltk.evaluation.readings import Floats, Metric
 from fltk.evaluation.settings import Entry
 from fltk.evaluation.tuning import Choice, Tuning, arrange_best, choices_by_place
 from fltk.registry import RunRow, Store
+from fltk.registry.method_code import code_of, has_other_code
 
 ALL_SETTINGS = "all settings"
 SEEDS, CLIENTS, SETTINGS = "seeds", "clients", "settings"
@@ -171,7 +172,13 @@ def compare(
         for m in arranged.methods
         for s in arranged.settings
     }
-    notes = (*arranged.notes, *reading.notes, *_seed_notes(table), *_data_notes(arranged.entries))
+    notes = (
+        *arranged.notes,
+        *reading.notes,
+        *_seed_notes(table),
+        *_data_notes(arranged.entries),
+        *code_notes([entry.run for entry in arranged.entries]),
+    )
     caption = "" if tuning is None else tuning.caption
     choices = {} if tuning is None else choices_by_place(arranged, tuning)
     made = Comparison(reading.metric, arranged.methods, arranged.settings, table, notes, caption, choices)
@@ -336,4 +343,22 @@ def _data_notes(entries: Iterable[Entry]) -> list[str]:
         if len({(e.run.partition_id, e.run.data_fingerprint) for e in group}) > 1:
             runs = settings.listed([e.run for e in group])
             notes.append(f"different partitions or data under seed {group[0].run.seed} of {setting} ({runs})")
+    return notes
+
+
+def code_notes(runs: Sequence[RunRow]) -> list[str]:
+    """Methods whose runs were not all made by one source, or by another than is installed."""
+    by_method: dict[str, dict[str, list[RunRow]]] = {}
+    for run in runs:
+        by_method.setdefault(run.method, {}).setdefault(code_of(run), []).append(run)
+
+    notes = []
+    for method, by_code in by_method.items():
+        if len(by_code) > 1:
+            told = " against ".join(settings.listed(own) for own in by_code.values())
+            notes.append(f"mixed code of {method}: {told}")
+    other = [run for run in runs if has_other_code(run)]
+    if other:
+        names = ", ".join(dict.fromkeys(run.method for run in other))
+        notes.append(f"trained with other code of {names} than this fltk has: {settings.listed(other)}")
     return notes

@@ -12,11 +12,13 @@ from typing import Any
 from fltk.config import canonical_json
 from fltk.evaluation.tuning import contest_of
 from fltk.registry import RunRow, Store
+from fltk.registry.method_code import has_other_code
 from fltk.registry.rows import TRAINED
 from fltk.sweep.cells import Cell
 
 NEW = "new"
 DONE = "done"
+CHANGED = "done (other code)"  # finished with another source of its method than it has now
 RUNNING = "running"
 FAILED = "failed"
 VALIDATION = "personal_val_acc"
@@ -25,7 +27,7 @@ TEST = "personal_test_acc"
 
 @dataclass(frozen=True)
 class CellState:
-    """A cell and its run; `state` is the run's status, or new where there is none."""
+    """A cell and its run; `state` is the run's status, or new where there is none, or CHANGED."""
 
     cell: Cell
     run: RunRow | None
@@ -35,7 +37,7 @@ class CellState:
     def state(self) -> str:
         if self.run is None:
             return FAILED if self.message else NEW
-        return self.run.status
+        return CHANGED if finished_otherwise(self.run) else self.run.status
 
 
 def states(store: Store, cells: Sequence[Cell], failures: Mapping[str, str] | None = None) -> list[CellState]:
@@ -57,10 +59,22 @@ def run_of(store: Store, cell: Cell) -> RunRow | None:
 
 
 def best_run(rows: Sequence[RunRow]) -> RunRow | None:
-    """Of the runs of one configuration the finished one, else the one being played, else the latest."""
-    rank = {DONE: 2, RUNNING: 1}
+    """Of the runs of one configuration the finished one, else the one being played, else the latest.
+
+    A run that was finished with other code of its method gives way to one that is being played.
+    """
+    rank = {DONE: 3, RUNNING: 2}
     trained = [row for row in rows if row.kind in TRAINED]
-    return max(trained, key=lambda row: (rank.get(row.status, 0), row.id), default=None)
+    return max(
+        trained,
+        key=lambda row: (1 if finished_otherwise(row) else rank.get(row.status, 0), row.id),
+        default=None,
+    )
+
+
+def finished_otherwise(run: RunRow) -> bool:
+    """Whether a run is finished, with another source of its method than it has now."""
+    return run.status == DONE and has_other_code(run)
 
 
 @dataclass(frozen=True)
@@ -121,8 +135,8 @@ def _std(values: Sequence[float]) -> float | None:
 
 
 def differing(found: Sequence[CellState], code: str) -> list[RunRow]:
-    """The finished runs that were played with other code than `code` (its digest)."""
-    done = [state.run for state in found if state.run is not None and state.run.status == DONE]
+    """The finished runs that were played with other code of fltk than `code` (its digest), but the same method."""
+    done = [state.run for state in found if state.run is not None and state.state == DONE]
     return [run for run in done if run.git.get("core_sha256") != code]
 
 
