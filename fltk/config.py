@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from fltk.errors import UsageError, unknown
-from fltk.names import ATTACKS, DATASETS, DEFENCES, IMPORTED, METHODS, MODELS, SCHEMES
+from fltk.names import ATTACKS, DATASETS, DEFENCES, IMPORTED, METHODS, MODELS, OWN, SCHEMES
 
 FLOAT32 = 3.4028234663852886e38  # the largest number that weights are computed with
 MANY = 10**9  # rounds, steps, clients, claimed samples for one: more than can be waited for, and sums stay integers
@@ -106,7 +106,8 @@ class PartitionConfig:
     from_pfllib: str = option("", "take data and clients from a folder that PFLlib wrote (train/*.npz, test/*.npz)")
 
     def __post_init__(self) -> None:
-        _choice("dataset", self.dataset, (*DATASETS, IMPORTED) if self.from_pfllib else DATASETS)
+        if not self.dataset.startswith(OWN):
+            _choice("dataset", self.dataset, (*DATASETS, IMPORTED) if self.from_pfllib else DATASETS)
         _choice("scheme", self.scheme, (*SCHEMES, IMPORTED) if self.from_pfllib else SCHEMES)
         _choice("test-split", self.test_split, ("local", "match", "global"))
         _positive("alpha", self.alpha)
@@ -127,6 +128,10 @@ READ_BY = {
     "shards_per_client": ("shards",),
     "groups": ("rotated", "permuted-labels"),
 }
+
+
+# What a folder of another program settles, so that it cannot be asked for beside it.
+IMPORT_SETTLES = frozenset({*READ_BY, "dataset", "subset", "scheme", "min_size", "clients", "test_split", "test_share"})
 
 
 def ignored(scheme: str) -> frozenset[str]:

@@ -22,11 +22,13 @@ from fltk.config import PartitionConfig, RunConfig
 from fltk.config import build as build_config
 from fltk.data import load
 from fltk.data.dataset import Dataset
+from fltk.data.own import given, named, subset_of
 from fltk.data.sources import SOURCES
 from fltk.engine.base import Engine, Job, Protection, check_device, default_model
 from fltk.errors import FltkError, UsageError
 from fltk.models import zoo
 from fltk.models.layout import Layout
+from fltk.names import OWN
 from fltk.partition import Partition, pfllib, stats
 from fltk.partition.federation import Federation
 from fltk.partition.federation import build as build_federation
@@ -38,6 +40,8 @@ from fltk.registry import MapBlob, PartitionRow, RunRow, Store
 from fltk.registry.capture import environment, git_state
 from fltk.registry.changes import Change
 from fltk.registry.heartbeat import beating
+from fltk.registry.method_code import KEY as METHOD_CODE
+from fltk.registry.method_code import method_digest
 from fltk.registry.rows import TRAINED
 from fltk.rounds import loop, pipeline
 from fltk.train import streams
@@ -61,6 +65,7 @@ def unwatched(part: str) -> AbstractContextManager[object]:
 class Place:
     """Where things are and how work is done; nothing here changes a bit of a result.
 
+    own: data sets of the user's own (`fltk.data.own`), which configurations call own:NAME.
     UsageError for an engine or a device that there is not, before anything is loaded or stored.
     """
 
@@ -69,6 +74,7 @@ class Place:
     engine: str = "serial"
     device: str = "cpu"
     keep_checkpoints: int = KEEP
+    own: tuple[Dataset, ...] = ()
 
     def __post_init__(self) -> None:
         engines.read_spec(self.engine)
@@ -114,7 +120,15 @@ def partition_summary(dataset: Dataset, made: Partition) -> dict[str, Any]:
 
 
 def save_partition(store: Store, dataset: Dataset, made: Partition, name: str | None = None) -> int:
-    """The number of the partition in the registry; the same partition is stored once."""
+    """The number of the partition in the registry; the same partition is stored once.
+
+    UsageError for a partition whose configuration calls the data something else than they are.
+    """
+    if made.config.dataset != named(dataset):
+        raise UsageError(
+            f"the partition says dataset {made.config.dataset!r}, but its samples are {named(dataset)!r}: give its "
+            f"configuration dataset={named(dataset)!r}"
+        )
     return store.save_partition(
         config=made.config.__dict__,
         arrays=partition.to_arrays(made),
@@ -176,9 +190,11 @@ def deal(config: PartitionConfig, place: Place) -> tuple[Dataset, Partition]:
 
 
 def dataset_of(config: PartitionConfig, place: Place) -> Dataset:
-    """The data alone."""
+    """The data alone. UsageError for own data that `place` does not have."""
     if config.from_pfllib:
         return pfllib.load(Path(config.from_pfllib), config)[0]
+    if config.dataset.startswith(OWN):
+        return subset_of(given(config.dataset, place.own), config.subset, config.partition_seed)
     return load(
         config.dataset, place.data_dir, download=place.download, subset=config.subset, seed=config.partition_seed
     )
@@ -192,14 +208,16 @@ def resolve(config: RunConfig, prepared: Prepared, device: str = "cpu") -> RunCo
 def foresee(config: RunConfig, place: Place) -> RunConfig:
     """What `resolve` comes to, without dealing the data; only a federation of another program has to be read."""
     if config.partition.from_pfllib:
-        return _resolved(config, *_imported(config.partition, place), place.device)
+        return _resolved(config, *_imported(config.partition), place.device)
+    if config.partition.dataset.startswith(OWN):
+        return _resolved(config, config.partition, given(config.partition.dataset, place.own).shape, place.device)
     return _resolved(config, config.partition, SOURCES[config.partition.dataset].shape, place.device)
 
 
 @lru_cache(maxsize=4)
-def _imported(config: PartitionConfig, place: Place) -> tuple[PartitionConfig, tuple[int, ...]]:
+def _imported(config: PartitionConfig) -> tuple[PartitionConfig, tuple[int, ...]]:
     """The settled partition and the samples' shape of a federation of another program."""
-    dataset, made = deal(config, place)
+    dataset, made = pfllib.load(Path(config.from_pfllib), config)
     return made.config, dataset.shape
 
 
@@ -305,7 +323,7 @@ def train(
             partition_id=prepared.partition_id,
             data_fingerprint=prepared.data_fingerprint,
             environment=around,
-            git=git,
+            git={**git, METHOD_CODE: method_digest(config.method)},
             seed=config.seed,
         )
         try:

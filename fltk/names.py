@@ -34,6 +34,9 @@ SCHEMES = (
 # Data set and scheme of a partition that comes from a folder of another program and has no name of its own here.
 IMPORTED = "pfllib"
 
+# What the names of data sets begin with that a user gives from Python, so that they are never taken for one of fltk's.
+OWN = "own:"
+
 MODELS = ("mlp", "cnn", "lenet5", "resnet8", "resnet8-bn", "cnn1d")
 
 # name -> "module:class"; one literal that can be grepped. A method is imported when it is used.

@@ -26,6 +26,7 @@ def add_run(
     alpha: float = 0.1,
     params: dict[str, Any] | None = None,
     evaluated: Any = None,
+    val: float | None = None,
     partition: int | None = None,
     status: str | None = "done",
     kind: str = "train",
@@ -36,8 +37,8 @@ def add_run(
 ) -> int:
     """A run of two rounds whose clients end with `accuracy` (a number or one for each) and its number.
 
-    `evaluated`: the same of the deployed model in an evaluation. `dealt` and `train`: changes of the settings of
-    partition and training.
+    `evaluated`: the same of the deployed model in an evaluation; `val`: accuracy on validation data. `dealt` and
+    `train`: changes of the settings of partition and training.
     """
     config = RunConfig(
         PartitionConfig(alpha=alpha, partition_seed=seed, **(dealt or {})),
@@ -59,6 +60,8 @@ def add_run(
     last = np.broadcast_to(np.asarray(accuracy, np.float32), (CLIENTS,))
     for round, values in ((1, last / 2), (2, last)):
         scalars = {"personal_test_acc": float(values.astype(np.float64).mean()), "train_loss": 1.0 / round}
+        if val is not None:
+            scalars["personal_val_acc"] = val
         store.record_round(number, round, scalars, {"personal_test_acc": values}, None, f"{method}{seed}{round}")
     if evaluated is not None:
         add_evaluation(store, number, evaluated)

@@ -12,7 +12,7 @@ from click.core import ParameterSource
 
 from fltk.cli.command import Option, command
 from fltk.cli.context import Settings
-from fltk.cli.options import config_option, method_params, options_from, parse_set, set_option
+from fltk.cli.options import config_option, method_params, options_from, parse_set, set_option, tell_idle
 from fltk.cli.output import Column, emit, output_options
 from fltk.cli.sweep_board import Board, outcome_line
 from fltk.cli.train import keep_option, place_options
@@ -177,6 +177,7 @@ def _asked(ctx: click.Context, settings: Settings, params: Mapping[str, Any]) ->
         partition=_with(ctx, base.partition, params),
         train=_with(ctx, base.train, params),
     )
+    tell_idle(ctx, base.partition)
     kinds = _names("--kind", params["kind"], ATTACKS, params["grid"])
     found = _names("--defence", params["defence"], DEFENCES, params["grid"])
     named = params["method"] or base.method

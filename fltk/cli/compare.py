@@ -10,7 +10,7 @@ from click.core import ParameterSource
 
 from fltk.cli.command import Option, command
 from fltk.cli.context import Settings, uncollected
-from fltk.cli.filters import filter_options, select_runs
+from fltk.cli.filters import best_on_option, filter_options, select_runs
 from fltk.cli.output import Column, output_options, render
 from fltk.cli.terminal import echo, echo_rendered, visible
 from fltk.errors import UsageError
@@ -39,10 +39,12 @@ DIFFERENCES = [
     examples=(
         "fltk compare --dataset fmnist",
         "fltk compare --method attn,fedavg-ft,local --against fedavg-ft",
+        "fltk compare --best-on val --against fedavg-ft",
         "fltk compare run1 run2 run3 run4 --metric personal_test_acc.worst10 --percent -o table.tex",
     ),
 )
 @filter_options(kind="train", status="done")
+@best_on_option
 @click.option(
     "--metric",
     cls=Option,
@@ -78,6 +80,7 @@ def compare(
     ctx: click.Context,
     /,
     run: tuple[str, ...],
+    best_on: str | None,
     metric: str | None,
     against: str | None,
     percent: bool,
@@ -90,10 +93,12 @@ def compare(
     A setting is everything in the configuration but the method, its parameters and the seeds. The table has the mean
     over seeds and its sample standard deviation; unequal budgets and missing seeds are pointed out below it. latex
     prints the best of a column in bold and underlines what is not significantly worse. With --against, csv, tsv, jsonl,
-    latex and files hold the differences instead of the cells; json holds both.
+    latex and files hold the differences instead of the cells; json holds both. With --best-on val each method is
+    compared as tuned on validation data; the notes tell the number of trials and what was chosen.
     """
     from fltk.evaluation.compare import Pairing
     from fltk.evaluation.compare import compare as compared
+    from fltk.evaluation.tuning import best_trials
     from fltk.registry import Store
 
     settings: Settings = ctx.obj
@@ -101,7 +106,7 @@ def compare(
         format = _file_format(ctx, output)
     with Store(settings.db, readonly=True) as store:
         runs = select_runs(store, run, filters, "compare", kind="train", status="done")
-        table = compared(store, runs, metric)
+        table = compared(store, runs, metric, tuning=best_trials(runs) if best_on else None)
         if percent and not table.metric.accuracy:
             raise UsageError(f"--percent is for accuracies, and {table.metric.name} is none; leave it out")
         pairing = Pairing(store, table)

@@ -20,6 +20,16 @@ ALL = "all"
 FILTERS = ("method", "dataset", "status", "tag", "where", "kind")
 
 
+best_on_option = click.option(
+    "--best-on",
+    type=click.Choice(["val"]),
+    cls=Option,
+    section="Filter",
+    help="only the best trial of each method in each setting, by mean validation accuracy over the seeds: what differs "
+    "in learning rate, momentum and hyper-parameters competes; rounds, epochs, batch size and participation do not",
+)
+
+
 def filter_options(kind: str, status: str) -> Callable[[F], F]:
     """Add RUN... and the filters; empty defaults mean all. The command receives `run` and the names in FILTERS."""
 
@@ -81,6 +91,27 @@ def select_runs(
             f"or make some with {KINDS.get(kind, 'fltk train')}"
         )
     return chosen
+
+
+def runs_to_draw(
+    store: Store, refs: Sequence[str], filters: dict[str, Any], best_on: str | None
+) -> tuple[list[RunRow], Sequence[str]]:
+    """The runs of a figure that compares finished training runs, and notes on how they were chosen.
+
+    Runs that are named are drawn as they are, also unfinished ones. UsageError where neither a run nor a filter is
+    given: a figure of all runs of a registry would be a mistake.
+    """
+    from fltk.evaluation.tuning import arrange_best, best_trials
+
+    if not (refs or best_on or any(filters[name] for name in FILTERS)):
+        raise UsageError(
+            "name runs such as run1 run2, or choose them with --best-on val, --method, --tag, --where, ..."
+        )
+    found = select_runs(store, refs, filters, "draw", kind="train", status="done")
+    if best_on is None:
+        return found, ()
+    tuning = best_trials(found)
+    return tuning.runs, arrange_best(tuning).notes
 
 
 def check_kind(kind: str) -> str:

@@ -18,7 +18,8 @@ from click.core import ParameterSource
 
 from fltk.bounded import read_toml
 from fltk.cli.command import Option
-from fltk.config import PartitionConfig, TrainConfig
+from fltk.cli.context import Settings
+from fltk.config import IMPORT_SETTLES, PartitionConfig, TrainConfig, ignored
 from fltk.errors import UsageError, unknown
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -100,11 +101,34 @@ def config_from(cls: type[C], params: Mapping[str, Any]) -> C:
 
 
 def partition_config(ctx: click.Context, params: Mapping[str, Any]) -> PartitionConfig:
-    """The partition's configuration; an imported federation keeps all its clients unless newcomers were asked for."""
+    """The partition's configuration; an imported federation keeps all its clients unless newcomers were asked for.
+
+    UsageError for a flag that the imported folder settles. Other settings that do not apply are told.
+    """
     config = config_from(PartitionConfig, params)
+    tell_idle(ctx, config)
     if config.from_pfllib and _source(ctx, "newcomers") == "default":
         return replace(config, newcomers=0)
     return config
+
+
+def tell_idle(ctx: click.Context, config: PartitionConfig) -> None:
+    """Settings of a partition that were given and do not apply: refused or told, but never silently without effect."""
+    idle, why = ignored(config.scheme), f"--scheme {config.scheme}"
+    if config.from_pfllib:
+        idle, why = IMPORT_SETTLES, "--from-pfllib, whose folder settles it"
+
+    notes = []
+    for param in ctx.command.params:
+        if param.name not in idle:
+            continue
+        source = _source(ctx, param.name)
+        if source == "flag" and config.from_pfllib:
+            raise UsageError(f"{param.opts[0]} does not go with {why}; leave it out")
+        if source != "default":
+            notes.append(f"{param.opts[0]} does not apply to {why}")
+    if isinstance(ctx.obj, Settings):
+        ctx.obj.notes(notes)
 
 
 def config_option(function: F) -> F:

@@ -12,7 +12,7 @@ import click
 from fltk.cli.command import Option, epilog, group
 from fltk.cli.context import Settings
 from fltk.cli.figures import figure_name, figure_options, rounds_of, write_figure
-from fltk.cli.filters import filter_options, select_runs
+from fltk.cli.filters import best_on_option, filter_options, runs_to_draw, select_runs
 from fltk.cli.plot_clients import attention_gif, attention_stats, clusters, embeddings
 from fltk.errors import UsageError
 from fltk.names import ATTACKS, DEFENCES, METHODS
@@ -86,9 +86,10 @@ def attention_maps(
 
 @plot.command(
     "curves",
-    epilog=epilog("fltk plot curves run1 run2", "fltk plot curves run1 run2 --key train_loss -o loss.pdf"),
+    epilog=epilog("fltk plot curves run1 run2", "fltk plot curves --best-on val --tag sweep=study -o study.pdf"),
 )
-@click.argument("run", nargs=-1, required=True)
+@filter_options(kind="train", status="done")
+@best_on_option
 @click.option(
     "--key",
     default=PERSONAL,
@@ -100,11 +101,14 @@ def attention_maps(
 @click.pass_obj
 def curves(
     settings: Settings,
+    /,
     run: tuple[str, ...],
+    best_on: str | None,
     key: str,
     output: Path | None,
     data: Path | None,
     width: str | None,
+    **filters: Any,
 ) -> None:
     """Accuracy over communication rounds.
 
@@ -118,10 +122,11 @@ def curves(
     from fltk.registry import Store
 
     with Store(settings.db, readonly=True) as store:
-        labels = line_labels([store.find_run(ref) for ref in run])
+        chosen, notes = runs_to_draw(store, run, filters, best_on)
+        labels = line_labels(chosen)
         found = [(labels.names[r.id], *store.scalars(r.id, key)[key]) for r in labels.runs]
     lines = [Curve(name, rounds, values / scale(key)) for name, rounds, values in found]
-    settings.notes(labels.notes)
+    settings.notes([*notes, *labels.notes])
     write_figure(
         lambda w: accuracy_curves(
             lines, width=w or COLUMN, y_label=named(key), percent=is_percent(key), share=is_share(key)
@@ -137,7 +142,8 @@ def curves(
     "clients",
     epilog=epilog("fltk plot clients run1 run2 run3", "fltk plot clients latest --key personal_val_acc"),
 )
-@click.argument("run", nargs=-1, required=True)
+@filter_options(kind="train", status="done")
+@best_on_option
 @click.option(
     "--key",
     default=PERSONAL,
@@ -149,11 +155,14 @@ def curves(
 @click.pass_obj
 def clients(
     settings: Settings,
+    /,
     run: tuple[str, ...],
+    best_on: str | None,
     key: str,
     output: Path | None,
     data: Path | None,
     width: str | None,
+    **filters: Any,
 ) -> None:
     """Accuracy of every client in the last round, sorted, for one or several runs.
 
@@ -167,8 +176,10 @@ def clients(
     from fltk.registry import Store
 
     with Store(settings.db, readonly=True) as store:
-        labels = line_labels([store.find_run(ref) for ref in run], each=True)
+        chosen, notes = runs_to_draw(store, run, filters, best_on)
+        labels = line_labels(chosen, each=True)
         scores = [replace(last_values(store, r, key), label=labels.names[r.id]) for r in labels.runs]
+    settings.notes(notes)
     write_figure(
         lambda w: client_accuracy(
             scores,
@@ -252,6 +263,7 @@ def join(
     ),
 )
 @filter_options(kind="train", status="done")
+@best_on_option
 @click.option("--metric", cls=Option, section="Figure", metavar="NAME[.STATISTIC]", help="as in fltk compare")
 @figure_options
 @click.pass_obj
@@ -259,6 +271,7 @@ def critical_difference(
     settings: Settings,
     /,
     run: tuple[str, ...],
+    best_on: str | None,
     metric: str | None,
     output: Path | None,
     data: Path | None,
@@ -272,13 +285,14 @@ def critical_difference(
     """
     from fltk.evaluation.compare import compare
     from fltk.evaluation.readings import DERIVED
+    from fltk.evaluation.tuning import best_trials
     from fltk.plots.critical_difference import critical_difference as figure
     from fltk.plots.style import COLUMN
     from fltk.registry import Store
 
     with Store(settings.db, readonly=True) as store:
         found = select_runs(store, run, filters, "rank", kind="train", status="done")
-        table = compare(store, found, metric)
+        table = compare(store, found, metric, tuning=best_trials(found) if best_on else None)
     ranks = table.ranks()
     if ranks is None:
         raise UsageError(

@@ -9,6 +9,7 @@ import click
 
 from fltk.cli.command import Option, command
 from fltk.cli.context import Settings
+from fltk.cli.filters import best_on_option
 from fltk.cli.terminal import echo
 from fltk.errors import UsageError, unknown
 
@@ -21,13 +22,14 @@ if TYPE_CHECKING:
     examples=(
         "fltk report run42 -o run42.html",
         "fltk report run1 run2 run3 -o page.html",
-        "fltk report --sweep fmnist -o fmnist.html",
+        "fltk report --sweep fmnist --best-on val -o fmnist.html",
     ),
 )
 @click.argument("run", nargs=-1)
 @click.option(
     "--sweep", cls=Option, section="Filter", metavar="NAME", help="all runs of this sweep, by its file's name"
 )
+@best_on_option
 @click.option(
     "--output",
     "-o",
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
     help="file to write: .html",
 )
 @click.pass_obj
-def report(settings: Settings, /, run: tuple[str, ...], sweep: str | None, output: Path) -> None:
+def report(settings: Settings, /, run: tuple[str, ...], sweep: str | None, best_on: str | None, output: Path) -> None:
     """Write one page about runs.
 
     A single HTML file that needs no network: accuracies over seeds with the worst decile, curves, clients, maps,
@@ -54,7 +56,7 @@ def report(settings: Settings, /, run: tuple[str, ...], sweep: str | None, outpu
         raise UsageError("name runs or a sweep with --sweep, " + ("not both" if run else "for example latest"))
     with Store(settings.db, readonly=True) as store:
         chosen = _of_sweep(store, sweep) if sweep else list({r.id: r for r in store.find_runs(run)}.values())
-        page = written(store, chosen, f"Sweep {sweep}" if sweep else None)
+        page = written(store, chosen, f"Sweep {sweep}" if sweep else None, best_on=best_on)
     with replacing(output) as file:
         file.write(page.encode())
     echo(output)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,7 @@ import click
 
 from fltk.cli.command import Group, Option, epilog
 from fltk.cli.context import Settings, uncollected
-from fltk.cli.filters import ALL, check_kind
+from fltk.cli.filters import ALL, best_on_option, check_kind
 from fltk.cli.output import Column, emit, output_options
 from fltk.cli.runs_edit import EDITS
 from fltk.config import ignored
@@ -18,7 +18,7 @@ from fltk.errors import UsageError
 from fltk.names import KINDS
 
 if TYPE_CHECKING:
-    from fltk.registry import EvaluationRow, RunRow, Store
+    from fltk.registry import RunRow, Store
 
 LIST = [
     Column("run"),
@@ -92,7 +92,7 @@ def _behind_global(args: list[str]) -> int:
     epilog=epilog(
         "fltk runs --method attn --where 'alpha<0.5'",
         "fltk runs run42",
-        "fltk runs --by-seed --format latex",
+        "fltk runs --by-seed --best-on val",
         "fltk runs rm run42",
     ),
 )
@@ -127,11 +127,19 @@ def runs() -> None:
     section="Output",
     help="one row per configuration: mean and standard deviation over its seeds, finished training runs only",
 )
+@best_on_option
 @output_options
 @click.pass_obj
 @uncollected()
 def listing(
-    settings: Settings, /, run: str | None, format: str, by_seed: bool, kind: str | None, **filters: Any
+    settings: Settings,
+    /,
+    run: str | None,
+    format: str,
+    by_seed: bool,
+    best_on: str | None,
+    kind: str | None,
+    **filters: Any,
 ) -> None:
     """List and filter the runs, or show one.
 
@@ -139,10 +147,12 @@ def listing(
     """
     from fltk.registry import Store
 
+    if best_on and not (by_seed or run):
+        raise UsageError("--best-on chooses by means over seeds; add --by-seed")
     with Store(settings.db, readonly=True) as store:
         if run is not None:
-            if by_seed or kind or any(filters.values()):
-                raise UsageError("a RUN is shown whole; filters and --by-seed go with the list")
+            if by_seed or best_on or kind or any(filters.values()):
+                raise UsageError("a RUN is shown whole; filters, --by-seed and --best-on go with the list")
             found = store.find_run(run)
             emit(_details(store, found), [Column("key"), Column("value"), Column("origin")], format)
             return
@@ -150,7 +160,7 @@ def listing(
         rows = [row for row in store.runs(**filters) if kind in (ALL, row.kind)]
         if by_seed:
             trained = [r for r in rows if r.status == "done" and r.kind == "train"]
-            emit(_groups(store, trained), GROUPS, format)
+            settings.notes(_emit_groups(store, trained, best_on, format))
         else:
             children = any(r.parent is not None for r in rows)
             emit([_line(r) for r in rows], [c for c in LIST if children or c.key not in OF_CHILDREN], format)
@@ -217,48 +227,33 @@ def _tree(git: Mapping[str, Any]) -> str:
     return f"{git.get('commit') or 'no commit'}{' (modified)' if git.get('dirty') else ''}"
 
 
-def _groups(store: Store, rows: list[RunRow]) -> list[dict[str, Any]]:
-    """Mean and sample standard deviation over the seeds of equal configurations; of a repeated seed the last run."""
-    groups: dict[str, dict[int, RunRow]] = {}
-    for row in rows:
-        config = {k: v for k, v in row.config.items() if k != "seed"}
-        apart = ignored(row.config["partition"]["scheme"]) | {"partition_seed"}
-        config["partition"] = {k: v for k, v in config["partition"].items() if k not in apart}
-        groups.setdefault(_key(config), {})[row.seed] = row
-    evaluations = store.last_evaluations(row.id for row in rows)
-    return [_group(list(found.values()), evaluations) for found in groups.values()]
+def _emit_groups(store: Store, rows: list[RunRow], best_on: str | None, format: str) -> tuple[str, ...]:
+    """One row for each configuration, with a column for each setting in which rows differ; returns notes."""
+    from fltk.evaluation.by_seed import accuracies, groups, parameters, told_apart
+    from fltk.evaluation.tuning import best_trials
+
+    tuning = best_trials(rows) if best_on else None
+    found = groups(tuning.runs if tuning else rows)
+    keys = told_apart(found)
+    lines = []
+    for group, params, numbers in zip(found, parameters(found), accuracies(store, found), strict=True):
+        first = _line(group.runs[0])
+        line = {key: first[key] for key in ("method", "dataset", "scheme", "alpha", "model")}
+        line |= {key: group.facts.get(key) for key in keys}
+        line |= {"params": params or None, "seeds": len(group.runs), "runs": [f"run{r.id}" for r in group.runs]}
+        if tuning:
+            choice = tuning.by_run[group.runs[0].id]
+            line |= {"trials": choice.trials, "tuned": choice.told or None}
+        lines.append(line | numbers)
+
+    place = [column.key for column in GROUPS].index("params")
+    own = [Column(key, name) for key, name in short_names(keys).items()]
+    chosen = [Column("tuned"), Column("trials")] if tuning else []
+    emit(lines, [*GROUPS[:place], *own, *chosen, *GROUPS[place:]], format)
+    return (tuning.caption, *tuning.notes) if tuning else ()
 
 
-def _key(config: dict[str, Any]) -> str:
-    from fltk.config import canonical_json
-
-    return canonical_json(config)
-
-
-def _group(rows: list[RunRow], evaluations: Mapping[int, EvaluationRow]) -> dict[str, Any]:
-    first = _line(rows[0])
-    values: dict[str, list[float]] = {
-        "personal": [r.last["personal_test_acc"] for r in rows if "personal_test_acc" in r.last],
-        "global": [r.last["global_test_acc"] for r in rows if "global_test_acc" in r.last],
-        "deployed": [v for r in rows if (v := _deployed(evaluations.get(r.id))) is not None],
-    }
-    found: dict[str, Any] = {k: first[k] for k in ("method", "dataset", "scheme", "alpha", "model")}
-    found["params"] = rows[0].set_params or None
-    found["seeds"] = len(rows)
-    found["runs"] = [f"run{r.id}" for r in rows]
-    for name, numbers in values.items():
-        complete = len(numbers) == len(rows)
-        found[name] = sum(numbers) / len(numbers) if complete else None
-        found[f"{name}_std"] = _std(numbers) if complete and len(numbers) > 1 else None
-    return found
-
-
-def _deployed(stored: EvaluationRow | None) -> float | None:
-    rows = [] if stored is None else stored.summary["rows"]
-    return next((float(row["acc_mean"]) for row in rows if row["model"] == "deployed"), None)
-
-
-def _std(values: list[float]) -> float:
-    from statistics import stdev
-
-    return stdev(values)
+def short_names(keys: Sequence[str]) -> dict[str, str]:
+    """train.lr as lr, where no other table has an lr too."""
+    names = [key.rpartition(".")[2] for key in keys]
+    return {key: name if names.count(name) == 1 else key for key, name in zip(keys, names, strict=True)}

@@ -11,6 +11,7 @@ import click
 from fltk.cli.command import Option, command
 from fltk.cli.context import Settings
 from fltk.cli.output import Column, emit, output_options
+from fltk.cli.runs import short_names
 from fltk.cli.sweep_board import Board, outcome_line
 from fltk.cli.train import clean_option, keep_option, place_options, refuse_unclean
 from fltk.errors import FltkError, UsageError
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from fltk.sweep.run import Outcome
     from fltk.sweep.state import CellState, Setting
 
-NEXT = {"done": "skip", "running": "wait", "new": "start"}  # else: resume
+NEXT = {"done": "skip", "done (other code)": "skip", "running": "wait", "new": "start"}  # else: resume
 
 
 @command(
@@ -46,6 +47,13 @@ NEXT = {"done": "skip", "running": "wait", "new": "start"}  # else: resume
 @click.option("--dry-run", is_flag=True, cls=Option, section="Sweep", help="list the cells and what would be done")
 @click.option("--status", is_flag=True, cls=Option, section="Sweep", help="list the cells and how they stand")
 @click.option(
+    "--rerun-changed",
+    is_flag=True,
+    cls=Option,
+    section="Sweep",
+    help="also run cells again that were finished with another source of their method: done (other code)",
+)
+@click.option(
     "--best-on",
     type=click.Choice(["val"]),
     cls=Option,
@@ -64,6 +72,7 @@ def sweep(
     jobs: int,
     dry_run: bool,
     status: bool,
+    rerun_changed: bool,
     best_on: str | None,
     format: str,
     **params: Any,
@@ -72,7 +81,8 @@ def sweep(
 
     The file is an experiment file, as for `fltk train --config`, in which any value may be a list, and lists multiply.
     A cell is a configuration: finished ones are skipped and unfinished ones go on, so that the same command again is
-    the resume. One that was begun with other code starts anew. A cell that fails does not stop the others.
+    the resume. One that was begun with other code starts anew. One that was finished with another source of its method
+    stays, and is called done (other code), unless --rerun-changed is given. A cell that fails does not stop the others.
 
     \b
       method = ["local", "fedavg-ft", "ditto"]
@@ -113,10 +123,11 @@ def sweep(
         found, deployed = _look(plan, place, settings, deploy)
     else:
         refuse_unclean(params)
-        outcome = _play(plan, place, jobs, settings)
+        outcome = _play(plan, place, jobs, settings, rerun_changed=rerun_changed)
         found, failures = list(outcome.cells), outcome.failures
         deployed = _deployed_of(settings, found, deploy)
-    _print(found, deployed, format, dry_run=dry_run, best=bool(best_on))
+    _tell_of_code(found, settings)
+    _print(found, deployed, format, dry_run=dry_run, best=bool(best_on), rerun_changed=rerun_changed)
     if failures:
         raise FltkError(outcome_line(failures, {s.cell.digest: _name(s) for s in found}, len(found)))
 
@@ -138,26 +149,40 @@ def _look(
         return found, _deployed(store, found, deploy)
 
 
-def _play(plan: Plan, place: Place, jobs: int, settings: Settings) -> Outcome:
+def _play(plan: Plan, place: Place, jobs: int, settings: Settings, *, rerun_changed: bool) -> Outcome:
     from fltk.registry import Store
-    from fltk.registry.capture import core_digest
     from fltk.sweep.run import run
-    from fltk.sweep.state import differing
 
     with Store(settings.db, create=True) as store:
         store.require_writable()
     with Board(settings, plan.name) as board:
         try:
-            outcome = run(plan, settings.db, place, jobs=jobs, tell=board.hear, announce=board.add)
+            return run(
+                plan,
+                settings.db,
+                place,
+                jobs=jobs,
+                rerun_changed=rerun_changed,
+                tell=board.hear,
+                announce=board.add,
+            )
         except KeyboardInterrupt:
             raise KeyboardInterrupt("the same command goes on with what is left") from None
-    other = differing(outcome.cells, core_digest())
+
+
+def _tell_of_code(found: Sequence[CellState], settings: Settings) -> None:
+    """Finished cells whose number another code has made."""
+    from fltk.evaluation.settings import listed
+    from fltk.registry.capture import core_digest
+    from fltk.sweep.state import CHANGED, differing
+
+    changed = [state.run for state in found if state.run is not None and state.state == CHANGED]
+    if changed:
+        settings.say(f"finished with other code of their method: {listed(changed)}; --rerun-changed runs them again")
+    other = differing(found, core_digest())
     if other:
-        few = ", ".join(f"run{run.id}" for run in other[:5]) + (", ..." if len(other) > 5 else "")
-        settings.say(
-            f"{len(other)} finished cells were played with other code of fltk ({few}); fltk diff compares runs"
-        )
-    return outcome
+        told = "finished with other code of fltk, but the same of their method"
+        settings.say(f"{told}: {listed(other)}; fltk diff compares runs")
 
 
 def _deployed_of(settings: Settings, found: Sequence[CellState], deploy: Deployment | None) -> dict[str, float | None]:
@@ -181,13 +206,20 @@ def _deployed(store: Store, found: Sequence[CellState], deploy: Deployment | Non
 
 
 def _print(
-    found: Sequence[CellState], deployed: dict[str, float | None], format: str, *, dry_run: bool, best: bool
+    found: Sequence[CellState],
+    deployed: dict[str, float | None],
+    format: str,
+    *,
+    dry_run: bool,
+    best: bool,
+    rerun_changed: bool,
 ) -> None:
     from fltk.sweep.cells import varied
+    from fltk.sweep.state import CHANGED
     from fltk.sweep.state import best as best_of
 
     keys = varied(state.cell for state in found)
-    short = _short(keys)
+    short = short_names(keys)
     own = [Column(key, short[key]) for key in keys]
     if best:
         chosen = best_of(found)
@@ -196,6 +228,8 @@ def _print(
         emit([_best_row(one, keys) for one in chosen], [Column("method"), *own, *BEST], format)
         return
     rows = [_row(state, keys) | {"deployed": deployed.get(state.cell.digest)} for state in found]
+    if rerun_changed:
+        rows = [row | ({"next": "start"} if row["state"] == CHANGED else {}) for row in rows]
     tail = [Column("next")] if dry_run else [*NUMBERS, *([Column("deployed", "", 4, "max")] if deployed else [])]
     tail += [] if dry_run or not any(row["message"] for row in rows) else [Column("message")]
     emit(rows, [Column("method"), *own, Column("seed"), Column("state"), Column("run"), *tail], format)
@@ -203,6 +237,7 @@ def _print(
 
 NUMBERS = [Column("rounds"), Column("val", "val acc", 4, "max"), Column("test", "test acc", 4, "max")]
 BEST = [
+    Column("trials"),
     Column("seeds"),
     Column("val", "val acc", 4, "max"),
     Column("val_std", "± std", 4),
@@ -210,12 +245,6 @@ BEST = [
     Column("test_std", "± std", 4),
     Column("runs"),
 ]
-
-
-def _short(keys: Sequence[str]) -> dict[str, str]:
-    """train.lr as lr, where no other table has an lr too."""
-    names = [key.partition(".")[2] for key in keys]
-    return {key: name if names.count(name) == 1 else key for key, name in zip(keys, names, strict=True)}
 
 
 def _row(state: CellState, keys: Sequence[str]) -> dict[str, Any]:
@@ -241,6 +270,7 @@ def _best_row(one: Setting, keys: Sequence[str]) -> dict[str, Any]:
     return {
         "method": one.cells[0].cell.config.method,
         **{key: values.get(key) for key in keys},
+        "trials": one.trials,
         "seeds": len(one.cells),
         "val": one.val,
         "val_std": one.val_std,

@@ -232,11 +232,9 @@ class _Trainer:
             self.prepared = experiment.prepare(config.partition, self.place, self.store, stored)
             for note in lacking(self.prepared):
                 self.settings.say(f"part{self.prepared.partition_id}: {note}")
-        if self.params["skip_done"]:
-            digest = experiment.resolve(config, self.prepared, self.place.device).digest()
-            for run in self.store.runs(config_hash=digest, status="done"):
-                self.settings.say(f"{run.label} has this configuration already")
-                return row_of(run)
+        done = self._done(experiment.resolve(config, self.prepared, self.place.device).digest())
+        if done is not None and self.params["skip_done"]:
+            return row_of(done)
         with RunProgress(self.settings, f"{config.method} seed {config.seed}") as bar:
             bar.start(config.train.rounds)
             number = experiment.train(
@@ -253,6 +251,23 @@ class _Trainer:
                 ),
             )
         return with_profile(finished(self.store, number, self.settings), profile, self.settings)
+
+    def _done(self, digest: str) -> RunRow | None:
+        """The latest finished run of a configuration, which is told."""
+        from fltk.registry.method_code import has_other_code
+
+        found = [run for run in self.store.runs(config_hash=digest, status="done") if run.kind == "train"]
+        if not found:
+            return None
+        run, skipped = found[-1], self.params["skip_done"]
+        told = f"{run.label} has this configuration already"
+        if has_other_code(run):
+            told += f", done with other code of {run.method}"
+            told += "; leave out --skip-done to train it again" if skipped else "; training it again"
+        elif not skipped:
+            told += f" (fltk runs run{run.id} shows it); training it again, which --skip-done would skip"
+        self.settings.say(told)
+        return run
 
 
 def lacking(prepared: Prepared) -> list[str]:

@@ -21,7 +21,9 @@ from fltk.evaluation import readings, settings
 from fltk.evaluation import statistics as stats
 from fltk.evaluation.readings import Floats, Metric
 from fltk.evaluation.settings import Entry
+from fltk.evaluation.tuning import Choice, Tuning, arrange_best, choices_by_place
 from fltk.registry import RunRow, Store
+from fltk.registry.method_code import code_of, has_other_code
 
 ALL_SETTINGS = "all settings"
 SEEDS, CLIENTS, SETTINGS = "seeds", "clients", "settings"
@@ -96,13 +98,18 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A table of cells, and all that is needed to test it."""
+    """A table of cells, and all that is needed to test it.
+
+    caption, choices: of methods that were tuned, how, and what was chosen for each (method, setting).
+    """
 
     metric: Metric
     methods: tuple[str, ...]
     settings: tuple[str, ...]
     cells: Mapping[tuple[str, str], Cell]  # (method, setting)
     notes: tuple[str, ...]
+    caption: str = ""
+    choices: Mapping[tuple[str, str], Choice] = field(default_factory=dict)
 
     @property
     def complete(self) -> list[str]:
@@ -139,11 +146,16 @@ class Comparison:
         return [f"--method without {', '.join(lacking)} ranks the others over more"] if left_out and others else []
 
 
-def compare(store: Store, runs: Sequence[RunRow], metric: str | None = None) -> Comparison:
-    """Arrange runs by method and setting and read the metric of each. FltkError when there is nothing to compare."""
+def compare(
+    store: Store, runs: Sequence[RunRow], metric: str | None = None, *, tuning: Tuning | None = None
+) -> Comparison:
+    """Arrange runs by method and setting and read the metric of each. FltkError when there is nothing to compare.
+
+    tuning: what `best_trials` chose among the runs; then the best trial of each method in each setting is compared.
+    """
     if not runs:
         raise FltkError("no run to compare: name runs or loosen the filters")
-    arranged = settings.arrange(runs)
+    arranged = settings.arrange(runs) if tuning is None else arrange_best(tuning)
     reading = readings.read(store, [entry.run for entry in arranged.entries], metric)
     cells: dict[tuple[str, str], list[Score]] = {}
     planned: dict[str, set[Seeds]] = {}
@@ -160,8 +172,16 @@ def compare(store: Store, runs: Sequence[RunRow], metric: str | None = None) -> 
         for m in arranged.methods
         for s in arranged.settings
     }
-    notes = (*arranged.notes, *reading.notes, *_seed_notes(table), *_data_notes(arranged.entries))
-    made = Comparison(reading.metric, arranged.methods, arranged.settings, table, notes)
+    notes = (
+        *arranged.notes,
+        *reading.notes,
+        *_seed_notes(table),
+        *_data_notes(arranged.entries),
+        *code_notes([entry.run for entry in arranged.entries]),
+    )
+    caption = "" if tuning is None else tuning.caption
+    choices = {} if tuning is None else choices_by_place(arranged, tuning)
+    made = Comparison(reading.metric, arranged.methods, arranged.settings, table, notes, caption, choices)
     return replace(made, notes=(*notes, *_rank_notes(made)))
 
 
@@ -323,4 +343,22 @@ def _data_notes(entries: Iterable[Entry]) -> list[str]:
         if len({(e.run.partition_id, e.run.data_fingerprint) for e in group}) > 1:
             runs = settings.listed([e.run for e in group])
             notes.append(f"different partitions or data under seed {group[0].run.seed} of {setting} ({runs})")
+    return notes
+
+
+def code_notes(runs: Sequence[RunRow]) -> list[str]:
+    """Methods whose runs were not all made by one source, or by another than is installed."""
+    by_method: dict[str, dict[str, list[RunRow]]] = {}
+    for run in runs:
+        by_method.setdefault(run.method, {}).setdefault(code_of(run), []).append(run)
+
+    notes = []
+    for method, by_code in by_method.items():
+        if len(by_code) > 1:
+            told = " against ".join(settings.listed(own) for own in by_code.values())
+            notes.append(f"mixed code of {method}: {told}")
+    other = [run for run in runs if has_other_code(run)]
+    if other:
+        names = ", ".join(dict.fromkeys(run.method for run in other))
+        notes.append(f"trained with other code of {names} than this fltk has: {settings.listed(other)}")
     return notes

@@ -1,9 +1,9 @@
 """Runs as a table of methods x settings: what is compared with what, and under which conditions.
 
 A setting is everything in the configuration apart from the method, its parameters, the seeds, and what the partition's
-scheme does not read. Training budgets (rounds, epochs, learning rate, ...) split a setting only where one method has
-several of them, as in a sweep. Where every method has one, chosen for it, the methods stand side by side and a note
-says that budgets differ.
+scheme does not read. Training budgets (rounds, epochs, batch size, ...) and the optimiser (learning rate, momentum,
+...) split a setting only where one method has several of them, as in a sweep. Where every method has one, the methods
+stand side by side, and notes say which budgets are unequal and which optimisers were chosen for a method.
 """
 
 from __future__ import annotations
@@ -19,20 +19,10 @@ from fltk.names import METHODS
 from fltk.registry import RunRow
 from fltk.registry.where import flatten
 
-BUDGET = tuple(
-    f"train.{name}"
-    for name in (
-        "rounds",
-        "epochs",
-        "steps",
-        "batch_size",
-        "lr",
-        "lr_schedule",
-        "lr_decay",
-        "momentum",
-        "weight_decay",
-        "drop_last",
-    )
+# What has to be equal for a fair comparison, and what may be chosen for each method.
+BUDGET = tuple(f"train.{name}" for name in ("rounds", "epochs", "steps", "batch_size", "participation"))
+OPTIMISER = tuple(
+    f"train.{name}" for name in ("lr", "lr_schedule", "lr_decay", "momentum", "weight_decay", "drop_last")
 )
 # Rounds between evaluations change no number that is compared; the last round is always evaluated.
 _APART = {"method", "train.eval_every"}
@@ -70,12 +60,13 @@ class Arrangement:
 
 
 @dataclass(frozen=True)
-class _Config:
+class Configuration:
     """A configuration without its seeds, taken apart; many runs share one."""
 
     method: str
-    base: Facts  # the setting without budget
+    base: Facts  # the setting without budget and optimiser
     budget: Facts
+    optimiser: Facts
     params: Facts
     setting: str = ""  # its label, once known
 
@@ -85,8 +76,11 @@ class _Config:
         return canonical_json([self.method, self.params])
 
 
-def arrange(runs: Iterable[RunRow]) -> Arrangement:
-    """Rows, columns and seeds of the runs. Of runs that agree in all three the latest counts, finished ones first."""
+def arrange(runs: Iterable[RunRow], *, tuned: bool = False) -> Arrangement:
+    """Rows, columns and seeds of the runs. Of runs that agree in all three the latest counts, finished ones first.
+
+    tuned: optimiser and parameters were chosen for each method and setting, so that no note says that they differ.
+    """
     ordered = sorted(runs, key=lambda run: run.id)
     keyed, found, rows = _read(ordered)
     label = {key: rows[config.variant] for key, config in found.items()}
@@ -99,7 +93,10 @@ def arrange(runs: Iterable[RunRow]) -> Arrangement:
     kept = {run.id for run in latest.values()}
     repeated = [run for run in ordered if run.id not in kept]
     configs = list(found.values())
-    notes = [*_budget_notes(configs, rows), *_parameter_notes(configs, rows), *_unfinished(entries)]
+    notes = _budget_notes(configs, rows)
+    if not tuned:
+        notes += [*_optimiser_notes(configs, rows), *_parameter_notes(configs, rows)]
+    notes += _unfinished(entries)
     if repeated:
         notes.append(f"repeated runs left out, the latest counts: {listed(repeated)}")
     order = {name: place for place, name in enumerate(METHODS)}
@@ -130,7 +127,7 @@ def lines(runs: Iterable[RunRow]) -> dict[int, Entry]:
 
 def attack_places(runs: Sequence[RunRow]) -> dict[int, tuple[str, str]]:
     """By attacked run: its attack and its method with its defence, each with the settings that tell it from others."""
-    configs = {run.id: _taken_apart(run) for run in runs}
+    configs = {run.id: taken_apart(run.config, run.kind) for run in runs}
     named = {run.id: (_threat(run.config), _guarded(run)) for run in runs}
     facts = {number: _attack_facts(config) for number, config in configs.items()}
     identities = {_identity(config.base) for config in configs.values()}
@@ -143,7 +140,7 @@ def attack_places(runs: Sequence[RunRow]) -> dict[int, tuple[str, str]]:
             for k, fact in own.items():
                 data = [_identity(configs[k].base)] if side and len(identities) > 1 else []
                 shown = [key for key in keys if not (data and key in _IDENTITY)]
-                labels[k] = " ".join([name, *data, *_written(fact, shown)])
+                labels[k] = " ".join([name, *data, *labelled(fact, shown)])
         found.append(labels)
     return {run.id: (found[0][run.id], found[1][run.id]) for run in runs}
 
@@ -157,9 +154,9 @@ def _guarded(run: RunRow) -> str:
     return f"{run.method} + {run.config['defence']['defence']}" if "defence" in run.config else run.method
 
 
-def _attack_facts(config: _Config) -> tuple[Facts, Facts]:
+def _attack_facts(config: Configuration) -> tuple[Facts, Facts]:
     """What the rows of attacks differ in, and what the columns of methods do."""
-    whole = config.base | config.budget
+    whole = config.base | config.budget | config.optimiser
     rows = {key: value for key, value in whole.items() if key.startswith("attack")}
     columns = config.params | {key: value for key, value in whole.items() if key not in rows}
     somebody = rows.get("attack.attackers") or rows.get("attack.malicious")
@@ -174,13 +171,21 @@ def listed(runs: Sequence[RunRow]) -> str:
 
 def _read(
     ordered: Sequence[RunRow],
-) -> tuple[list[tuple[RunRow, str, tuple[int, ...]]], dict[str, _Config], dict[str, str]]:
+) -> tuple[list[tuple[RunRow, str, tuple[int, ...]]], dict[str, Configuration], dict[str, str]]:
     """Each run with the key of its configuration and its seeds, the configuration of each key, and labels of rows."""
+    keyed, bare = configurations(ordered)
+    found = dict(zip(bare, _settings(list(bare.values())), strict=True))
+    return keyed, found, _methods(list(found.values()))
+
+
+def configurations(
+    ordered: Sequence[RunRow],
+) -> tuple[list[tuple[RunRow, str, tuple[int, ...]]], dict[str, Configuration]]:
+    """Each run with the key of its configuration and its seeds, and the configuration of each key, without a label."""
     keyed = [(run, *_key(run)) for run in ordered]
     first = {key: run for run, key, _ in reversed(keyed)}
-    keys = list(dict.fromkeys(key for _, key, _ in keyed))
-    found = dict(zip(keys, _settings([_taken_apart(first[key]) for key in keys]), strict=True))
-    return keyed, found, _methods(list(found.values()))
+    keys = dict.fromkeys(key for _, key, _ in keyed)
+    return keyed, {key: taken_apart(first[key].config, first[key].kind) for key in keys}
 
 
 def _key(run: RunRow) -> tuple[str, tuple[int, ...]]:
@@ -208,40 +213,55 @@ def _without_seeds(table: Mapping[str, Any], seeds: list[int]) -> Facts:
     return kept
 
 
-def _taken_apart(run: RunRow) -> _Config:
-    facts = flatten({key: value for key, value in _without_seeds(run.config, []).items() if key != "params"})
+def taken_apart(config: Mapping[str, Any], kind: str = "train") -> Configuration:
+    """A stored configuration of a run of that kind without its seeds, by what its parts mean in a comparison."""
+    bare = _without_seeds(config, [])
+    params = dict(bare.pop("params", {}))
+    facts = flatten(bare)
+
     budget = {key: facts[key] for key in BUDGET if key in facts}
+    optimiser = {key: facts[key] for key in OPTIMISER if key in facts}
     idle = {f"partition.{name}" for name in ignored(str(facts.get("partition.scheme", "")))}
-    base = {key: value for key, value in facts.items() if key not in budget and key not in idle | _APART}
-    if run.kind != "train":
-        base["kind"] = run.kind
-    params = dict(run.config.get("params", {}))
+    apart = {*budget, *optimiser, *idle, *_APART}
+    base = {key: value for key, value in facts.items() if key not in apart}
+    if kind != "train":
+        base["kind"] = kind
+
     own_step = base.pop(OWN_STEP, "auto")
     if own_step != "auto":  # a method with another last step is a row of its own, in the same setting
         params["own_step"] = own_step
-    return _Config(run.method, base, budget, params)
+    return Configuration(str(config.get("method", "")), base, budget, optimiser, dict(params))
 
 
 # Columns
 
 
-def _settings(items: Sequence[_Config]) -> list[_Config]:
+def _settings(items: Sequence[Configuration]) -> list[Configuration]:
     """The configurations, in their order, with the label of their setting."""
-    items = [replace(item, setting=canonical_json(item.base)) for item in items]
-    swept = set()
-    for setting, group in _grouped(items, lambda item: item.setting).items():
-        budgets = _values(group, lambda item: item.variant, lambda item: item.budget)
-        swept |= {setting} if any(len(own) > 1 for own in budgets.values()) else set()
-    found = [_with_budget(item) if item.setting in swept else item for item in items]
+    found = [replace(item, setting=canonical_json(item.base)) for item in items]
+    found = _split(found, lambda item: item.budget)
+    found = _split(found, lambda item: item.optimiser)
     labels: dict[str, str] = {}
     for identity, alike in _grouped(found, lambda item: _identity(item.base)).items():
         labels |= _labels(identity, {item.setting: item.base for item in alike})
     return [replace(item, setting=labels[item.setting]) for item in found]
 
 
-def _with_budget(item: _Config) -> _Config:
-    base = item.base | item.budget
-    return replace(item, base=base, setting=canonical_json(base))
+def _split(items: Sequence[Configuration], part: Callable[[Configuration], Facts]) -> list[Configuration]:
+    """Settings in which one method has several of a part of the configuration become several settings."""
+    several = set()
+    for setting, group in _grouped(items, lambda item: item.setting).items():
+        by_method = _values(group, lambda item: item.method, part)
+        if any(len(values) > 1 for values in by_method.values()):
+            several.add(setting)
+
+    found = []
+    for item in items:
+        if item.setting in several:
+            base = item.base | part(item)
+            item = replace(item, base=base, setting=canonical_json(base))
+        found.append(item)
+    return found
 
 
 def _identity(base: Facts) -> str:
@@ -254,7 +274,7 @@ def _identity(base: Facts) -> str:
 def _labels(identity: str, settings: Mapping[str, Facts]) -> dict[str, str]:
     """Each setting's identity and what else tells it from the others of that identity."""
     differing = _telling(list(settings.values()))
-    return {key: " ".join([identity, *_written(base, differing)]) for key, base in settings.items()}
+    return {key: " ".join([identity, *labelled(base, differing)]) for key, base in settings.items()}
 
 
 def _telling(facts: Sequence[Facts]) -> list[str]:
@@ -279,7 +299,7 @@ def _adds(facts: Sequence[Facts], kept: Sequence[str], key: str) -> bool:
 # Rows
 
 
-def _methods(items: Sequence[_Config]) -> dict[str, str]:
+def _methods(items: Sequence[Configuration]) -> dict[str, str]:
     """The row label of every variant: the method alone, or with the parameters that tell its variants apart.
 
     Parameters chosen anew for each setting, one variant in each, make one row.
@@ -289,27 +309,45 @@ def _methods(items: Sequence[_Config]) -> dict[str, str]:
         variants = {item.variant: item.params for item in runs}
         several = any(len(own) > 1 for own in _values(runs, lambda i: i.setting, lambda i: i.params).values())
         differing = differing_keys(list(variants.values())) if several else []
-        labels |= {key: " ".join([method, *_written(params, differing)]) for key, params in variants.items()}
+        labels |= {key: " ".join([method, *labelled(params, differing)]) for key, params in variants.items()}
     return labels
 
 
 # Notes
 
 
-def _budget_notes(items: Sequence[_Config], methods: Mapping[str, str]) -> list[str]:
+def _budget_notes(items: Sequence[Configuration], methods: Mapping[str, str]) -> list[str]:
     """One line for each budget that differs between the methods of a setting."""
-    where: dict[str, list[str]] = {}
-    for setting, group in _grouped(items, lambda item: item.setting).items():
-        for key in differing_keys([item.budget for item in group]):
-            by_value: dict[str, set[str]] = {}
-            for item in group:
-                by_value.setdefault(written(item.budget.get(key)), set()).add(methods[item.variant])
-            told = "; ".join(f"{value} ({', '.join(sorted(names))})" for value, names in by_value.items())
-            where.setdefault(f"{short(key)} {told}", []).append(setting)
+    where = _unequal(items, methods, lambda item: item.budget)
     return [f"unequal budgets in {', '.join(settings)}: {text}" for text, settings in where.items()]
 
 
-def _parameter_notes(items: Sequence[_Config], methods: Mapping[str, str]) -> list[str]:
+def _optimiser_notes(items: Sequence[Configuration], methods: Mapping[str, str]) -> list[str]:
+    """One line for each setting of the optimiser that differs between the methods of a setting."""
+    where = _unequal(items, methods, lambda item: item.optimiser)
+    return [f"chosen for each method in {', '.join(settings)}: {text}" for text, settings in where.items()]
+
+
+def _unequal(
+    items: Sequence[Configuration], methods: Mapping[str, str], part: Callable[[Configuration], Facts]
+) -> dict[str, list[str]]:
+    """What differs in a part of the configuration, with the methods that have each value -> the settings."""
+    where: dict[str, list[str]] = {}
+    for setting, group in _grouped(items, lambda item: item.setting).items():
+        for key in differing_keys([part(item) for item in group]):
+            names: dict[str, set[str]] = {}
+            for item in group:
+                names.setdefault(written(part(item).get(key)), set()).add(methods[item.variant])
+            where.setdefault(f"{short(key)} {by_value(names)}", []).append(setting)
+    return where
+
+
+def by_value(names: Mapping[str, Iterable[str]]) -> str:
+    """0.05 (local); 0.1 (attn, fedavg)."""
+    return "; ".join(f"{value} ({', '.join(sorted(having))})" for value, having in names.items())
+
+
+def _parameter_notes(items: Sequence[Configuration], methods: Mapping[str, str]) -> list[str]:
     """One line for each row whose parameters are not the same in all settings."""
     notes = []
     for label, group in _grouped(items, lambda item: methods[item.variant]).items():
@@ -354,22 +392,22 @@ def written(value: Any) -> str:
     return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _written(facts: Facts, keys: Sequence[str]) -> list[str]:
+def labelled(facts: Facts, keys: Sequence[str]) -> list[str]:
     """key=value for each of the keys that is there; a last part that several keys share is written out."""
     ends = [short(key) for key in keys]
     names = {key: end if ends.count(end) == 1 else key for key, end in zip(keys, ends, strict=True)}
     return [f"{names[key]}={written(facts[key])}" for key in keys if key in facts]
 
 
-def _grouped(items: Iterable[_Config], key: Callable[[_Config], str]) -> dict[str, list[_Config]]:
-    groups: dict[str, list[_Config]] = {}
+def _grouped(items: Iterable[Configuration], key: Callable[[Configuration], str]) -> dict[str, list[Configuration]]:
+    groups: dict[str, list[Configuration]] = {}
     for item in items:
         groups.setdefault(key(item), []).append(item)
     return groups
 
 
 def _values(
-    items: Iterable[_Config], key: Callable[[_Config], str], value: Callable[[_Config], Facts]
+    items: Iterable[Configuration], key: Callable[[Configuration], str], value: Callable[[Configuration], Facts]
 ) -> dict[str, set[str]]:
     """The different values under each key."""
     found: dict[str, set[str]] = {}

@@ -29,6 +29,8 @@ def cell_rows(comparison: Comparison, ties: Ties) -> list[Row]:
 
 def _cell_row(comparison: Comparison, cell: Cell, best: Sequence[str], ties: Sequence[str]) -> Row:
     interval = stats.bootstrap_interval(cell.values)
+    choice = comparison.choices.get((cell.method, cell.setting))
+    tuned: Row = {"trials": choice.trials if choice else None, "tuned": choice.told if choice else None}
     return {
         "metric": comparison.metric.name,
         "setting": cell.setting,
@@ -40,6 +42,7 @@ def _cell_row(comparison: Comparison, cell: Cell, best: Sequence[str], ties: Seq
         "high": _known(interval.high),
         "best": cell.method in best,
         "tied": cell.method in ties,
+        **(tuned if comparison.caption else {}),
         "runs": [f"run{score.entry.run.id}" for score in cell.scores],
     }
 
@@ -113,6 +116,8 @@ def _caption(comparison: Comparison, ties: Ties, unit: str, percent: bool) -> st
         rf"{latex.escape(what + scale)} (\texttt{{{latex.escape(metric.name)}}}).",
         latex.escape(f"{seeds_told(comparison)} Bold: best mean of a column."),
     ]
+    if comparison.caption:
+        parts.append(latex.escape(comparison.caption))
     if any(ties.values()):
         what = "clients, paired by client and seed" if unit == CLIENTS else "seeds"
         parts.append(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from fltk.config import PartitionConfig
 from fltk.data.dataset import Dataset, Ints, stream
+from fltk.data.own import named
 from fltk.errors import UsageError
 from fltk.partition import schemes, split
 from fltk.partition.record import Partition, create
@@ -20,10 +22,13 @@ Rng = np.random.Generator
 def make(dataset: Dataset, config: PartitionConfig) -> Partition:
     """The partition that `config` describes; equal arguments give equal partitions, to the bit.
 
+    The partition's configuration names the data set as what it is, whatever `config` calls it.
+
     Each purpose (scheme, test cut, validation cut, label permutations) has its own random stream, and each
     client its own for the cuts. Raises UsageError, naming the option, when the data do not allow what is
     asked for.
     """
+    config = replace(config, dataset=named(dataset))
     _check(dataset, config)
     try:
         return _made(dataset, config)

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import Any
 
-from fltk.config import AttackConfig, DefenceConfig, JoinConfig, PartitionConfig, RunConfig, TrainConfig
+from fltk.config import IMPORT_SETTLES, AttackConfig, DefenceConfig, JoinConfig, PartitionConfig, RunConfig, TrainConfig
 from fltk.evaluation.newcomers import KIND as JOIN
-from fltk.names import METHODS
+from fltk.names import METHODS, OWN
 from fltk.registry import EvaluationRow, RunRow
 from fltk.registry.rows import TRAINED
 from fltk.report.content import Content, Section
@@ -47,13 +47,22 @@ def _anew(content: Content, run: RunRow) -> list[str]:
 
 def training(content: Content, run: RunRow) -> str | None:
     """`fltk train` with every setting that is not the default; None where that cannot make this run."""
-    if set(run.config) - KNOWN or run.method not in METHODS:
+    if set(run.config) - KNOWN or run.method not in METHODS or run.dataset.startswith(OWN):
         return None
     config = RunConfig.from_dict(run.config)
     words = ["fltk", "train", "--method", run.method, "--seed", str(run.seed)]
-    words += _options(PartitionConfig, run.config["partition"], always=("partition_seed",))
+    asked = _asked(run.config["partition"])
+    # Without --newcomers an imported federation has none, which is not the default of the others.
+    always = ("partition_seed", "newcomers") if asked.get("from_pfllib") else ("partition_seed",)
+    words += _options(PartitionConfig, asked, always=always)
     words += _options(TrainConfig, run.config["train"])
     return shlex.join(words + _set("--set", _chosen(config)))
+
+
+def _asked(partition: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The settings of a partition that can be asked for: of an imported one those that its folder does not settle."""
+    settled = IMPORT_SETTLES if partition.get("from_pfllib") else frozenset()
+    return {key: value for key, value in partition.items() if key not in settled}
 
 
 def _chosen(config: RunConfig) -> Mapping[str, Any]:

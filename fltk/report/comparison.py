@@ -30,7 +30,8 @@ REFERENCES = ("fedavg-ft", "fedavg", "local")
 def section(content: Content) -> Section | None:
     """One table for each setting, ranks over several settings, and paired differences; None without accuracies."""
     runs = [entry.run for entry in content.comparable]
-    tables = {name: compare(content.store, runs, name) for name in measured(content.store, runs)}
+    names = list(measured(content.store, runs))
+    tables = {name: compare(content.store, runs, name, tuning=content.tuning) for name in names}
     if not tables:
         return None
     first = next(iter(tables.values()))
@@ -38,6 +39,8 @@ def section(content: Content) -> Section | None:
     ties = {name: {s: pairing.ties(s) for s in first.settings} for name, pairing in pairings.items()}
     several = len(first.methods) > 1
     parts: list[Safe] = [paragraph(_legend(tables, ties, several))]
+    if content.tuning is not None:
+        parts.append(paragraph(content.tuning.caption))
     parts += [_setting(setting, tables, ties) for setting in first.settings]
     parts += _ranks(tables)
     parts += _differences(pairings)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fltk.errors import FltkError
 from fltk.evaluation.newcomers import KIND as JOIN
 from fltk.evaluation.settings import Arrangement, Entry, arrange
+from fltk.evaluation.tuning import Tuning, arrange_best, best_trials
 from fltk.registry import RunRow, Store
 from fltk.report.markup import Safe
 
@@ -25,7 +26,8 @@ class Section:
 class Content:
     """The runs of a report.
 
-    trained, joins: how runs of training (with or without attackers) and of newcomers compare.
+    trained, joins: how runs of training (with or without attackers) and of newcomers compare.  tuning: how the best
+    trials were chosen, where the report is about these.
     """
 
     store: Store
@@ -33,6 +35,7 @@ class Content:
     runs: tuple[RunRow, ...]
     trained: Arrangement
     joins: Arrangement
+    tuning: Tuning | None = None
 
     def by_setting(self, of: Arrangement) -> Iterator[tuple[str, list[Entry]]]:
         """Each setting with its entries, in the order of the methods and then of the seeds."""
@@ -62,19 +65,28 @@ class Content:
         return {name: k for k, name in enumerate(dict.fromkeys([*self.trained.methods, *self.joins.methods]))}
 
 
-def gather(store: Store, runs: Sequence[RunRow], title: str | None = None) -> Content:
-    """The runs and what newcomers did to them later. FltkError when there is none."""
+def gather(store: Store, runs: Sequence[RunRow], title: str | None = None, *, best_on: str | None = None) -> Content:
+    """The runs and what newcomers did to them later. FltkError when there is none.
+
+    best_on: "val" keeps of the trained runs the best trial of each method in each setting.
+    """
     if not runs:
         raise FltkError("no run to report on")
+    tuning = None
+    if best_on is not None:
+        tuning = best_trials(run for run in runs if run.kind != JOIN)
+        runs = tuning.runs
     named = {run.id for run in runs}
     children = [run for run in store.runs() if run.kind == JOIN and run.parent in named and run.id not in named]
     own = sorted([*runs, *(run for run in children if run.status == "done")], key=lambda run: run.id)
+    trained = [run for run in own if run.kind != JOIN]
     return Content(
         store,
         title or told_runs(own, labels=len(own) <= 3),
         tuple(own),
-        arrange(run for run in own if run.kind != JOIN),
+        arrange(trained) if tuning is None else arrange_best(tuning),
         arrange(run for run in own if run.kind == JOIN),
+        tuning,
     )
 
 

@@ -40,9 +40,12 @@ PARTS = (
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
-def report(store: Store, runs: Sequence[RunRow], title: str | None = None) -> str:
-    """The HTML of a report on these runs; equal registries give equal pages. FltkError without a run."""
-    content = gather(store, runs, title)
+def report(store: Store, runs: Sequence[RunRow], title: str | None = None, *, best_on: str | None = None) -> str:
+    """The HTML of a report on these runs; equal registries give equal pages. FltkError without a run.
+
+    best_on: "val" reports on the best trial of each method in each setting.
+    """
+    content = gather(store, runs, title, best_on=best_on)
     return page(content, [made for part in PARTS if (made := part.section(content)) is not None])
 
 

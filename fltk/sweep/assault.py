@@ -16,7 +16,7 @@ from fltk.registry import Store
 from fltk.rounds import pipeline
 from fltk.sweep.cells import Cell
 from fltk.sweep.play import Errand, Event, Tell, play
-from fltk.sweep.state import DONE, FAILED, RUNNING, CellState, states
+from fltk.sweep.state import CHANGED, DONE, FAILED, RUNNING, CellState, states
 
 NONE = "none"
 
@@ -192,7 +192,7 @@ def run(
         clean = [cell for cell in found.clean if cell.digest in twins]
         announce(states(store, [*clean, *attacked]))
         for group in (clean, attacked):
-            left = [Errand(s.cell) for s in states(store, group) if s.state not in (DONE, RUNNING)]
+            left = [Errand(s.cell) for s in states(store, group) if s.state not in (DONE, CHANGED, RUNNING)]
             if jobs > 1 and len(left) > 1:
                 from fltk.sweep.workers import play_in_workers
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from fltk import methods
-from fltk.config import PartitionConfig, RunConfig, TrainConfig, build, canonical_json
+from fltk.config import IMPORT_SETTLES, PartitionConfig, RunConfig, TrainConfig, build, canonical_json
 from fltk.data.dataset import stream
 from fltk.errors import UsageError, unknown
 from fltk.experiment import Place, foresee
@@ -107,6 +107,9 @@ def _partition(values: Mapping[str, Value]) -> PartitionConfig:
     """The partition's seed follows the run's, and an imported federation keeps all its clients, unless told."""
     part = {"partition_seed": values["seed"], **_part(values, "partition")}
     if part.get("from_pfllib"):
+        settled = [key for key in part if key in IMPORT_SETTLES]
+        if settled:
+            raise UsageError(f"[partition] {settled[0]} does not go with from_pfllib, whose folder settles it")
         part = {"newcomers": 0, **part}
     config: PartitionConfig = build(PartitionConfig, part)
     return config

@@ -18,7 +18,7 @@ from fltk.registry import RunRow, Store
 from fltk.resume import Changed, resume
 from fltk.rounds.loop import RoundDone
 from fltk.sweep.cells import Cell
-from fltk.sweep.state import DONE, FAILED, RUNNING, best_run, run_of
+from fltk.sweep.state import DONE, FAILED, RUNNING, best_run, finished_otherwise, run_of
 
 STARTED = "started"
 ROUND = "round"
@@ -47,10 +47,14 @@ Tell = Callable[[Event], None]
 
 @dataclass(frozen=True)
 class Errand:
-    """What a worker is asked: play a cell, or evaluate its finished run (`deploy`)."""
+    """What a worker is asked: play a cell, or evaluate its finished run (`deploy`).
+
+    again: also play it where it is finished, but with other code of its method.
+    """
 
     cell: Cell
     deploy: Deployment | None = None
+    again: bool = False
 
 
 @dataclass
@@ -70,7 +74,7 @@ class Player:
         digest = errand.cell.digest
         try:
             if errand.deploy is None:
-                self._play(errand.cell)
+                self._play(errand.cell, errand.again)
             else:
                 self._evaluate(errand.cell, errand.deploy)
         except FltkError as error:
@@ -78,13 +82,20 @@ class Player:
         except Exception as error:  # a bug in one method must not cost the others their night
             self.tell(Event(digest, FAILED, message=f"internal error: {type(error).__name__}: {error}"))
 
-    def _play(self, cell: Cell) -> None:
+    def _play(self, cell: Cell, again: bool) -> None:
         run = run_of(self.store, cell)
+        if again and run is not None and finished_otherwise(run):
+            run = self._begun_since(cell, run)
         if run is not None and run.status in (DONE, RUNNING):
             self.tell(Event(cell.digest, run.status, run.id))
             return
         number = self._train(cell) if run is None or not self._resume(cell, run) else run.id
         self.tell(Event(cell.digest, DONE, number))
+
+    def _begun_since(self, cell: Cell, finished: RunRow) -> RunRow | None:
+        """The latest unfinished run of a cell that began after a finished one."""
+        later = [run for run in self.store.runs(config_hash=cell.digest) if run.id > finished.id and run.status != DONE]
+        return later[-1] if later else None
 
     def _resume(self, cell: Cell, run: RunRow) -> bool:
         """Continue an unfinished run; False when the code changed since, so that it has to be started anew."""

@@ -12,7 +12,7 @@ from fltk.registry import Store
 from fltk.sweep.cells import Cell, cells
 from fltk.sweep.grid import Plan
 from fltk.sweep.play import Errand, Event, Tell, needs_evaluation, play
-from fltk.sweep.state import DONE, FAILED, RUNNING, CellState, states
+from fltk.sweep.state import CHANGED, DONE, FAILED, RUNNING, CellState, states
 
 Announce = Callable[[Sequence[CellState]], None]
 
@@ -53,13 +53,18 @@ def run(
     place: Place,
     *,
     jobs: int = 1,
+    rerun_changed: bool = False,
     tell: Tell = lambda event: None,
     announce: Announce = lambda found: None,
 ) -> Outcome:
     """Play a sweep into the registry `db`, `jobs` cells at once. `announce` is told of cells before they are played.
 
+    rerun_changed: cells that were finished with other code of their method are played again.
     UsageError for a file that cannot be played at all; a cell that fails is an entry of the outcome.
     """
+    if rerun_changed and plan.trials:
+        raise UsageError(f"--rerun-changed: {plan.path} is a search, whose values rest on the old code; use a new file")
+    stays = (DONE, RUNNING) if rerun_changed else (DONE, CHANGED, RUNNING)
     deploy = deployment(plan)
     failures: dict[str, str] = {}
 
@@ -81,7 +86,8 @@ def run(
         def play_all(found: Sequence[Cell]) -> None:
             now = states(store, found)
             announce(now)
-            send([Errand(state.cell) for state in now if state.state not in (DONE, RUNNING)])
+            left = [state.cell for state in now if state.state not in stays]
+            send([Errand(cell, again=rerun_changed) for cell in left])
 
         found = cells(plan, place)
         if found:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 from typing import Any
 
 from fltk.config import canonical_json
+from fltk.evaluation.tuning import contest_of
 from fltk.registry import RunRow, Store
+from fltk.registry.method_code import has_other_code
 from fltk.registry.rows import TRAINED
 from fltk.sweep.cells import Cell
 
 NEW = "new"
 DONE = "done"
+CHANGED = "done (other code)"  # finished with another source of its method than it has now
 RUNNING = "running"
 FAILED = "failed"
 VALIDATION = "personal_val_acc"
@@ -23,7 +27,7 @@ TEST = "personal_test_acc"
 
 @dataclass(frozen=True)
 class CellState:
-    """A cell and its run; `state` is the run's status, or new where there is none."""
+    """A cell and its run; `state` is the run's status, or new where there is none, or CHANGED."""
 
     cell: Cell
     run: RunRow | None
@@ -33,7 +37,7 @@ class CellState:
     def state(self) -> str:
         if self.run is None:
             return FAILED if self.message else NEW
-        return self.run.status
+        return CHANGED if finished_otherwise(self.run) else self.run.status
 
 
 def states(store: Store, cells: Sequence[Cell], failures: Mapping[str, str] | None = None) -> list[CellState]:
@@ -55,10 +59,22 @@ def run_of(store: Store, cell: Cell) -> RunRow | None:
 
 
 def best_run(rows: Sequence[RunRow]) -> RunRow | None:
-    """Of the runs of one configuration the finished one, else the one being played, else the latest."""
-    rank = {DONE: 2, RUNNING: 1}
+    """Of the runs of one configuration the finished one, else the one being played, else the latest.
+
+    A run that was finished with other code of its method gives way to one that is being played.
+    """
+    rank = {DONE: 3, RUNNING: 2}
     trained = [row for row in rows if row.kind in TRAINED]
-    return max(trained, key=lambda row: (rank.get(row.status, 0), row.id), default=None)
+    return max(
+        trained,
+        key=lambda row: (1 if finished_otherwise(row) else rank.get(row.status, 0), row.id),
+        default=None,
+    )
+
+
+def finished_otherwise(run: RunRow) -> bool:
+    """Whether a run is finished, with another source of its method than it has now."""
+    return run.status == DONE and has_other_code(run)
 
 
 @dataclass(frozen=True)
@@ -66,7 +82,7 @@ class Setting:
     """The cells that differ in nothing but their seed, all of them finished.
 
     val, val_std: mean validation accuracy of the last round over the seeds and its sample standard deviation (None
-    for one seed); test, test_std likewise.
+    for one seed); test, test_std likewise.  trials: the settings it was chosen from, itself included.
     """
 
     cells: tuple[CellState, ...]
@@ -74,26 +90,27 @@ class Setting:
     val_std: float | None
     test: float
     test_std: float | None
+    trials: int = 1
 
 
 def best(found: Sequence[CellState]) -> list[Setting]:
-    """For every method on every federation the setting with the highest mean validation accuracy over its seeds.
+    """For every method, federation and budget the setting with the highest mean validation accuracy over its seeds.
 
-    Test accuracy decides nothing. Settings with an unfinished cell, or without validation data, take no part; a tie
-    goes to the setting that stands first in the file.
+    The same cells as `fltk.evaluation.tuning` chooses from a registry; test accuracy decides nothing. Settings with an
+    unfinished cell, or without validation data, take no part; a tie goes to the setting that stands first in the file.
     """
     groups: dict[str, list[CellState]] = {}
     for state in found:
         groups.setdefault(setting_of(state.cell), []).append(state)
     chosen: dict[str, Setting] = {}
+    trials: Counter[str] = Counter()
     for group in groups.values():
         setting = _setting(group)
-        if setting is None:
-            continue
-        key = _contest(group[0].cell)
-        if key not in chosen or setting.val > chosen[key].val:
+        key = contest_of(group[0].cell.config.to_dict())
+        trials[key] += 1
+        if setting is not None and (key not in chosen or setting.val > chosen[key].val):
             chosen[key] = setting
-    return list(chosen.values())
+    return [replace(setting, trials=trials[key]) for key, setting in chosen.items()]
 
 
 def setting_of(cell: Cell) -> str:
@@ -101,12 +118,6 @@ def setting_of(cell: Cell) -> str:
     config = cell.config.to_dict()
     del config["seed"], config["partition"]["partition_seed"]
     return canonical_json(config)
-
-
-def _contest(cell: Cell) -> str:
-    partition = cell.config.to_dict()["partition"]
-    del partition["partition_seed"]
-    return canonical_json({"method": cell.config.method, "partition": partition})
 
 
 def _setting(group: Sequence[CellState]) -> Setting | None:
@@ -124,8 +135,8 @@ def _std(values: Sequence[float]) -> float | None:
 
 
 def differing(found: Sequence[CellState], code: str) -> list[RunRow]:
-    """The finished runs that were played with other code than `code` (its digest)."""
-    done = [state.run for state in found if state.run is not None and state.run.status == DONE]
+    """The finished runs that were played with other code of fltk than `code` (its digest), but the same method."""
+    done = [state.run for state in found if state.run is not None and state.state == DONE]
     return [run for run in done if run.git.get("core_sha256") != code]
 
 

@@ -9,10 +9,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from calls import ROOT, Called, done, fltk
+from folders import folder_of_pfllib
 from processes import RunCli
 
 from fltk.names import METHODS
@@ -130,21 +130,6 @@ def test_one_line_of_a_method(db: Path, tmp_path: Path, run_cli: RunCli) -> None
     assert (called.returncode, row["verdict"], row["first"], called.stderr) == (MISMATCH, "different", 1, "")
     assert [c["name"] for c in row["changes"] if c["decisive"]] == ["fltk code"]
     assert "fltk code" in run_cli("--db", str(db), "-q", "reproduce", "run1", env=env).stdout
-
-
-def folder_of_pfllib(folder: Path, flip: bool = False) -> Path:
-    """Three small clients as PFLlib stores them; `flip` turns one bit of one pixel."""
-    rng = np.random.default_rng(0)
-    for part, n in (("train", 30), ("test", 12)):
-        (folder / part).mkdir(parents=True, exist_ok=True)
-        for i in range(3):
-            x, y = rng.random((n, 1, 4, 4)).astype(np.float32), np.arange(n) % 3
-            if flip and (part, i) == ("test", 2):
-                x.view(np.uint8)[5, 0, 1, 2] ^= 1
-            with (folder / part / f"{i}.npz").open("wb") as file:
-                np.savez_compressed(file, data={"x": x, "y": y})
-    (folder / "config.json").write_text(json.dumps({"num_clients": 3}))
-    return folder
 
 
 def test_one_byte_of_the_data(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def test_one_budget_for_each_method_is_one_setting_with_a_note(store: Store) -> 
     found = arranged(store)
     assert found.settings == ("digits dirichlet 0.1",)
     assert set(found.notes) == {
-        "unequal budgets in digits dirichlet 0.1: lr 0.05 (local); 0.1 (attn, fedavg)",
+        "chosen for each method in digits dirichlet 0.1: lr 0.05 (local); 0.1 (attn, fedavg)",
         "unequal budgets in digits dirichlet 0.1: rounds 2 (fedavg, local); 4 (attn)",
     }
 
@@ -89,7 +89,7 @@ def test_a_sweep_over_budgets_splits_the_setting_and_only_that_one(store: Store)
     add_run(store, "fedavg", alpha=1.0, lr=0.1)
     found = arranged(store)
     assert found.settings == ("digits dirichlet 0.1 lr=0.05", "digits dirichlet 0.1 lr=0.1", "digits dirichlet 1")
-    assert found.notes == ("unequal budgets in digits dirichlet 1: lr 0.05 (local); 0.1 (fedavg)",)
+    assert found.notes == ("chosen for each method in digits dirichlet 1: lr 0.05 (local); 0.1 (fedavg)",)
 
 
 def test_variants_of_a_method_are_rows_named_by_what_differs(store: Store) -> None:
