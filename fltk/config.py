@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from fltk.errors import UsageError, unknown
-from fltk.names import ATTACKS, DATASETS, DEFENCES, IMPORTED, METHODS, MODELS, SCHEMES
+from fltk.names import ATTACKS, DATASETS, DEFENCES, IMPORTED, METHODS, MODELS, SCHEMES, canonical
 
 FLOAT32 = 3.4028234663852886e38  # the largest number that weights are computed with
 MANY = 1e9  # epochs, or claimed samples for one: more than anybody waits for, and no sum leaves the integers
@@ -52,9 +52,14 @@ def _share(name: str, value: float, *, open_top: bool) -> None:
         raise UsageError(f"--{name} must lie in [0, 1{')' if open_top else ']'}, not {value}")
 
 
-def _choice(name: str, value: str, known: tuple[str, ...]) -> None:
+def _choice(config: object, name: str, known: tuple[str, ...]) -> None:
+    """The field takes one of these names, in whatever case it was written; UsageError for another one."""
+    field_name = name.replace("-", "_")
+    given = getattr(config, field_name)
+    value = canonical(given, known)
     if value not in known:
         raise unknown(name.replace("-", " "), value, known, f"--{name}")
+    object.__setattr__(config, field_name, value)  # a frozen dataclass, which is still being made
 
 
 @dataclass(frozen=True)
@@ -86,9 +91,9 @@ class PartitionConfig:
     from_pfllib: str = option("", "take data and clients from a folder that PFLlib wrote (train/*.npz, test/*.npz)")
 
     def __post_init__(self) -> None:
-        _choice("dataset", self.dataset, (*DATASETS, IMPORTED) if self.from_pfllib else DATASETS)
-        _choice("scheme", self.scheme, (*SCHEMES, IMPORTED) if self.from_pfllib else SCHEMES)
-        _choice("test-split", self.test_split, ("local", "match", "global"))
+        _choice(self, "dataset", (*DATASETS, IMPORTED) if self.from_pfllib else DATASETS)
+        _choice(self, "scheme", (*SCHEMES, IMPORTED) if self.from_pfllib else SCHEMES)
+        _choice(self, "test-split", ("local", "match", "global"))
         _positive("alpha", self.alpha)
         for name in ("classes_per_client", "shards_per_client", "groups", "min_size", "clients"):
             _at_least(name.replace("_", "-"), getattr(self, name), 1)
@@ -150,11 +155,11 @@ class TrainConfig:
     )
 
     def __post_init__(self) -> None:
-        _choice("model", self.model, ("", *MODELS))
-        _choice("lr-schedule", self.lr_schedule, ("constant", "cosine", "exponential"))
-        _choice("agg-weights", self.agg_weights, ("samples", "uniform"))
-        _choice("head-mix", self.head_mix, ("rows", "classes"))
-        _choice("step", self.step, STEPS)
+        _choice(self, "model", ("", *MODELS))
+        _choice(self, "lr-schedule", ("constant", "cosine", "exponential"))
+        _choice(self, "agg-weights", ("samples", "uniform"))
+        _choice(self, "head-mix", ("rows", "classes"))
+        _choice(self, "step", STEPS)
         _positive("lr", self.lr)
         _positive("lr-decay", self.lr_decay)
         for name in ("rounds", "batch_size", "eval_every"):
@@ -198,7 +203,7 @@ class JoinConfig:
     at_round: int = option(0, "join after this round and train with the others from then on (0: after the last round)")
 
     def __post_init__(self) -> None:
-        _choice("finetune", self.finetune, ("head", "all", "none"))
+        _choice(self, "finetune", ("head", "all", "none"))
         _at_least("epochs", self.epochs, 1)
         if self.lr:
             _positive("lr", self.lr)
@@ -231,7 +236,7 @@ class AttackConfig:
     attack_seed: int = option(-1, "seed of who is malicious and of the attack's random numbers (-1: the run's)")
 
     def __post_init__(self) -> None:
-        _choice("kind", self.kind, ("", *ATTACKS))
+        _choice(self, "kind", ("", *ATTACKS))
         _share("malicious", self.malicious, open_top=True)
         _at_least("attack-start", self.attack_start, 1)
         _positive("attack-size", self.attack_size, MANY)
@@ -269,8 +274,8 @@ class DefenceConfig:
     root_samples: int = option(100, "samples of the server's clean set, drawn from the newcomers' data (fltrust)")
 
     def __post_init__(self) -> None:
-        _choice("defence", self.defence, ("", *DEFENCES))
-        _choice("defence-weights", self.defence_weights, ("", "method", "uniform"))
+        _choice(self, "defence", ("", *DEFENCES))
+        _choice(self, "defence-weights", ("", "method", "uniform"))
         _at_least("root-samples", self.root_samples, 1)
         if self.defence_fraction != -1:
             _share("defence-fraction", self.defence_fraction, open_top=True)
@@ -294,8 +299,7 @@ class RunConfig:
     defence_params: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise unknown("method", self.method, METHODS, "--method")
+        _choice(self, "method", tuple(METHODS))
         if not 0 <= self.seed < 2**63:  # the registry's integers
             raise UsageError(f"--seed must lie in [0, 2^63), not {self.seed}")
 

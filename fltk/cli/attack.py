@@ -18,7 +18,7 @@ from fltk.cli.sweep_board import Board, outcome_line
 from fltk.cli.train import keep_option, place_options
 from fltk.config import AttackConfig, DefenceConfig, PartitionConfig, RunConfig, TrainConfig
 from fltk.errors import FltkError, UsageError, unknown
-from fltk.names import ATTACKS, DEFENCES, METHODS
+from fltk.names import ATTACKS, DEFENCES, METHODS, canonical
 
 if TYPE_CHECKING:
     from fltk.registry import RunRow, Store
@@ -247,10 +247,12 @@ def _names(option: str, text: str, known: Mapping[str, str], grid: bool, *, none
     """Names separated by commas; `all` is every one there is, and several need --grid."""
     words = [word.strip() for word in text.split(",") if word.strip()]
     names: list[str] = []
-    for word in words:
+    allowed = [*known, ALL, *([NONE] if none else [])]
+    for written in words:
+        word = canonical(written, allowed)
         if word == ALL:
             names += known
-        elif word in known or (none and word == NONE):
+        elif word in allowed:
             names.append(word)
         else:
             raise unknown(

@@ -11,7 +11,7 @@ import click
 from fltk.cli.command import command
 from fltk.cli.output import Column, emit, output_options
 from fltk.errors import unknown
-from fltk.names import METHODS
+from fltk.names import METHODS, canonical
 
 COLUMNS = [
     Column("method"),
@@ -40,8 +40,8 @@ def methods(name: str | None, format: str) -> None:
     else:
         from fltk.methods import method_class
 
-        check_name("method", name, METHODS)
-        explain(name, method_class(name), "--set", "method", format)
+        own = check_name("method", name, METHODS)
+        explain(own, method_class(own), "--set", "method", format)
 
 
 def _row(name: str) -> dict[str, Any]:
@@ -59,10 +59,12 @@ def _row(name: str) -> dict[str, Any]:
     }
 
 
-def check_name(kind: str, name: str, known: Iterable[str]) -> None:
-    """UsageError for what nothing is called; nobody typed the option that means one elsewhere."""
-    if name not in known:
+def check_name(kind: str, name: str, known: Iterable[str]) -> str:
+    """The known name that is meant; UsageError where there is none. NAME stands for the argument in the error."""
+    found = canonical(name, known)
+    if found not in known:
         raise unknown(kind, name, known, "NAME")
+    return found
 
 
 def explain(name: str, cls: type[Any], option: str, kind: str, format: str) -> None:

@@ -43,8 +43,8 @@ def attacks(name: str | None, format: str) -> None:
     from fltk.attacks import attack_class
 
     if name is not None:
-        check_name("attack", name, ATTACKS)
-        explain(name, attack_class(name), "--set-attack", "attack", format)
+        own = check_name("attack", name, ATTACKS)
+        explain(own, attack_class(own), "--set-attack", "attack", format)
         return
     emit([_attack(kind) for kind in ATTACKS], ATTACK_COLUMNS, format)
 
@@ -78,8 +78,8 @@ def defences(name: str | None, format: str) -> None:
     from fltk.defences import defence_class
 
     if name is not None:
-        check_name("defence", name, DEFENCES)
-        explain(name, defence_class(name), "--set-defence", "defence", format)
+        own = check_name("defence", name, DEFENCES)
+        explain(own, defence_class(own), "--set-defence", "defence", format)
         return
     emit([_defence(kind) for kind in DEFENCES], DEFENCE_COLUMNS, format)
 

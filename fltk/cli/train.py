@@ -25,6 +25,7 @@ from fltk.cli.profile import heard, new_profile, profile_option, watch_of, with_
 from fltk.cli.progress import RunProgress
 from fltk.config import PartitionConfig, RunConfig, TrainConfig
 from fltk.errors import UsageError
+from fltk.names import METHODS, canonical
 
 if TYPE_CHECKING:
     from fltk.experiment import Place, Prepared
@@ -179,7 +180,7 @@ def _configs(ctx: click.Context, params: dict[str, Any]) -> Iterator[RunConfig]:
     """
     partition, train = partition_config(ctx, params), config_from(TrainConfig, params)
     seeds = dict.fromkeys(_seed(text) for text in params["seed"].split(","))
-    names = dict.fromkeys(name.strip() for name in params["method"].split(","))
+    names = dict.fromkeys(canonical(name.strip(), METHODS) for name in params["method"].split(","))
     if params["name"] and len(seeds) * len(names) > 1:
         raise UsageError("--name names one run, but several methods or seeds make several")
     given = origins(ctx).get("partition.partition_seed") != "default"
