@@ -145,9 +145,10 @@ class Command(click.Command):
         except click.NoSuchOption as error:
             own = OPTION_SYNONYMS.get(fold(error.option_name))
             known = {name for param in self.params for name in param.opts}
-            if own in known:
-                error.possibilities = [own]
-            raise
+            if own is None or own not in known:
+                raise
+            told = f"No such option {error.option_name!r}. Did you mean {own!r}?"
+            raise click.UsageError(told, error.ctx) from None
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Sections in order of appearance, the general one last."""

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from fltk import engine as engines
 from fltk.engine.base import Bench, Job
 from fltk.errors import Diverged, FltkError, UsageError
-from fltk.experiment import Place, checkpoint, job_of, restore
+from fltk.evaluation.replay import Recovered, state_of
+from fltk.experiment import Place, job_of, restore
 from fltk.export.files import check_path, replacing
 from fltk.methods.base import State
 from fltk.models import zoo
@@ -87,10 +88,10 @@ def export_weights(
     check_path(path, (SUFFIX,))
     config, prepared = restore(run, store, place)
     job = job_of(config, prepared.federation, place.device)
-    number, state = checkpoint(run, store, round)
-    flat = _global(run, job, state) if client is None else _personal(run, job, state, client, number)
+    found = state_of(run, store, job, place, round)
+    flat = _global(run, job, found.state) if client is None else _personal(run, job, found, client)
 
-    origin = _origin(run, job, config.partition.dataset, client, number)
+    origin = _origin(run, job, config.partition.dataset, client, found.round)
     metadata = {KEY: json.dumps(asdict(origin), sort_keys=True)}
     written = save(state_dict(job.network(), flat), metadata)
     with replacing(path) as file:
@@ -123,15 +124,15 @@ def _global(run: RunRow, job: Job, state: State) -> Tensor:
     return model
 
 
-def _personal(run: RunRow, job: Job, state: State, client: int, round: int) -> Tensor:
+def _personal(run: RunRow, job: Job, found: Recovered, client: int) -> Tensor:
     """The model (P,) of one client."""
     count = len(job.federation.clients)
     if not 0 <= client < count:
         raise UsageError(f"--client {client}: {run.label} has clients 0 to {count - 1}")
-    (model,) = job.method.personal_model(state, [client], job.task())
+    (model,) = job.method.personal_model(found.state, [client], job.task())
     engine = engines.make("serial", job)
     try:
-        (flat,) = engine.map(personalised, [PersonalTask(client, round, model)], [1])
+        (flat,) = engine.map(personalised, [PersonalTask(client, found.round, model)], [1])
     finally:
         engine.close()
     assert isinstance(flat, Tensor)

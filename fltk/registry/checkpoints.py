@@ -76,7 +76,7 @@ class Checkpoints(Runs):
         try:
             return row.round, read_tensors(self._files.verified(row.sha256)), row.meta
         except FltkError as error:
-            raise FltkError(f"{error}{self._way_back(row)}") from error
+            raise type(error)(f"{error}{self._way_back(row)}") from error
 
     def _way_back(self, lost: CheckpointRow) -> str:
         """How to play a run again to a checkpoint whose file is lost, behind the last one before it that is there."""

@@ -126,7 +126,7 @@ def test_ctrl_c_saves_and_resumes(db: Path, undisturbed: dict[str, Any], stop: s
         assert row.rounds_done - store.latest_checkpoint(2)[0] in (0, 1)  # 1: the round was just being stored
     done(db, "resume", "run2")
     check(db, 2, undisturbed, attempts=2)
-    assert "run2 is complete" in fltk(db, "resume", "run2").line
+    assert "run2 is already complete" in fltk(db, "resume", "run2").line
 
 
 def test_a_closed_terminal_stops_a_run_unless_it_was_started_with_nohup(tmp_path: Path) -> None:
@@ -285,7 +285,10 @@ def test_a_repair_that_has_replaced_the_last_checkpoint_has_to_be_ended(
 
 def test_resuming_what_is_not_there(db: Path, tmp_path: Path) -> None:
     assert "no run 'run9'" in fltk(db, "resume", "run9").line
-    assert "run1 is complete (3 rounds)" in fltk(db, "resume", "run1").line
+    assert (
+        "run1 is already complete (3 rounds); to retrain its last rounds use --from-round N"
+        in fltk(db, "resume", "run1").line
+    )
     none = tmp_path / "none.db"
     assert "no registry" in fltk(none, "resume", "run1").line
     assert not none.exists()
