@@ -68,27 +68,29 @@ class PartitionConfig:
 
     dataset: str = option("digits", "data set", choices=DATASETS)
     subset: int = option(0, "use a stratified, seeded part of this many samples (0: all)")
-    scheme: str = option("dirichlet", "how labels and samples are dealt to clients", choices=SCHEMES)
-    alpha: float = option(0.1, "Dirichlet concentration: small is skewed (dirichlet*, extended-dirichlet, quantity)")
+    scheme: str = option("dirichlet", "partitioning scheme", choices=SCHEMES)
+    alpha: float = option(
+        0.1, "Dirichlet concentration: smaller is more heterogeneous (dirichlet*, extended-dirichlet, quantity)"
+    )
     classes_per_client: int = option(2, "classes a client holds (pathological, extended-dirichlet)")
     shards_per_client: int = option(2, "shards a client holds (shards)")
     groups: int = option(4, "number of known groups (rotated, permuted-labels)")
     min_size: int = option(
         10, "smallest number of samples a client may hold (dirichlet-capped asks for more: one test batch)"
     )
-    balance: bool = option(True, "Dirichlet schemes: a client that holds n/N samples gets no more")
-    clients: int = option(20, "clients that train")
-    newcomers: int = option(4, "clients that exist from the start but take no part in training")
+    balance: bool = option(True, "Dirichlet schemes: cap each client at n/N samples (balanced sizes)")
+    clients: int = option(20, "number of training clients")
+    newcomers: int = option(4, "held-out clients (for join-new-client)")
     test_split: str = option(
         "local",
-        "test data: a part of each client's pool (local), the official test set dealt in the same class proportions "
-        "(match), or the whole official test set for everybody (global)",
+        "test data: a part of each client's pool (local), the official test set partitioned in the same class "
+        "proportions (match), or the whole official test set for every client (global)",
         choices=("local", "match", "global"),
     )
-    test_share: float = option(0.25, "share of a client's pool kept for testing (test split local)")
-    val_share: float = option(0.2, "share of a client's training part kept for validation")
+    test_share: float = option(0.25, "share of a client's pool held out for testing (test split local)")
+    val_share: float = option(0.2, "share of a client's training part held out for validation")
     partition_seed: int = option(0, "seed of the partition")
-    from_pfllib: str = option("", "take data and clients from a folder that PFLlib wrote (train/*.npz, test/*.npz)")
+    from_pfllib: str = option("", "import data and clients from a folder written by PFLlib (train/*.npz, test/*.npz)")
 
     def __post_init__(self) -> None:
         _choice(self, "dataset", (*DATASETS, IMPORTED) if self.from_pfllib else DATASETS)
@@ -126,30 +128,30 @@ class TrainConfig:
     hidden: str = option("100", "mlp: hidden layer sizes, separated by commas (none: softmax regression)")
     rounds: int = option(30, "communication rounds")
     participation: float = option(1.0, "share of clients sampled in each round")
-    epochs: float = option(1.0, "local epochs a round; fractions allowed")
-    steps: int = option(0, "local steps a round, instead of epochs (0: use epochs)")
-    batch_size: int = option(10, "samples in a local batch")
+    epochs: float = option(1.0, "local epochs per round; fractions allowed")
+    steps: int = option(0, "local steps per round, instead of epochs (0: use epochs)")
+    batch_size: int = option(10, "local batch size")
     lr: float = option(0.05, "local learning rate")
     lr_schedule: str = option(
         "constant", "learning rate over the rounds", choices=("constant", "cosine", "exponential")
     )
-    lr_decay: float = option(0.99, "factor a round of the exponential schedule")
-    momentum: float = option(0.0, "momentum of local SGD, started anew each round")
+    lr_decay: float = option(0.99, "factor per round of the exponential schedule")
+    momentum: float = option(0.0, "momentum of local SGD, reset in each round")
     weight_decay: float = option(0.0, "weight decay of local SGD")
-    drop_last: bool = option(False, "drop the last, smaller batch of an epoch")
+    drop_last: bool = option(False, "drop the last incomplete batch of an epoch")
     agg_weights: str = option("samples", "weight of a client in averages", choices=("samples", "uniform"))
-    eval_every: int = option(1, "evaluate all clients every so many rounds (the last round always)")
+    eval_every: int = option(1, "evaluate all clients every N rounds (the last round always)")
     step: str = option(
         "auto",
-        "how local SGD is computed: several small models at once by hand (fast), by autograd for any model (autograd), "
-        "by torch.func.vmap over many models (vmap), or what fits model and device (auto); rounding differs",
+        "how local SGD is computed: hand-written for several small models at once (fast), by autograd (autograd), by "
+        "torch.func.vmap over many models (vmap), or chosen by model and device (auto); rounding differs",
         choices=STEPS,
         later=True,
     )
     head_mix: str = option(
         "rows",
-        "average the output layer like the rest (rows), or each class's row of it by who has seen the class (classes); "
-        "a private head is left alone",
+        "average the output layer like the rest (rows), or each class's row over the clients that have seen the class "
+        "(classes); a private head stays as it is",
         choices=("rows", "classes"),
         later=True,
     )
@@ -195,8 +197,8 @@ class TrainConfig:
 class JoinConfig:
     """How newcomers join a run that is there, and what they do afterwards."""
 
-    finetune: str = option("head", "what a newcomer fine-tunes once it has joined", choices=("head", "all", "none"))
-    epochs: int = option(5, "epochs of fine-tuning, and of training from scratch to compare with")
+    finetune: str = option("head", "what a newcomer fine-tunes after joining", choices=("head", "all", "none"))
+    epochs: int = option(5, "epochs of fine-tuning, and of the comparison with training from scratch")
     lr: float = option(0.0, "learning rate of fine-tuning (0: the run's)")
     shots: str = option("all", "training samples per class that a newcomer uses: a number or all, several with commas")
     share: float = option(1.0, "share of the partition's newcomers that join")
@@ -231,7 +233,7 @@ class AttackConfig:
     malicious: float = option(0.2, "share of all clients that are malicious")
     attackers: str = option("", "malicious clients by number, such as 3,7, in place of a share")
     attack_start: int = option(1, "first attacked round")
-    attack_stop: int = option(0, "first round that is no longer attacked (0: attacked to the end)")
+    attack_stop: int = option(0, "first round that is no longer attacked (0: to the end)")
     attack_size: float = option(1.0, "factor on the number of samples that malicious clients claim")
     attack_seed: int = option(-1, "seed of who is malicious and of the attack's random numbers (-1: the run's)")
 
@@ -243,7 +245,7 @@ class AttackConfig:
         _at_least("attack-seed", self.attack_seed, -1)
         if self.attack_stop and self.attack_stop <= self.attack_start:
             raise UsageError(
-                f"--attack-stop must lie behind --attack-start {self.attack_start}, not {self.attack_stop}"
+                f"--attack-stop must be later than --attack-start {self.attack_start}, not {self.attack_stop}"
             )
         self.ids()
 
@@ -264,11 +266,12 @@ class DefenceConfig:
     defence: str = option("", "robust rule of the server (fltk defences lists it)", choices=("", *DEFENCES))
     defence_fraction: float = option(
         -1.0,
-        "malicious share that the defence assumes (-1: the true one, which no server knows; 0.2 without an attack)",
+        "share of malicious clients that the defence assumes (-1: the true one, which no server knows; 0.2 without an "
+        "attack)",
     )
     defence_weights: str = option(
         "",
-        "weights under the defence: the method's, equal ones, or (empty) those that the rule was published for",
+        "averaging weights under the defence: the method's, equal ones, or (empty) those of the rule's paper",
         choices=("", "method", "uniform"),
     )
     root_samples: int = option(100, "samples of the server's clean set, drawn from the newcomers' data (fltrust)")

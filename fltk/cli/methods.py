@@ -16,10 +16,10 @@ from fltk.names import METHODS, canonical
 COLUMNS = [
     Column("method"),
     Column("summary"),
-    Column("shared", "travels"),
+    Column("shared", "shared part"),
     Column("map"),
-    Column("needs"),
-    Column("cannot"),
+    Column("needs", "requires"),
+    Column("cannot", "not supported"),
     Column("hyper_parameters", "hyper-parameters"),
 ]
 
@@ -32,7 +32,7 @@ def methods(name: str | None, format: str) -> None:
 
     With a NAME: its citation, its equations, what differs from the paper, and its hyper-parameters (set with
     `fltk train --set KEY=VALUE`). Every method trains, resumes, is evaluated and reports a collaboration map; the list
-    says what kind of map it is and which part of the model travels.
+    says what kind of map it is and which part of the model is shared (sent to the server and averaged).
     """
     if name is None:
         rows = [_row(method) for method in METHODS]

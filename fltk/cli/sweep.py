@@ -41,10 +41,10 @@ NEXT = {"done": "skip", "running": "wait", "new": "start"}  # else: resume
     default=1,
     cls=Option,
     section="Sweep",
-    help="cells that are played at once, each in a process of its own",
+    help="number of cells run in parallel, each in a process of its own",
 )
-@click.option("--dry-run", is_flag=True, cls=Option, section="Sweep", help="list the cells and what would be done")
-@click.option("--status", is_flag=True, cls=Option, section="Sweep", help="list the cells and how they stand")
+@click.option("--dry-run", is_flag=True, cls=Option, section="Sweep", help="list the cells and what would be run")
+@click.option("--status", is_flag=True, cls=Option, section="Sweep", help="list the cells and their states")
 @click.option(
     "--best-on",
     type=click.Choice(["val"]),
@@ -68,11 +68,12 @@ def sweep(
     format: str,
     **params: Any,
 ) -> None:
-    """Play a grid, random draws or a search of settings, methods and seeds.
+    """Run a hyper-parameter grid or search over methods and seeds.
 
     The file is an experiment file, as for `fltk train --config`, in which any value may be a list, and lists multiply.
-    A cell is a configuration: finished ones are skipped and unfinished ones go on, so that the same command again is
-    the resume. One that was begun with other code starts anew. A cell that fails does not stop the others.
+    A cell is a configuration: finished ones are skipped and unfinished ones are resumed, so the same command continues
+    a stopped sweep. A cell that was started with other code is trained from the start. A cell that fails does not stop
+    the others.
 
     \b
       method = ["local", "fedavg-ft", "ditto"]

@@ -50,7 +50,7 @@ keep_option = click.option(
     type=click.IntRange(min=1),  # a run without one could not be continued
     cls=Option,
     section="Run",
-    help="how many of the last checkpoints stay",
+    help="number of checkpoints to keep",
 )
 
 clean_option = click.option(
@@ -58,7 +58,8 @@ clean_option = click.option(
     is_flag=True,
     cls=Option,
     section="Run",
-    help="refuse to begin where fltk's own repository or that of the current folder has changes, or there is neither",
+    help="refuse to start if fltk's own repository or that of the current folder has uncommitted changes, or if "
+    "there is none",
 )
 
 
@@ -71,7 +72,8 @@ def place_options(function: Callable[..., Any]) -> Callable[..., Any]:
             cls=Option,
             section="Work",
             metavar="auto|serial|process:N",
-            help="clients in this process, in N worker processes, or in as many as pay (auto); the bits are the same",
+            help="train clients in this process, in N worker processes, or choose the number of workers automatically; "
+            "results are bit-identical",
         ),
         click.option(
             "--device",
@@ -79,14 +81,14 @@ def place_options(function: Callable[..., Any]) -> Callable[..., Any]:
             cls=Option,
             section="Work",
             metavar="cpu|cuda",
-            help="where clients train",
+            help="device on which clients train",
         ),
         click.option(
             "--download",
             is_flag=True,
             cls=Option,
             section="Work",
-            help="fetch a missing data set (torchvision)",
+            help="download a missing data set (torchvision)",
         ),
     ):
         function = option(function)
@@ -118,7 +120,7 @@ def place_options(function: Callable[..., Any]) -> Callable[..., Any]:
     is_flag=True,
     cls=Option,
     section="Run",
-    help="skip what the registry already has, finished",
+    help="skip finished runs with the same configuration",
 )
 @clean_option
 @keep_option
@@ -130,7 +132,7 @@ def place_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @output_options
 @click.pass_context
 def train(ctx: click.Context, /, format: str, **params: Any) -> None:
-    """Train a federation with one method.
+    """Train a federation.
 
     Every run is stored in the registry, with its configuration, its partition, its environment and a checkpoint every
     ten rounds. Several methods or seeds make several runs on the same data. The partition's seed follows --seed unless
@@ -161,7 +163,7 @@ def _refuse_ignored(ctx: click.Context, params: dict[str, Any]) -> None:
     }
     for name, flag in given.items():
         if name in PartitionConfig.__dataclass_fields__:
-            raise UsageError(f"{flag} does not go with --partition, which settles it; leave one of them out")
+            raise UsageError(f"{flag} cannot be combined with --partition, which determines it; leave one of them out")
 
 
 def refuse_unclean(params: dict[str, Any]) -> None:
@@ -233,7 +235,7 @@ class _Trainer:
         if self.params["skip_done"]:
             digest = experiment.resolve(config, self.prepared, self.place.device).digest()
             for run in self.store.runs(config_hash=digest, status="done"):
-                self.settings.say(f"{run.label} has this configuration already")
+                self.settings.say(f"{run.label} is finished with the same configuration: skipped")
                 return row_of(run)
         with RunProgress(self.settings, f"{config.method} seed {config.seed}") as bar:
             bar.start(config.train.rounds)
@@ -257,9 +259,9 @@ def lacking(prepared: Prepared) -> list[str]:
     """What to know of a partition without test or validation data."""
     clients, notes = prepared.federation.clients, []
     if not any(len(client.test) for client in clients):
-        notes.append("no client has test data, so that test accuracies are unknown; raise --test-share")
+        notes.append("no client has test data, so test accuracies are unknown; raise --test-share")
     if not any(len(client.val) for client in clients):
-        notes.append("no client has validation data, so that no round or deployment can be chosen; raise --val-share")
+        notes.append("no client has validation data, so no round or deployment can be selected; raise --val-share")
     return notes
 
 

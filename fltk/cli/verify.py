@@ -22,10 +22,10 @@ COLUMNS = [Column("what"), Column("runs"), Column("problem")]
 @output_options
 @click.pass_obj
 def verify(settings: Settings, /, run: tuple[str, ...], format: str) -> int:
-    """Check that everything stored is still what was stored.
+    """Verify the integrity of the stored results.
 
-    Looked at are the database, every value of every run, the hash of every artifact file, the fingerprint of every
-    partition, the weights of every checkpoint beside the digest of their round, and files that belong to no run. With
+    Checked are the database, every value of every run, the hash of every artifact file, the fingerprint of every
+    partition, the weights of every checkpoint against the digest of their round, and files that belong to no run. With
     RUN...: these runs and what they need. Nothing is repaired. The exit code is 1 when something that a run needs is
     wrong. A database that came without its folder of files is incomplete, not damaged.
     """

@@ -242,7 +242,7 @@ def _state(case: _Case, store: Store, engine: Engine) -> State:
     if store.digests(case.run.id).get(case.round) != done.digest:
         raise FltkError(
             f"--at-round {case.round}: that round of {case.run.label} comes out otherwise now than it was stored "
-            "(changed code or libraries); join at a round with a checkpoint, or train the run anew"
+            "(changed code or libraries); join at a round with a checkpoint, or train the run again"
         )
     return done.state
 

@@ -85,7 +85,7 @@ class Checkpoints(Runs):
                 return ""
         there = [row.round for row in self.checkpoints(lost.run) if self._files.path(row.sha256).is_file()]
         start = max((round for round in there if round < lost.round), default=0)
-        return f"; or play it again: `fltk resume run{lost.run} --from-round {start}`"
+        return f"; or retrain it: `fltk resume run{lost.run} --from-round {start}`"
 
     def _remove_unreferenced(self, hashes: set[str]) -> None:
         """Delete files without a row, under the write lock: another process may be storing the same again."""

@@ -290,7 +290,7 @@ def test_a_damaged_checkpoint(copy: Path) -> None:
     called = fltk(copy, "evaluate", "run1")
     assert called.code == 1 and f"artifact file {path} is damaged" in called.line
     for args in (("evaluate", "run1"), ("join-new-client", "run1"), ("plot", "embeddings", "run1")):
-        assert "or play it again: `fltk resume run1 --from-round 0`" in fltk(copy, *args).line, args
+        assert "or retrain it: `fltk resume run1 --from-round 0`" in fltk(copy, *args).line, args
     told = fltk(copy, "verify", "--json")
     (problem,) = json.loads(told.out)["rows"]
     assert told.code == 1 and told.err == "" and problem["runs"] == ["run1"] and "is damaged" in problem["problem"]

@@ -50,8 +50,8 @@ def check(db: Path, run: int, expected: dict[str, Any], attempts: int) -> None:
 
 def told(run: int, rounds: int) -> list[list[str]]:
     """What may be said of a stopped run: the last round may just have been stored."""
-    behind = f"of {ROUNDS} rounds; `fltk resume run{run}` goes on with it"
-    return [[f"fltk: interrupted; run{run} has played {played} {behind}"] for played in (rounds, rounds - 1)]
+    behind = f"of {ROUNDS} rounds; continue it with `fltk resume run{run}`"
+    return [[f"fltk: interrupted; run{run} has finished {played} {behind}"] for played in (rounds, rounds - 1)]
 
 
 def test_kill_9_at_two_moments_and_resume(db: Path, undisturbed: dict[str, Any]) -> None:

@@ -41,7 +41,7 @@ def test_a_run_whose_process_is_killed(tmp_path: Path) -> None:
     kill(player)
     out, err = watcher.communicate(timeout=300)
     assert watcher.returncode == 0 and "stale" in out
-    assert err.splitlines()[-1] == "run1: its process is gone; fltk resume run1 goes on with it"
+    assert err.splitlines()[-1] == "run1: its process is gone; continue it with fltk resume run1"
 
 
 def test_a_run_that_has_ended_is_shown_at_once(tmp_path: Path) -> None:

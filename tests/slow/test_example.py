@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from calls import ROOT, done, fltk
-from processes import clean_environment
+from processes import ROOT, clean_environment
 
+from fltk.cli.main import run
 from fltk.registry import Store
 
 # fltk with fewer rounds, clients and samples than the script asks for.
@@ -29,7 +29,7 @@ main(words)
 
 
 @pytest.mark.slow
-def test_the_example_registry(tmp_path: Path) -> None:
+def test_the_example_registry(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shim = tmp_path / "smaller.py"
     shim.write_text(SMALLER)
     scripts = tmp_path / "experiments"
@@ -56,8 +56,12 @@ def test_the_example_registry(tmp_path: Path) -> None:
     assert {number for number, run in runs.items() if "sweep" in run.tags} == {61, 62, 63, 64}
 
     shutil.rmtree(tmp_path / "results.db.artifacts")  # it is not shipped
-    done(db, "plot", "attack", "-o", str(tmp_path / "attack.png"))
-    done(db, "plot", "join", "run59", "run60", "-o", str(tmp_path / "join.png"))
-    done(db, "report", "--sweep", "example-sweep", "-o", str(tmp_path / "sweep.html"))
-    called = fltk(db, "join-new-client", "--finetune-head", quiet=False)
-    assert called.code == 0 and "trained again" in called.err
+    wanted = (
+        ("plot", "attack", "-o", str(tmp_path / "attack.png")),
+        ("plot", "join", "run59", "run60", "-o", str(tmp_path / "join.png")),
+        ("report", "--sweep", "example-sweep", "-o", str(tmp_path / "sweep.html")),
+        ("join-new-client", "--finetune-head"),
+    )
+    for words in wanted:
+        assert run(["--db", str(db), *words]) == 0, words
+    assert "trained again" in capsys.readouterr().err
