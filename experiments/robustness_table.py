@@ -3,9 +3,9 @@
     python experiments/robustness_table.py robustness.db
 
 Cells are means over seeds, ± the sample standard deviation, with the number of seeds in brackets where it is not three.
-Drops are in points of accuracy of benign clients' own models against the same clients of the clean twin. A share is the
-weight that benign clients give to an attacker, 1 being that of an average client, as a mean over the rounds; with a
-defence, of what it leaves.
+Drops are in points of accuracy of benign clients' own models against the same clients of the unattacked baseline. A
+share is the weight that benign clients give to an attacker, 1 being that of an average client, as a mean over the
+rounds; with a defence, of what it leaves.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from fltk.errors import FltkError
 from fltk.evaluation.robustness import summary
 from fltk.registry import Store
 
-NOBODY = "nobody"
-KINDS = (NOBODY, "random-model", "sign-flip", "alie", "ipm", "min-max", "label-flip", "badnets")
+UNATTACKED = "no attack"
+KINDS = (UNATTACKED, "random-model", "sign-flip", "alie", "ipm", "min-max", "label-flip", "badnets")
 SCHEMES = {"dirichlet": "Dirichlet 0.1", "rotated": "rotated groups"}
 ROWS = ("local", "fedavg", "fedavg + trimmed-mean", "fedavg + multi-krum", "fedper", "ditto", "fedamp", "ifca", "attn")
 SEEDS = 3
@@ -35,7 +35,7 @@ def read(db: str) -> Cells:
             if run.kind == "attack":
                 told = summary(run, store)
                 row = f"{run.method} + {told['defence']}" if told["defence"] else run.method
-                kind = told["attack"] if told["malicious"] else NOBODY
+                kind = told["attack"] if told["malicious"] else UNATTACKED
                 found.setdefault((run.config["partition"]["scheme"], row, kind), []).append(told)
     return found
 
@@ -62,14 +62,14 @@ def share(value: float) -> str:
 
 
 def clean(cells: Cells, scheme: str, row: str) -> str:
-    """Accuracy of the benign clients in the clean twins."""
+    """Accuracy of the benign clients in the unattacked baselines."""
     known = next((cells[scheme, row, kind] for kind in KINDS[1:] if (scheme, row, kind) in cells), ())
     return shown((told["clean"] for told in known), lambda value: f"{value:.3f}".removeprefix("0"))
 
 
 def table(cells: Cells, scheme: str, key: str, kinds: Sequence[str], form: Callable[[float], str]) -> str:
     """Methods x attacks, of the methods that have any value."""
-    first = ("clean",) if key == "drop" else ()
+    first = ("unattacked",) if key == "drop" else ()
     lines = ["| | " + " | ".join((*first, *kinds)) + " |", "|---" * (len(kinds) + len(first) + 1) + "|"]
     for row in ROWS:
         own = [shown((told[key] for told in cells.get((scheme, row, kind), ())), form) for kind in kinds]

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from fltk.errors import UsageError, unknown
-from fltk.names import ATTACKS, DATASETS, DEFENCES, IMPORTED, METHODS, MODELS, OWN, SCHEMES
+from fltk.names import ATTACKS, DATASETS, DEFENCES, IMPORTED, METHODS, MODELS, OWN, SCHEMES, canonical
 
 FLOAT32 = 3.4028234663852886e38  # the largest number that weights are computed with
 MANY = 10**9  # rounds, steps, clients, claimed samples for one: more than can be waited for, and sums stay integers
@@ -72,9 +72,14 @@ def _share(name: str, value: float, *, open_top: bool) -> None:
         raise UsageError(f"--{name} must lie in [0, 1{')' if open_top else ']'}, not {value}")
 
 
-def _choice(name: str, value: str, known: tuple[str, ...]) -> None:
+def _choice(config: object, name: str, known: tuple[str, ...]) -> None:
+    """The field takes one of these names, in whatever case it was written; UsageError for another one."""
+    field_name = name.replace("-", "_")
+    given = getattr(config, field_name)
+    value = canonical(given, known)
     if value not in known:
         raise unknown(name.replace("-", " "), value, known, f"--{name}")
+    object.__setattr__(config, field_name, value)  # a frozen dataclass, which is still being made
 
 
 @dataclass(frozen=True)
@@ -83,33 +88,35 @@ class PartitionConfig:
 
     dataset: str = option("digits", "data set", choices=DATASETS)
     subset: int = option(0, "use a stratified, seeded part of this many samples (0: all)")
-    scheme: str = option("dirichlet", "how labels and samples are dealt to clients", choices=SCHEMES)
-    alpha: float = option(0.1, "Dirichlet concentration: small is skewed (dirichlet*, extended-dirichlet, quantity)")
+    scheme: str = option("dirichlet", "partitioning scheme", choices=SCHEMES)
+    alpha: float = option(
+        0.1, "Dirichlet concentration: smaller is more heterogeneous (dirichlet*, extended-dirichlet, quantity)"
+    )
     classes_per_client: int = option(2, "classes a client holds (pathological, extended-dirichlet)")
     shards_per_client: int = option(2, "shards a client holds (shards)")
     groups: int = option(4, "number of known groups (rotated, permuted-labels)")
     min_size: int = option(
         10, "smallest number of samples a client may hold (dirichlet-capped asks for more: one test batch)"
     )
-    balance: bool = option(True, "Dirichlet schemes: a client that holds n/N samples gets no more")
-    clients: int = option(20, "clients that train")
-    newcomers: int = option(4, "clients that exist from the start but take no part in training")
+    balance: bool = option(True, "Dirichlet schemes: cap each client at n/N samples (balanced sizes)")
+    clients: int = option(20, "number of training clients")
+    newcomers: int = option(4, "held-out clients (for join-new-client)")
     test_split: str = option(
         "local",
-        "test data: a part of each client's pool (local), the official test set dealt in the same class proportions "
-        "(match), or the whole official test set for everybody (global)",
+        "test data: a part of each client's pool (local), the official test set partitioned in the same class "
+        "proportions (match), or the whole official test set for every client (global)",
         choices=("local", "match", "global"),
     )
-    test_share: float = option(0.25, "share of a client's pool kept for testing (test split local)")
-    val_share: float = option(0.2, "share of a client's training part kept for validation")
+    test_share: float = option(0.25, "share of a client's pool held out for testing (test split local)")
+    val_share: float = option(0.2, "share of a client's training part held out for validation")
     partition_seed: int = option(0, "seed of the partition")
-    from_pfllib: str = option("", "take data and clients from a folder that PFLlib wrote (train/*.npz, test/*.npz)")
+    from_pfllib: str = option("", "import data and clients from a folder written by PFLlib (train/*.npz, test/*.npz)")
 
     def __post_init__(self) -> None:
         if not self.dataset.startswith(OWN):
-            _choice("dataset", self.dataset, (*DATASETS, IMPORTED) if self.from_pfllib else DATASETS)
-        _choice("scheme", self.scheme, (*SCHEMES, IMPORTED) if self.from_pfllib else SCHEMES)
-        _choice("test-split", self.test_split, ("local", "match", "global"))
+            _choice(self, "dataset", (*DATASETS, IMPORTED) if self.from_pfllib else DATASETS)
+        _choice(self, "scheme", (*SCHEMES, IMPORTED) if self.from_pfllib else SCHEMES)
+        _choice(self, "test-split", ("local", "match", "global"))
         _positive("alpha", self.alpha)
         for name in ("classes_per_client", "shards_per_client", "groups", "min_size", "clients"):
             _whole(name, getattr(self, name), 1)
@@ -147,30 +154,30 @@ class TrainConfig:
     hidden: str = option("100", "mlp: hidden layer sizes, separated by commas (none: softmax regression)")
     rounds: int = option(30, "communication rounds")
     participation: float = option(1.0, "share of clients sampled in each round")
-    epochs: float = option(1.0, "local epochs a round; fractions allowed")
-    steps: int = option(0, "local steps a round, instead of epochs (0: use epochs)")
-    batch_size: int = option(10, "samples in a local batch")
+    epochs: float = option(1.0, "local epochs per round; fractions allowed")
+    steps: int = option(0, "local steps per round, instead of epochs (0: use epochs)")
+    batch_size: int = option(10, "local batch size")
     lr: float = option(0.05, "local learning rate")
     lr_schedule: str = option(
         "constant", "learning rate over the rounds", choices=("constant", "cosine", "exponential")
     )
-    lr_decay: float = option(0.99, "factor a round of the exponential schedule")
-    momentum: float = option(0.0, "momentum of local SGD, started anew each round")
+    lr_decay: float = option(0.99, "factor per round of the exponential schedule")
+    momentum: float = option(0.0, "momentum of local SGD, reset in each round")
     weight_decay: float = option(0.0, "weight decay of local SGD")
-    drop_last: bool = option(False, "drop the last, smaller batch of an epoch")
+    drop_last: bool = option(False, "drop the last incomplete batch of an epoch")
     agg_weights: str = option("samples", "weight of a client in averages", choices=("samples", "uniform"))
-    eval_every: int = option(1, "evaluate all clients every so many rounds (the last round always)")
+    eval_every: int = option(1, "evaluate all clients every N rounds (the last round always)")
     step: str = option(
         "auto",
-        "how local SGD is computed: several small models at once by hand (fast), by autograd for any model (autograd), "
-        "by torch.func.vmap over many models (vmap), or what fits model and device (auto); rounding differs",
+        "how local SGD is computed: hand-written for several small models at once (fast), by autograd (autograd), by "
+        "torch.func.vmap over many models (vmap), or chosen by model and device (auto); rounding differs",
         choices=STEPS,
         later=True,
     )
     head_mix: str = option(
         "rows",
-        "average the output layer like the rest (rows), or each class's row of it by who has seen the class (classes); "
-        "a private head is left alone",
+        "average the output layer like the rest (rows), or each class's row over the clients that have seen the class "
+        "(classes); a private head stays as it is",
         choices=("rows", "classes"),
         later=True,
     )
@@ -185,12 +192,12 @@ class TrainConfig:
     )
 
     def __post_init__(self) -> None:
-        _choice("model", self.model, ("", *MODELS))
-        _choice("own-step", self.own_step, OWN_STEPS)
-        _choice("lr-schedule", self.lr_schedule, ("constant", "cosine", "exponential"))
-        _choice("agg-weights", self.agg_weights, ("samples", "uniform"))
-        _choice("head-mix", self.head_mix, ("rows", "classes"))
-        _choice("step", self.step, STEPS)
+        _choice(self, "model", ("", *MODELS))
+        _choice(self, "own-step", OWN_STEPS)
+        _choice(self, "lr-schedule", ("constant", "cosine", "exponential"))
+        _choice(self, "agg-weights", ("samples", "uniform"))
+        _choice(self, "head-mix", ("rows", "classes"))
+        _choice(self, "step", STEPS)
         _positive("lr", self.lr)
         _positive("lr-decay", self.lr_decay)
         for name in ("rounds", "batch_size", "eval_every"):
@@ -231,15 +238,15 @@ class TrainConfig:
 class JoinConfig:
     """How newcomers join a run that is there, and what they do afterwards."""
 
-    finetune: str = option("head", "what a newcomer fine-tunes once it has joined", choices=("head", "all", "none"))
-    epochs: int = option(5, "epochs of fine-tuning, and of training from scratch to compare with")
+    finetune: str = option("head", "what a newcomer fine-tunes after joining", choices=("head", "all", "none"))
+    epochs: int = option(5, "epochs of fine-tuning, and of the comparison with training from scratch")
     lr: float = option(0.0, "learning rate of fine-tuning (0: the run's)")
     shots: str = option("all", "training samples per class that a newcomer uses: a number or all, several with commas")
     share: float = option(1.0, "share of the partition's newcomers that join")
     at_round: int = option(0, "join after this round and train with the others from then on (0: after the last round)")
 
     def __post_init__(self) -> None:
-        _choice("finetune", self.finetune, ("head", "all", "none"))
+        _choice(self, "finetune", ("head", "all", "none"))
         _whole("epochs", self.epochs, 1)
         if self.lr:
             _positive("lr", self.lr)
@@ -271,12 +278,12 @@ class AttackConfig:
     malicious: float = option(0.2, "share of all clients that are malicious")
     attackers: str = option("", "malicious clients by number, such as 3,7, in place of a share")
     attack_start: int = option(1, "first attacked round")
-    attack_stop: int = option(0, "first round that is no longer attacked (0: attacked to the end)")
+    attack_stop: int = option(0, "first round that is no longer attacked (0: to the end)")
     attack_size: float = option(1.0, "factor on the number of samples that malicious clients claim")
     attack_seed: int = option(-1, "seed of who is malicious and of the attack's random numbers (-1: the run's)")
 
     def __post_init__(self) -> None:
-        _choice("kind", self.kind, ("", *ATTACKS))
+        _choice(self, "kind", ("", *ATTACKS))
         _share("malicious", self.malicious, open_top=True)
         _whole("attack_start", self.attack_start, 1)
         _whole("attack_stop", self.attack_stop, 0)
@@ -284,7 +291,7 @@ class AttackConfig:
         _seed("attack-seed", self.attack_seed, -1)
         if self.attack_stop and self.attack_stop <= self.attack_start:
             raise UsageError(
-                f"--attack-stop must lie behind --attack-start {self.attack_start}, not {self.attack_stop}"
+                f"--attack-stop must be later than --attack-start {self.attack_start}, not {self.attack_stop}"
             )
         self.ids()
 
@@ -309,18 +316,19 @@ class DefenceConfig:
     defence: str = option("", "robust rule of the server (fltk defences lists it)", choices=("", *DEFENCES))
     defence_fraction: float = option(
         -1.0,
-        "malicious share that the defence assumes (-1: the true one, which no server knows; 0.2 without an attack)",
+        "share of malicious clients that the defence assumes (-1: the true one, which no server knows; 0.2 without an "
+        "attack)",
     )
     defence_weights: str = option(
         "",
-        "weights under the defence: the method's, equal ones, or (empty) those that the rule was published for",
+        "averaging weights under the defence: the method's, equal ones, or (empty) those of the rule's paper",
         choices=("", "method", "uniform"),
     )
     root_samples: int = option(100, "samples of the server's clean set, drawn from the newcomers' data (fltrust)")
 
     def __post_init__(self) -> None:
-        _choice("defence", self.defence, ("", *DEFENCES))
-        _choice("defence-weights", self.defence_weights, ("", "method", "uniform"))
+        _choice(self, "defence", ("", *DEFENCES))
+        _choice(self, "defence-weights", ("", "method", "uniform"))
         _whole("root_samples", self.root_samples, 1)
         if self.defence_fraction != -1:
             _share("defence-fraction", self.defence_fraction, open_top=True)
@@ -344,8 +352,7 @@ class RunConfig:
     defence_params: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise unknown("method", self.method, METHODS, "--method")
+        _choice(self, "method", tuple(METHODS))
         _seed("seed", self.seed, 0)
 
     def to_dict(self) -> dict[str, Any]:

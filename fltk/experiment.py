@@ -149,8 +149,8 @@ def prepare(config: PartitionConfig, place: Place, store: Store, stored: Partiti
     if stored.data_fingerprint != dataset.fingerprint:
         found = config.from_pfllib or f"--dataset {config.dataset}"
         raise OtherData(
-            f"part{stored.id} was made from other data than {found} finds now "
-            f"({stored.data_fingerprint[:12]} against {dataset.fingerprint[:12]}); use the same files"
+            f"the data of {found} changed since part{stored.id} was created (fingerprint "
+            f"{stored.data_fingerprint[:12]} != {dataset.fingerprint[:12]}); use the same files"
         )
     try:
         made = partition.from_arrays(config, store.partition_arrays(stored.id))
@@ -332,7 +332,7 @@ def train(
         except KeyboardInterrupt:
             if store.find_run(run).status == "running":  # not even its first attempt has begun
                 store.finish(run, "interrupted", "stopped by a signal before its first round")
-                raise KeyboardInterrupt(f"`fltk resume run{run}` begins with its first round") from None
+                raise KeyboardInterrupt(f"`fltk resume run{run}` starts with its first round") from None
             raise
     finally:
         engine.close()
@@ -358,7 +358,7 @@ def checkpoint(run: RunRow, store: Store, round: int | None = None) -> tuple[int
     """A stored state: the last one, or that of a round."""
     found = store.latest_checkpoint(run.id) if round is None else store.load_checkpoint(run.id, round)
     if found is None:
-        raise FltkError(f"{run.label} has no checkpoint yet; `fltk resume run{run.id}` goes on with it")
+        raise FltkError(f"{run.label} has no checkpoint yet; continue it with `fltk resume run{run.id}`")
     return found[0], State.from_tensors(found[1])
 
 
@@ -407,8 +407,8 @@ def play(
         if store.finish(run, "interrupted", f"stopped by a signal after round {played}"):
             raise KeyboardInterrupt(f"run{run} stays complete, as it was before") from None
         _save_behind(saved, run, last, store, place)
-        left = f"run{run} has played {played} of {job.train.rounds} rounds"
-        raise KeyboardInterrupt(f"{left}; `fltk resume run{run}` goes on with it") from None
+        left = f"run{run} has finished {played} of {job.train.rounds} rounds"
+        raise KeyboardInterrupt(f"{left}; continue it with `fltk resume run{run}`") from None
     except Exception as error:
         with suppress(FltkError):  # a registry that cannot be written is the error itself; it is told once
             if not store.finish(run, "failed", " ".join(str(error).split())[:1000]):

@@ -10,6 +10,7 @@ from typing import Any
 
 from fltk.config import FLOAT32, MANY
 from fltk.errors import UsageError, unknown
+from fltk.names import canonical
 
 
 def hyper(default: Any, text: str, low: float | None = None, high: float | None = None, **extra: Any) -> Any:
@@ -51,9 +52,10 @@ def hypers(cls: type[Any]) -> list[Hyper]:
 
 def find(kind: str, name: str, known: Mapping[str, str], option: str) -> type[Any]:
     """The class "module:class" behind a name of a registry; imported when asked for."""
-    if name not in known:
+    own = canonical(name, known)
+    if own not in known:
         raise unknown(kind, name, known, option)
-    module, _, attribute = known[name].partition(":")
+    module, _, attribute = known[own].partition(":")
     found: type[Any] = getattr(importlib.import_module(module), attribute)
     return found
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 DATASETS = (
     "digits",
     "mnist",
@@ -108,3 +110,45 @@ KINDS = {"train": "fltk train", "attack": "fltk attack", "join": "fltk join-new-
 DEPLOYMENTS = ("vote", "mixed", "ft1", "ft5", "head10", "own", "client")
 DEPLOY_PRIORS = ("0", "1", "auto")
 DEPLOY_WEIGHTS = ("1", "0.75", "0.5", "0.25", "auto")
+
+# What other programs and papers call these things, folded as `fold` does it; only for suggestions.
+SYNONYMS = {
+    "fashionmnist": "fmnist",
+    "kuzushijimnist": "kmnist",
+    "har": "hapt",
+    "dir": "dirichlet",
+    "lda": "dirichlet",
+    "noniid": "dirichlet",
+    "patho": "pathological",
+    "exdir": "extended-dirichlet",
+    "resnet": "resnet8",
+    "resnet18": "resnet8",
+    "dnn": "mlp",
+    "attention": "attn",
+    "standalone": "local",
+    "localonly": "local",
+    "finetune": "fedavg-ft",
+    "maml": "perfedavg",
+    "clusteredfl": "cfl",
+    "geometricmedian": "rfa",
+    "lie": "alie",
+    "innerproduct": "ipm",
+    "bitflip": "sign-flip",
+}
+
+
+def fold(name: str) -> str:
+    """A name without case, hyphens, underscores and spaces: `Per-FedAvg` is perfedavg."""
+    return name.casefold().translate(str.maketrans("", "", "-_ "))
+
+
+def canonical(name: str, known: Iterable[str]) -> str:
+    """The known name that is meant, whatever its case and hyphens; `name` itself where there is none."""
+    names = list(known)
+    if name in names:
+        return name
+    wanted = fold(name)
+    for candidate in names:
+        if candidate and fold(candidate) == wanted:
+            return candidate
+    return name

@@ -47,7 +47,9 @@ def resume(
     """
     require_train(run, "fltk resume")
     if run.status == "done" and from_round is None:
-        raise UsageError(f"{run.label} is complete ({run.rounds_done} rounds); --from-round plays its end again")
+        raise UsageError(
+            f"{run.label} is already complete ({run.rounds_done} rounds); to retrain its last rounds use --from-round N"
+        )
     changed = _changed(run, store, place.device, allow=allow_changed)
     behind = _behind(run, store, from_round)
     config, prepared = restore(run, store, place)

@@ -144,9 +144,7 @@ def choose(share: float, ids: Sequence[int], n: int, streams: Streams) -> tuple[
     m = len(named) or math.floor(share * n + 0.5)
     if m >= n:
         option = "--attackers" if ids else f"--malicious {share:g}"
-        raise UsageError(
-            f"{option}: all {n} clients would be malicious, and nobody would be attacked; leave one benign"
-        )
+        raise UsageError(f"{option}: all {n} clients would be malicious, and no benign client would be left to attack")
     if named:
         return named
     return tuple(sorted(torch.randperm(n, generator=streams.generator("attackers"))[:m].tolist()))

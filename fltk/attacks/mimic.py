@@ -34,7 +34,9 @@ class Mimic(Attack):
     on_upload: ClassVar[bool] = True
 
     mode: str = hyper(
-        "variance", "whom to copy: the extreme of a main direction, or a fixed client", choices=("variance", "rank")
+        "variance",
+        "which client to copy: the extreme of a main direction, or a fixed one",
+        choices=("variance", "rank"),
     )
     client: int = hyper(0, "rank: number of the copied client among the benign ones", low=0)
     warmup: int = hyper(0, "rounds after which the copied client stays the same (0: never)", low=0)

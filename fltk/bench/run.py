@@ -64,7 +64,7 @@ def with_share(row: Row, peak: float) -> Row:
 
 
 def _notes(asked: Asked, dataset: str) -> list[str]:
-    notes = ["rounds are played for two seconds, and until all workers can work, before any counts"]
+    notes = ["warm-up: 2 s and until all workers are up"]
     if asked.quick:
         notes.append("--quick: a fifth of the clients; figures of whole workloads are others")
     if dataset == EMBEDDED:

@@ -18,7 +18,7 @@ from fltk.cli.sweep_board import Board, outcome_line
 from fltk.cli.train import keep_option, place_options
 from fltk.config import SEEDS, AttackConfig, DefenceConfig, PartitionConfig, RunConfig, TrainConfig, whole
 from fltk.errors import FltkError, UsageError, unknown
-from fltk.names import ATTACKS, DEFENCES, METHODS
+from fltk.names import ATTACKS, DEFENCES, METHODS, canonical
 
 if TYPE_CHECKING:
     from fltk.registry import RunRow, Store
@@ -32,16 +32,16 @@ COLUMNS = [
     Column("attack"),
     Column("defence"),
     Column("seed"),
-    Column("clean", "clean acc", 4),
+    Column("clean", "unattacked acc", 4),
     Column("acc", "benign acc", 4, "max"),
     Column("drop", "drop", 4, "min"),
     Column("worst10", "worst 10%", 4, "max"),
     Column("global_acc", "global acc", 4, "max"),
-    Column("asr", "backdoor", 3, "min"),
-    Column("attackers_acc", "attackers", 4),
-    Column("mal_weight_ratio", "their share", 3, "min"),
-    Column("rejected_tpr", "found", 2),
-    Column("rejected_fpr", "wronged", 2),
+    Column("asr", "backdoor success", 3, "min"),
+    Column("attackers_acc", "attackers' acc", 4),
+    Column("mal_weight_ratio", "attacker weight", 3, "min"),
+    Column("rejected_tpr", "attacker recall (TPR)", 2),
+    Column("rejected_fpr", "benign rejected (FPR)", 2),
 ]
 TAIL = [Column("state"), Column("message")]
 SPARSE = (
@@ -90,14 +90,27 @@ SPARSE = (
     is_flag=True,
     cls=Option,
     section="Grid",
-    help="attacks x methods x defences x seeds, from lists separated by commas; none and all are words of them",
+    help="attacks x methods x defences x seeds, from lists separated by commas; `none` and `all` are allowed in lists",
 )
 @click.option(
-    "--jobs", type=click.IntRange(min=1, max=1024), default=1, cls=Option, section="Grid", help="runs played at once"
+    "--jobs",
+    type=click.IntRange(min=1, max=1024),
+    default=1,
+    cls=Option,
+    section="Grid",
+    help="number of runs trained in parallel",
 )
-@click.option("--dry-run", is_flag=True, cls=Option, section="Grid", help="list the runs and how they stand")
 @click.option(
-    "--run", "base", default="latest", show_default=True, cls=Option, section="Run", help="the run that is attacked"
+    "--dry-run", is_flag=True, cls=Option, section="Grid", help="list the runs and their states, and train none"
+)
+@click.option(
+    "--run",
+    "base",
+    default="latest",
+    show_default=True,
+    cls=Option,
+    section="Run",
+    help="run whose configuration is attacked",
 )
 @click.option(
     "--method", default="", cls=Option, section="Run", help="method, or several with --grid [default: the run's]"
@@ -114,18 +127,18 @@ SPARSE = (
 @output_options
 @click.pass_context
 def attack(ctx: click.Context, /, format: str, **params: Any) -> None:
-    """Train a run's configuration again, with malicious clients in it.
+    """Train with malicious clients, compared with an unattacked baseline.
 
-    The settings are those of the latest run, or of --run, but for those that are given here; of an attacked run, those
-    of its clean twin, and without a run in the registry, those of `fltk train`. The same run without attackers and
-    defence is its clean twin, trained first where the registry lacks it. What the registry has is not played again, and
-    what was stopped goes on.
+    The settings are those of the latest run, or of --run, except options given here; for an attacked run, the settings
+    of its unattacked baseline; without a run in the registry, the defaults of `fltk train`. The unattacked baseline is
+    the same run without attackers and defence; it is trained first where the registry lacks it. Finished runs are
+    skipped, and stopped ones are resumed.
 
-    In the table: `clean` is the twin's accuracy on the benign clients, `drop` what the attack (and the defence) cost
-    them, `backdoor` how often their own models fall for a trigger, `their share` the weight that benign clients give to
-    attackers (1: as to anybody), `found` and `wronged` the shares of malicious and benign clients that the defence
-    rejected. The defence assumes the true share of attackers unless --defence-fraction says otherwise. With attn, trust
-    is on unless --set trust=off.
+    In the table: `unattacked acc` is the baseline's accuracy on the benign clients, `drop` what the attack (and the
+    defence) cost them, `backdoor success` the rate at which a trigger fools their own models, `attacker weight` the
+    weight that benign clients give to attackers (1: as much as to any other client), `attacker recall (TPR)` and
+    `benign rejected (FPR)` the shares of malicious and of benign clients that the defence rejected. The defence assumes
+    the true share of attackers unless --defence-fraction is given. With attn, trust is on unless --set trust=off.
     """
     from fltk.experiment import Place
     from fltk.registry import Store
@@ -135,7 +148,7 @@ def attack(ctx: click.Context, /, format: str, **params: Any) -> None:
     place = Place(settings.data_dir, params["download"], params["engine"], params["device"], params["keep_checkpoints"])
     found = cells(_asked(ctx, settings, params), place)
     if not found.attacked and not found.refused:
-        raise UsageError("--kind none without --defence is the clean run: name an attack or a defence")
+        raise UsageError("--kind none without --defence is the unattacked baseline: name an attack or a defence")
     if not found.attacked:
         (method, defence), why = next(iter(found.refused.items()))
         raise UsageError(f"--defence {defence} does not go with {method}: {why}")
@@ -250,10 +263,12 @@ def _names(option: str, text: str, known: Mapping[str, str], grid: bool, *, none
     """Names separated by commas; `all` is every one there is, and several need --grid."""
     words = [word.strip() for word in text.split(",") if word.strip()]
     names: list[str] = []
-    for word in words:
+    allowed = [*known, ALL, *([NONE] if none else [])]
+    for written in words:
+        word = canonical(written, allowed)
         if word == ALL:
             names += known
-        elif word in known or (none and word == NONE):
+        elif word in allowed:
             names.append(word)
         else:
             raise unknown(

@@ -29,10 +29,10 @@ COLUMNS = [
     Column("workers"),
     Column("seconds_min", "seconds", 4),
     Column("seconds_median", "median", 4),
-    Column("against"),
-    Column("against_min", "its seconds", 4),
-    Column("faster", "times faster", 2),
-    Column("slower", "times slower", 2),
+    Column("against", "baseline"),
+    Column("against_min", "baseline seconds", 4),
+    Column("faster", "speed-up", 2),
+    Column("slower", "slowdown", 2),
     Column("share", "share of peak", 3),
     Column("driver_mib", "driver MiB", 0),
     Column("worker_mib", "worker MiB", 0),
@@ -54,7 +54,7 @@ COLUMNS = [
     cls=Option,
     section="Measurement",
     metavar="NAME",
-    help="what to measure, repeatable or separated by commas: all, a group or a workload (--list tells them)",
+    help="what to measure, repeatable or separated by commas: all, a group or a workload (see --list)",
 )
 @click.option(
     "--rounds",
@@ -62,13 +62,13 @@ COLUMNS = [
     type=click.IntRange(min=1),
     cls=Option,
     section="Measurement",
-    help="rounds or repetitions that count, behind one for warming up; more of rounds that are short",
+    help="measured rounds or repetitions, after one for warm-up; more where rounds are short",
 )
 @click.option(
     "--quick", is_flag=True, cls=Option, section="Measurement", help="a minute: fewer workloads, a fifth of the clients"
 )
-@click.option("--list", "listed", is_flag=True, cls=Option, section="Measurement", help="tell the workloads and end")
-@click.option("--no-store", is_flag=True, cls=Option, section="Measurement", help="leave the registry alone")
+@click.option("--list", "listed", is_flag=True, cls=Option, section="Measurement", help="list the workloads")
+@click.option("--no-store", is_flag=True, cls=Option, section="Measurement", help="do not store the figures")
 @options_from(TrainConfig, section="Work", leave_out=OTHERS)
 @place_options
 @output_options
@@ -76,9 +76,9 @@ COLUMNS = [
 def bench(settings: Settings, /, workloads: tuple[str, ...], format: str, **params: Any) -> None:
     """Measure how fast fltk is on this machine.
 
-    Training is measured round by round in turns with a plain PyTorch loop that does the same work on one thread, or
-    with another run of fltk. `share of peak` is what the workers multiplied in the fastest round, of what they could
-    have: the float32 matrix products that one core manages here, times their number. Nothing else should run meanwhile.
+    Rounds are measured alternately with a baseline: a plain PyTorch loop that does the same work on one thread, or
+    another run of fltk. `share of peak` is the rate of floating-point operations in the fastest round, relative to
+    float32 matrix products on one core times the number of workers. No other program should run meanwhile.
     The figures are stored as a run of kind bench.
     """
     chosen = choose(workloads, params["quick"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import os
 from collections.abc import Callable, Iterable
@@ -12,6 +11,80 @@ import click
 from click.core import ParameterSource
 
 from fltk.cli.context import global_options
+from fltk.errors import hint
+from fltk.names import fold
+
+# What other programs call our options and commands, folded by `names.fold`; only for suggestions.
+OPTION_SYNONYMS = {
+    "learningrate": "--lr",
+    "locallearningrate": "--lr",
+    "algorithm": "--method",
+    "algo": "--method",
+    "strategy": "--method",
+    "data": "--dataset",
+    "numclients": "--clients",
+    "nclients": "--clients",
+    "globalrounds": "--rounds",
+    "numrounds": "--rounds",
+    "numserverrounds": "--rounds",
+    "communicationrounds": "--rounds",
+    "localepochs": "--epochs",
+    "numepochs": "--epochs",
+    "localsteps": "--steps",
+    "batchsize": "--batch-size",
+    "localbatchsize": "--batch-size",
+    "joinratio": "--participation",
+    "clientfraction": "--participation",
+    "fractiontrain": "--participation",
+    "fractionfit": "--participation",
+    "beta": "--alpha",
+    "dirichletalpha": "--alpha",
+    "evalgap": "--eval-every",
+    "defense": "--defence",
+    "aggregator": "--defence",
+    "attack": "--kind",
+    "maliciousfraction": "--malicious",
+    "gpu": "--device",
+    "out": "--output",
+    "randomseed": "--seed",
+    "seeds": "--seed",
+    "methods": "--method",
+    "datasets": "--dataset",
+}
+COMMAND_SYNONYMS = {
+    "run": "train",
+    "fit": "train",
+    "simulate": "train",
+    "simulation": "train",
+    "test": "evaluate",
+    "list": "runs",
+    "ls": "runs",
+    "show": "runs",
+    "results": "runs",
+    "log": "runs",
+    "draw": "plot",
+    "figure": "plot",
+    "visualize": "plot",
+    "visualise": "plot",
+    "join": "join-new-client",
+    "newclient": "join-new-client",
+    "rerun": "reproduce",
+    "repeat": "reproduce",
+    "replay": "reproduce",
+    "grid": "sweep",
+    "search": "sweep",
+    "tune": "sweep",
+    "continue": "resume",
+    "datasets": "data",
+    "algorithms": "methods",
+    "strategies": "methods",
+    "defenses": "defences",
+    "split": "partition",
+    "generate": "partition",
+    "query": "sql",
+    "check": "verify",
+    "table": "compare",
+}
 
 
 class Finite(click.FloatRange):
@@ -65,6 +138,18 @@ class Command(click.Command):
         super().__init__(*args, **kwargs)
         self.params = [*self.params, *global_options(hidden=True)]
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click does it; for an unknown option that has another name in other programs, ours is suggested."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            own = OPTION_SYNONYMS.get(fold(error.option_name))
+            known = {name for param in self.params for name in param.opts}
+            if own is None or own not in known:
+                raise
+            told = f"No such option {error.option_name!r}. Did you mean {own!r}?"
+            raise click.UsageError(told, error.ctx) from None
+
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Sections in order of appearance, the general one last."""
         sections: dict[str, list[tuple[str, str]]] = {}
@@ -106,11 +191,7 @@ class Group(click.Group):
 
 def near_match(kind: str, name: str, known: Iterable[str]) -> str:
     """`no such command 'tra'; did you mean train?`, or what there is."""
-    names = list(known)
-    close = difflib.get_close_matches(name, names, n=3)
-    close = close or [candidate for candidate in names if name and candidate.startswith(name)]
-    hint = f"did you mean {' or '.join(close)}?" if close else f"there is {', '.join(names)}"
-    return f"no such {kind} {name!r}; {hint}"
+    return f"no such {kind} {name!r}; {hint(name, list(known), COMMAND_SYNONYMS)}"
 
 
 def epilog(*examples: str) -> str:

@@ -14,6 +14,7 @@ from fltk.cli.filters import best_on_option, filter_options, select_runs
 from fltk.cli.output import Column, output_options, render
 from fltk.cli.terminal import echo, echo_rendered, visible
 from fltk.errors import UsageError
+from fltk.names import canonical
 
 if TYPE_CHECKING:
     from fltk.evaluation.compare import Comparison, Difference, Pairing
@@ -110,7 +111,7 @@ def compare(
         if percent and not table.metric.accuracy:
             raise UsageError(f"--percent is for accuracies, and {table.metric.name} is none; leave it out")
         pairing = Pairing(store, table)
-        found = None if against is None else pairing.differences(against)
+        found = None if against is None else pairing.differences(canonical(against, table.methods))
         if output is not None and output.suffix.lower() == ".parquet":
             _write_parquet(output, pairing, found)
         else:

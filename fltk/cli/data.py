@@ -12,7 +12,7 @@ from fltk.cli.output import Column, emit, output_options
 
 COLUMNS = [
     Column("name"),
-    Column("present", "at hand"),
+    Column("present", "available"),
     Column("samples"),
     Column("shape"),
     Column("classes"),
@@ -26,10 +26,10 @@ COLUMNS = [
 @output_options
 @click.pass_obj
 def data(settings: Settings, format: str) -> None:
-    """List the data sets and say which are at hand.
+    """List the data sets and which of them are available.
 
-    A data set that is absent is listed with the way to get it. They are looked for, and put by --download, in the
-    folder of --data-dir, or else of FLTK_DATA, or else in ~/.cache/fltk.
+    Data sets are read from, and with --download saved to, the folder of --data-dir, else of FLTK_DATA, else
+    ~/.cache/fltk. The last column says how to get a missing one.
     """
     from fltk.data.sources import describe, folder
 

@@ -57,7 +57,7 @@ def info(settings: Settings, /, format: str) -> None:
 def upgrade(settings: Settings, /, format: str) -> None:
     """Bring the database of an older fltk to the newest schema.
 
-    A file is first copied beside itself. This happens by itself when a file is opened; only a server's database, which
+    A file is first copied to a backup next to it. Opening a file upgrades it, too; only a server's database, which
     others use too, has to be upgraded here (save it with pg_dump first).
     """
     from fltk.registry.database import upgrade_database
@@ -108,7 +108,9 @@ def _merged(entry: Merged, shown: str) -> dict[str, Any]:
 
 
 @db.command("gc", epilog=epilog("fltk db gc", "fltk db gc --yes"))
-@click.option("--yes", is_flag=True, cls=Option, section="Deletion", help="delete; without it, only say what would go")
+@click.option(
+    "--yes", is_flag=True, cls=Option, section="Deletion", help="delete; without it, list what would be deleted"
+)
 @output_options
 @click.pass_obj
 def gc(settings: Settings, /, yes: bool, format: str) -> None:

@@ -24,7 +24,7 @@ _HASH = re.compile(r"[0-9a-f]{40,64}")
 @output_options
 @click.pass_obj
 def diff(settings: Settings, /, run: tuple[str, ...], everything: bool, format: str) -> None:
-    """Say what differs between runs.
+    """Show the differences between runs.
 
     Settings, data, environment and code, then the numbers of the last round and the last evaluation (measured times
     left out). Runs of one configuration under several seeds get a column with the mean and the sample standard

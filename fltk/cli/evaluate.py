@@ -31,12 +31,12 @@ COLUMNS = [
     Column("acc_worst10", "worst 10%", 4, "max"),
     Column("acc_best10", "best 10%", 4),
     Column("jain", "Jain", 4, "max"),
-    Column("gain_vs_local", "vs local", 4),
-    Column("harmed", "harmed", 2),
+    Column("gain_vs_local", "gain over local", 4),
+    Column("harmed", "worse than local", 2),
     Column("val_mean", "validation", 4),
 ]
 FEW = 4  # so many candidates are all printed
-UNDECIDED = "there are no validation data, so that nothing was chosen"
+UNDECIDED = "there are no validation data, so nothing was selected"
 
 
 @command(
@@ -54,7 +54,7 @@ UNDECIDED = "there are no validation data, so that nothing was chosen"
     default="vote",
     cls=Option,
     section="Evaluation",
-    help="what clients do with their model before use, decided on validation data; all candidates are stored",
+    help="how clients fine-tune their model before use, selected on validation data; all candidates are stored",
 )
 @click.option(
     "--deploy-prior",
@@ -62,7 +62,7 @@ UNDECIDED = "there are no validation data, so that nothing was chosen"
     default="0",
     cls=Option,
     section="Evaluation",
-    help="add each client's label prior to the logits, while tuning too; auto tries both",
+    help="add each client's label prior to the logits, also during fine-tuning; auto tries both",
 )
 @click.option(
     "--deploy-w",
@@ -70,7 +70,8 @@ UNDECIDED = "there are no validation data, so that nothing was chosen"
     default="1",
     cls=Option,
     section="Evaluation",
-    help="deploy the model this share of the way to the tuned one; auto tries all, with no more training",
+    help="interpolate: this weight on the fine-tuned model, the rest on the model before; auto tries all, without "
+    "further training",
 )
 @click.option(
     "--round",
@@ -110,14 +111,15 @@ def evaluate(
     format: str,
     **params: Any,
 ) -> None:
-    """Score a run on every client.
+    """Evaluate a run on every client, before and after local fine-tuning.
 
     Rows: `deployed` (after the deployment step), `personal` (each client's own model as the method leaves it), `global`
     (the one server model, where there is one), and the deployment candidates: `mixed` (before local steps), `ft1`,
     `ft5`, `head10` (after them), with the label prior (`-prior`) or drawn back to the model before the steps (`-w0.5`)
-    where that is asked for. Everything is stored before it is printed. Runs of local and fedavg-ft on the same
-    partition stand beside it when the registry has them evaluated with the same deployment. Rows of an attacked run are
-    of its benign clients, and stand alone.
+    where that is asked for. `worse than local` is the share of clients that local training alone serves better.
+    Everything is stored before it is printed. Runs of local and fedavg-ft on the same partition are listed as well,
+    where the registry has them evaluated with the same deployment. Rows of an attacked run are of its benign clients,
+    without such references.
     """
     from fltk.evaluation.deploy import Deployment
     from fltk.evaluation.stored import evaluate_run

@@ -9,7 +9,7 @@ import click
 
 from fltk.cli.command import Option
 from fltk.errors import FltkError, UsageError, unknown
-from fltk.names import DATASETS, IMPORTED, KINDS, METHODS
+from fltk.names import DATASETS, IMPORTED, KINDS, METHODS, canonical
 
 if TYPE_CHECKING:
     from fltk.registry import RunRow, Store
@@ -123,7 +123,8 @@ def check_kind(kind: str) -> str:
 
 def _names(text: str | None, option: str, known: Iterable[str]) -> set[str]:
     """The names in a list separated by commas; UsageError for one that does not exist."""
-    names = {name.strip() for name in (text or "").split(",")} - {""}
-    for name in sorted(names - set(known)):
-        raise unknown("data set" if option == "dataset" else option, name, set(known), f"--{option}")
+    there = list(dict.fromkeys(known))
+    names = {canonical(name.strip(), there) for name in (text or "").split(",")} - {""}
+    for name in sorted(names - set(there)):
+        raise unknown("data set" if option == "dataset" else option, name, there, f"--{option}")
     return names

@@ -28,10 +28,10 @@ COLUMNS = [
     Column("acc_mean", "mean", 4, "max"),
     Column("acc_std", "std", 4, "min"),
     Column("acc_worst10", "worst 10%", 4, "max"),
-    Column("gain_vs_local", "vs scratch", 4),
-    Column("harmed", "harmed", 2),
-    Column("participation_gap", "gap", 4),
-    Column("kept"),
+    Column("gain_vs_local", "gain over scratch", 4),
+    Column("harmed", "worse than scratch", 2),
+    Column("participation_gap", "participation gap", 4),
+    Column("kept", "fine-tuning accepted"),
     Column("bytes_down", "bytes down", 0),
     Column("bytes_up", "bytes up", 0),
 ]
@@ -41,13 +41,14 @@ EACH = [
     Column("samples"),
     Column("arrival", "arrival", 4),
     Column("joined", "joined", 4),
-    Column("tuned", "tuned", 4),
-    Column("kept"),
-    Column("scratch", "scratch", 4),
-    Column("fedavg_ft", "fedavg_ft", 4),
+    Column("tuned", "after fine-tuning", 4),
+    Column("kept", "accepted"),
+    Column("scratch", "from scratch", 4),
+    Column("fedavg_ft", "fedavg-ft", 4),
     Column("top_client", "top client"),
-    Column("top_weight", "its weight", 3),
+    Column("top_weight", "weight of top client", 3),
 ]
+STEPS = {"tuned": "fine-tuned", "scratch": "from scratch", "fedavg_ft": "fedavg-ft"}  # in tables; json keeps the keys
 
 
 @command(
@@ -82,14 +83,15 @@ EACH = [
 @output_options
 @click.pass_context
 def join_new_client(ctx: click.Context, /, run: str, format: str, **params: Any) -> None:
-    """Let clients join that nobody has seen.
+    """Evaluate new (unseen) clients joining a trained federation.
 
     The newcomers of the run's partition join it by its method's own rule, after training or, with --at-round, during
-    it. Steps: `arrival` (downloaded, no data used yet), `joined` (after the method's joining step), `tuned` (after
-    fine-tuning, kept only where the newcomer's validation loss fell); against `scratch` (training alone from the
-    initial model with the same data and at least as many steps) and `fedavg_ft` (a FedAvg run of the registry on the
-    same partition, seed and training, fine-tuned alike). Everything is stored before it is printed, as a run of its
-    own; the run that is joined is left alone. Without RUN it is the latest training run.
+    it. Steps: `arrival` (the downloaded model, before any local data are used), `joined` (after the method's joining
+    step), `tuned` (after fine-tuning; the fine-tuned model is accepted only where the newcomer's validation loss fell);
+    compared with `scratch` (local training from the initial model, same data and at least as many steps) and
+    `fedavg_ft` (a FedAvg run of the registry on the same partition, seed and training, fine-tuned in the same way).
+    Everything is stored before it is printed, as a run of its own; the run that is joined does not change. Without RUN
+    it is the latest training run.
     """
     from fltk.evaluation.newcomers import join_run
     from fltk.experiment import Place
@@ -148,7 +150,7 @@ def _print(store: Store, run: RunRow, format: str) -> None:
         more |= {"incumbents": stored["incumbents"]} if "incumbents" in stored else {}
         emit(rows, COLUMNS, format, extra=more if format == "json" else None)
         return
-    emit(rows, COLUMNS, extra=_notes(run, stored))
+    emit([{**row, "step": STEPS.get(row["step"], row["step"])} for row in rows], COLUMNS, extra=_notes(run, stored))
     echo()
     each = [column for column in EACH if any(row.get(column.key) is not None for row in stored["newcomers"])]
     emit(stored["newcomers"], each, title="Each newcomer")
@@ -160,17 +162,17 @@ def _notes(run: RunRow, stored: dict[str, Any]) -> dict[str, str]:
     who = "1 newcomer joins" if count == 1 else f"{count} newcomers join"
     notes = {
         f"run{run.id}": f"{who} run{run.parent} after round {join['round']}",
-        "clients that trained": f"{stored['participants']:.4f}",
+        "accuracy of the clients that trained": f"{stored['participants']:.4f}",
     }
     kept = [row for row in stored["rows"] if row["step"] == "tuned"]
     if kept:
         several = len(kept) > 1
         said = [f"{row['kept']} of {count}" + (f" with --shots {row['shots']}" if several else "") for row in kept]
-        notes["fine-tuning kept"] = ", ".join(said)
+        notes["fine-tuned model accepted"] = ", ".join(said)
     if stored["reference"] is not None:
         notes["fedavg_ft"] = f"the model of run{stored['reference']}"
     if "incumbents" in stored:
-        notes["those who were there before"] = _incumbents(stored["incumbents"])
+        notes["clients that were there before"] = _incumbents(stored["incumbents"])
     return notes | {f"note {k}": text for k, text in enumerate(stored["notes"], start=1)}
 
 
@@ -178,4 +180,6 @@ def _incumbents(found: dict[str, Any]) -> str:
     text = f"{found['acc_mean']:.4f} at the end"
     if found["without"] is None:
         return text
-    return f"{text}, {found['without']:.4f} without newcomers ({found['gain']:+.4f}, {found['harmed']:.0%} harmed)"
+    return (
+        f"{text}, {found['without']:.4f} without newcomers ({found['gain']:+.4f}, {found['harmed']:.0%} of them worse)"
+    )

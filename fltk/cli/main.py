@@ -40,31 +40,45 @@ class Entry:
 
 
 COMMANDS = {
-    "data": Entry("fltk.cli.data:data", "Prepare", "List the data sets and say which are at hand."),
-    "partition": Entry("fltk.cli.partition:partition", "Prepare", "Deal a data set to clients and measure the skew."),
+    "data": Entry("fltk.cli.data:data", "Prepare", "List the data sets and which of them are available."),
+    "partition": Entry(
+        "fltk.cli.partition:partition", "Prepare", "Partition a data set across clients and measure heterogeneity."
+    ),
     "methods": Entry("fltk.cli.methods:methods", "Prepare", "List the methods, or explain one."),
     "attacks": Entry("fltk.cli.threats:attacks", "Prepare", "List the attacks, or explain one."),
     "defences": Entry("fltk.cli.threats:defences", "Prepare", "List the defences, or explain one."),
     "train": Entry("fltk.cli.train:train", "Experiment", "Train a federation with one method."),
-    "sweep": Entry("fltk.cli.sweep:sweep", "Experiment", "Play a grid or search of settings, methods and seeds."),
-    "watch": Entry("fltk.cli.watch:watch", "Experiment", "Follow a run that another process plays."),
+    "sweep": Entry(
+        "fltk.cli.sweep:sweep", "Experiment", "Run a hyper-parameter grid or search over methods and seeds."
+    ),
+    "watch": Entry("fltk.cli.watch:watch", "Experiment", "Follow a run in progress."),
     "resume": Entry("fltk.cli.resume:resume", "Experiment", "Continue a stopped or killed run."),
     "reproduce": Entry(
-        "fltk.cli.reproduce:reproduce", "Experiment", "Play a run again and say whether it comes out the same."
+        "fltk.cli.reproduce:reproduce", "Experiment", "Re-run a stored run and check that it is bit-identical."
     ),
-    "attack": Entry("fltk.cli.attack:attack", "Experiment", "Train again with malicious clients in the federation."),
-    "join-new-client": Entry("fltk.cli.join:join_new_client", "Experiment", "Let clients join that nobody has seen."),
-    "evaluate": Entry("fltk.cli.evaluate:evaluate", "Experiment", "Score a run on every client."),
+    "attack": Entry(
+        "fltk.cli.attack:attack", "Experiment", "Train with malicious clients, compared with an unattacked baseline."
+    ),
+    "join-new-client": Entry(
+        "fltk.cli.join:join_new_client", "Experiment", "Evaluate new (unseen) clients joining a trained federation."
+    ),
+    "evaluate": Entry(
+        "fltk.cli.evaluate:evaluate",
+        "Experiment",
+        "Evaluate a run on every client, before and after local fine-tuning.",
+    ),
     "bench": Entry("fltk.cli.bench:bench", "Experiment", "Measure how fast fltk is on this machine."),
     "runs": Entry("fltk.cli.runs:runs", "Look at results", "List, show, label and remove runs."),
     "compare": Entry("fltk.cli.compare:compare", "Look at results", "Compare methods over settings and seeds."),
-    "diff": Entry("fltk.cli.diff:diff", "Look at results", "Say what differs between runs."),
-    "export": Entry("fltk.cli.export:export", "Look at results", "Write what the registry holds to a file."),
+    "diff": Entry("fltk.cli.diff:diff", "Look at results", "Show the differences between runs."),
+    "export": Entry(
+        "fltk.cli.export:export", "Look at results", "Export results (csv, parquet, npz) and weights (safetensors)."
+    ),
     "plot": Entry("fltk.cli.plot:plot", "Look at results", "Draw figures of runs."),
-    "report": Entry("fltk.cli.report:report", "Look at results", "Write one page about runs."),
-    "sql": Entry("fltk.cli.sql:sql", "Look at results", "Read the registry with a SELECT."),
-    "verify": Entry("fltk.cli.verify:verify", "Keep the registry", "Check that everything is still what was stored."),
-    "db": Entry("fltk.cli.db:db", "Keep the registry", "Merge, upgrade, clean and describe the registry."),
+    "report": Entry("fltk.cli.report:report", "Look at results", "Write an HTML report about runs."),
+    "sql": Entry("fltk.cli.sql:sql", "Look at results", "Query the registry with a SELECT."),
+    "verify": Entry("fltk.cli.verify:verify", "Maintain the registry", "Verify the integrity of the stored results."),
+    "db": Entry("fltk.cli.db:db", "Maintain the registry", "Merge, upgrade, clean and describe the registry."),
 }
 
 

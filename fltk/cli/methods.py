@@ -12,15 +12,15 @@ from fltk.cli.command import command
 from fltk.cli.output import Column, emit, output_options
 from fltk.cli.terminal import echo
 from fltk.errors import unknown
-from fltk.names import METHODS
+from fltk.names import METHODS, canonical
 
 COLUMNS = [
     Column("method"),
     Column("summary"),
-    Column("shared", "travels"),
+    Column("shared", "shared part"),
     Column("map"),
-    Column("needs"),
-    Column("cannot"),
+    Column("needs", "requires"),
+    Column("cannot", "not supported"),
     Column("hyper_parameters", "hyper-parameters"),
 ]
 
@@ -33,7 +33,7 @@ def methods(name: str | None, format: str) -> None:
 
     With a NAME: its citation, its equations, what differs from the paper, and its hyper-parameters (set with
     `fltk train --set KEY=VALUE`). Every method trains, resumes, is evaluated and reports a collaboration map; the list
-    says what kind of map it is and which part of the model travels.
+    says what kind of map it is and which part of the model is shared (sent to the server and averaged).
     """
     if name is None:
         rows = [_row(method) for method in METHODS]
@@ -41,8 +41,8 @@ def methods(name: str | None, format: str) -> None:
     else:
         from fltk.methods import method_class
 
-        check_name("method", name, METHODS)
-        explain(name, method_class(name), "--set", "method", format)
+        own = check_name("method", name, METHODS)
+        explain(own, method_class(own), "--set", "method", format)
 
 
 def _row(name: str) -> dict[str, Any]:
@@ -60,10 +60,12 @@ def _row(name: str) -> dict[str, Any]:
     }
 
 
-def check_name(kind: str, name: str, known: Iterable[str]) -> None:
-    """UsageError for what nothing is called; nobody typed the option that means one elsewhere."""
-    if name not in known:
+def check_name(kind: str, name: str, known: Iterable[str]) -> str:
+    """The known name that is meant; UsageError where there is none. NAME stands for the argument in the error."""
+    found = canonical(name, known)
+    if found not in known:
         raise unknown(kind, name, known, "NAME")
+    return found
 
 
 def explain(name: str, cls: type[Any], option: str, kind: str, format: str) -> None:

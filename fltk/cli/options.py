@@ -5,7 +5,6 @@ Precedence: flag, then environment, then file, then default.
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -20,7 +19,8 @@ from fltk.bounded import read_toml
 from fltk.cli.command import Option
 from fltk.cli.context import Settings
 from fltk.config import IMPORT_SETTLES, PartitionConfig, TrainConfig, ignored
-from fltk.errors import UsageError, unknown
+from fltk.errors import UsageError, hint, unknown
+from fltk.names import canonical
 
 F = TypeVar("F", bound=Callable[..., Any])
 C = TypeVar("C")
@@ -39,7 +39,7 @@ KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "
 
 
 class Names(click.Choice[str]):
-    """A choice whose error says what was close. An empty name may be a default but is not shown."""
+    """A choice, in any case, whose error says what was close. An empty name may be a default but is not shown."""
 
     def __init__(self, names: Iterable[str]) -> None:
         given = tuple(names)
@@ -49,11 +49,10 @@ class Names(click.Choice[str]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """The name itself, or a usage error with the nearest ones."""
         names = [str(name) for name in self.choices]
-        if value in names or (value == "" and self.allows_empty):
-            return str(value)
-        close = difflib.get_close_matches(str(value), names, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(names)}"
-        self.fail(f"there is no {value!r}; {hint}", param, ctx)
+        found = canonical(str(value), names)
+        if found in names or (value == "" and self.allows_empty):
+            return found
+        self.fail(f"there is no {value!r}; {hint(str(value), names)}", param, ctx)
 
 
 def options_from(cls: type, *, section: str = "", leave_out: Iterable[str] = (), default: str = "") -> Callable[[F], F]:

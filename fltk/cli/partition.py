@@ -68,7 +68,7 @@ class DefaultGroup(Group):
     epilog=epilog("fltk partition make --dataset mnist --scheme rotated --subset 4000", "fltk partition show part1"),
 )
 def partition() -> None:
-    """Deal a data set to clients and measure the skew.
+    """Partition a data set across clients and measure heterogeneity.
 
     A partition is stored once and shared by all runs that compare on it. `fltk partition --alpha 0.5` is short for
     `fltk partition make --alpha 0.5`.

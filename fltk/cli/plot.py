@@ -62,10 +62,10 @@ def attention_maps(
     data: Path | None,
     width: str | None,
 ) -> None:
-    """Who learns from whom, round by round.
+    """Collaboration maps: which clients learn from which, round by round.
 
     Rows receive, columns contribute. Clients are ordered by known group or by similarity of their label distributions,
-    which is drawn beside the maps with its off-diagonal correlation. Works for every method. Several layers are shown
+    which is drawn next to the maps, with its off-diagonal correlation. Works for every method. Several layers are shown
     in the last round, unless --rounds names others.
     """
     from fltk.plots.attention_maps import attention_maps as figure

@@ -72,17 +72,20 @@ def embeddings(
     Tokens are directions; where a method knows clients by their models only and many share one, tokens of one round of
     local work from the initial model are drawn instead. Reads the run's data and a checkpoint.
     """
+    from fltk.evaluation.replay import state_of
     from fltk.evaluation.tokens import client_tokens
-    from fltk.experiment import Place, checkpoint, job_of, restore
+    from fltk.experiment import Place, job_of, restore
     from fltk.plots.embeddings import client_embeddings, in_plane
     from fltk.plots.style import COLUMN
     from fltk.registry import Store
 
     with Store(settings.db, readonly=True) as store:
         found = store.find_run(run, "train")
-        _, state = checkpoint(found, store, round_)
-        config, prepared = restore(found, store, Place(settings.data_dir))
-        tokens = client_tokens(job_of(config, prepared.federation), state, token, newcomers=newcomers)
+        place = Place(settings.data_dir)
+        config, prepared = restore(found, store, place)
+        job = job_of(config, prepared.federation)
+        state = state_of(found, store, job, place, round_).state
+        tokens = client_tokens(job, state, token, newcomers=newcomers)
         marks = _marks(store, found, tokens)
     if tokens.note:
         settings.say(f"{found.label}: {tokens.note}")

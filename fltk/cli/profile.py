@@ -19,7 +19,7 @@ profile_option = click.option(
     is_flag=True,
     cls=Option,
     section="Output",
-    help="tell where the time of the rounds went: a table on stderr, and the key profile in json",
+    help="print a time profile of the rounds on stderr; json has it under the key profile",
 )
 
 

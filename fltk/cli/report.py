@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 )
 @click.pass_obj
 def report(settings: Settings, /, run: tuple[str, ...], sweep: str | None, best_on: str | None, output: Path) -> None:
-    """Write one page about runs.
+    """Write an HTML report about runs.
 
     A single HTML file that needs no network: accuracies over seeds with the worst decile, curves, clients, maps,
     partition, newcomers of these runs, settings, environment, state of the code, and the commands that make the runs
@@ -68,6 +68,6 @@ def _of_sweep(store: Store, name: str) -> list[RunRow]:
     if not found:
         known = {run.tags["sweep"] for run in store.runs(tag="sweep")}
         if not known:
-            raise UsageError(f"--sweep: {store.shown} has no sweep; fltk sweep plays one")
+            raise UsageError(f"--sweep: {store.shown} has no sweep; fltk sweep runs one")
         raise unknown("sweep", name, known, "--sweep")
     return found

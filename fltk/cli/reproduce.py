@@ -61,7 +61,7 @@ def reproduce(
     format: str,
     **params: Any,
 ) -> int:
-    """Play a run again and say whether it comes out the same.
+    """Re-run a stored run and check that it is bit-identical.
 
     The run is rebuilt from what the registry holds (settings, partition, fingerprint of the data) and compared round by
     round: `identical` (weights and numbers), `same within tolerance` (weights differ, the last round's accuracies and

@@ -32,14 +32,14 @@ if TYPE_CHECKING:
     type=int,
     cls=Option,
     section="Run",
-    help="go on behind the stored checkpoint of this round (0: the start); later rounds are replaced one by one",
+    help="continue from the stored checkpoint of this round (0: the start); later rounds are replaced one by one",
 )
 @click.option(
     "--allow-changed",
     is_flag=True,
     cls=Option,
     section="Run",
-    help="go on although code or environment are not those of the run's beginning, and record what differs",
+    help="continue although code or environment have changed since the run began, and record what differs",
 )
 @keep_option
 @place_options
@@ -51,9 +51,9 @@ def resume(
 ) -> None:
     """Continue a stopped or killed run.
 
-    The run goes on behind its last checkpoint with its own settings and ends with the bits of a run that was never
-    disturbed. That needs the code and the libraries that it was started with, so others are refused. A complete run is
-    played again from the checkpoint that --from-round names, for instance when its last file was lost.
+    The run continues from its last checkpoint with its own settings, and its results are bit-identical to those of an
+    uninterrupted run. That needs the code and the libraries that it was started with, so others are refused. With
+    --from-round the last rounds of a complete run are retrained, for instance when its last checkpoint was lost.
     """
     from fltk.experiment import Place
     from fltk.registry import Store
@@ -77,7 +77,7 @@ def _named(store: Store, ref: str) -> RunRow:
     """The run that is meant; newcomers join in one go, and a run of theirs that was stopped leads nowhere."""
     if ref != "latest" and (row := store.find_run(ref)).kind == "join":
         raise UsageError(
-            f"{row.label} is a join run of run{row.parent}, which is played in one go: run "
+            f"{row.label} is a join run of run{row.parent}, which cannot be continued: run "
             f"`fltk join-new-client run{row.parent}` again; `fltk runs rm run{row.id}` removes this one"
         )
     return store.find_run(ref, "train")
@@ -110,6 +110,6 @@ def _resume(
 def _tell(run: RunRow, done: Resumed, settings: Settings) -> None:
     """What of the run is not as it would have been without the interruption."""
     for change in done.changes:
-        settings.say(f"{run.label}: went on behind round {done.round} with another {change}")
+        settings.say(f"{run.label}: continued after round {done.round} with another {change}")
     if done.differs is not None:
-        settings.say(f"{run.label}: from round {done.differs} on, rounds came out otherwise than they were stored")
+        settings.say(f"{run.label}: from round {done.differs} on, the results differ from the stored ones")

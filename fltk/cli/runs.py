@@ -15,7 +15,7 @@ from fltk.cli.output import Column, emit, output_options
 from fltk.cli.runs_edit import EDITS
 from fltk.config import ignored
 from fltk.errors import UsageError
-from fltk.names import KINDS
+from fltk.names import DATASETS, KINDS, METHODS, canonical
 
 if TYPE_CHECKING:
     from fltk.registry import RunRow, Store
@@ -157,6 +157,7 @@ def listing(
             emit(_details(store, found), [Column("key"), Column("value"), Column("origin")], format)
             return
         kind = check_kind(kind or ALL)
+        filters |= _canonical(filters)
         rows = [row for row in store.runs(**filters) if kind in (ALL, row.kind)]
         if by_seed:
             trained = [r for r in rows if r.status == "done" and r.kind == "train"]
@@ -169,6 +170,12 @@ def listing(
 for edit in EDITS:
     runs.add_command(edit)
 MEMBERS = tuple(runs.commands)
+
+
+def _canonical(filters: Mapping[str, Any]) -> dict[str, str]:
+    """Method and data set of the filters as they are stored, in whatever case they were typed."""
+    known = {"method": METHODS, "dataset": DATASETS}
+    return {key: canonical(filters[key], names) for key, names in known.items() if filters[key]}
 
 
 def _line(run: RunRow) -> dict[str, Any]:

@@ -25,9 +25,9 @@ SCHEMA = [Column("view"), Column("column"), Column("meaning")]
 @output_options
 @click.pass_obj
 def sql(settings: Settings, /, statement: str | None, schema: bool, format: str) -> None:
-    """Read the registry with one SELECT.
+    """Query the registry with one SELECT.
 
-    The views that --schema lists keep their columns from version to version; the tables behind them may change. Nothing
+    The views that --schema lists keep their columns from version to version; the underlying tables may change. Nothing
     can be written.
     """
     if schema:

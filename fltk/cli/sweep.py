@@ -42,10 +42,10 @@ NEXT = {"done": "skip", "done (other code)": "skip", "running": "wait", "new": "
     default=1,
     cls=Option,
     section="Sweep",
-    help="cells that are played at once, each in a process of its own",
+    help="number of cells run in parallel, each in a process of its own",
 )
-@click.option("--dry-run", is_flag=True, cls=Option, section="Sweep", help="list the cells and what would be done")
-@click.option("--status", is_flag=True, cls=Option, section="Sweep", help="list the cells and how they stand")
+@click.option("--dry-run", is_flag=True, cls=Option, section="Sweep", help="list the cells and what would be run")
+@click.option("--status", is_flag=True, cls=Option, section="Sweep", help="list the cells and their states")
 @click.option(
     "--rerun-changed",
     is_flag=True,
@@ -77,12 +77,13 @@ def sweep(
     format: str,
     **params: Any,
 ) -> None:
-    """Play a grid, random draws or a search of settings, methods and seeds.
+    """Run a hyper-parameter grid or search over methods and seeds.
 
     The file is an experiment file, as for `fltk train --config`, in which any value may be a list, and lists multiply.
-    A cell is a configuration: finished ones are skipped and unfinished ones go on, so that the same command again is
-    the resume. One that was begun with other code starts anew. One that was finished with another source of its method
-    stays, and is called done (other code), unless --rerun-changed is given. A cell that fails does not stop the others.
+    A cell is a configuration: finished ones are skipped and unfinished ones are resumed, so the same command continues
+    a stopped sweep. A cell that was started with other code is trained from the start. One that was finished with
+    another source of its method stays, and is called done (other code), unless --rerun-changed is given. A cell that
+    fails does not stop the others.
 
     \b
       method = ["local", "fedavg-ft", "ditto"]

@@ -14,20 +14,21 @@ from fltk.names import ATTACKS, DEFENCES
 ATTACK_COLUMNS = [
     Column("attack"),
     Column("summary"),
-    Column("touches"),
+    Column("touches", "manipulates"),
     Column("knows"),
     Column("hyper_parameters", "parameters"),
 ]
 DEFENCE_COLUMNS = [
     Column("defence"),
     Column("summary"),
-    Column("one", "one model"),
-    Column("clusters"),
-    Column("mixed", "mixed rows"),
+    Column("one", "global model"),
+    Column("clusters", "cluster models"),
+    Column("mixed", "per-client averages"),
     Column("weights"),
     Column("condition"),
     Column("hyper_parameters", "parameters"),
 ]
+FORMS = {"screen": "filter updates", "combine": "replace the average"}  # in tables; json keeps the names of the code
 
 
 @command("attacks", examples=("fltk attacks", "fltk attacks alie", "fltk attacks --format json"))
@@ -37,14 +38,14 @@ def attacks(name: str | None, format: str) -> None:
     """List the attacks, or explain one.
 
     With a NAME: its citation, its equations, what differs from the paper, and its parameters (set with
-    `fltk attack --set-attack KEY=VALUE`). An attack touches the data of malicious clients, how they train, or what they
-    upload; some know the benign clients' updates of the round, or the server's rule.
+    `fltk attack --set-attack KEY=VALUE`). An attack manipulates the data of malicious clients, their training, or their
+    uploads; some know the benign clients' updates of the round, or the server's rule.
     """
     from fltk.attacks import attack_class
 
     if name is not None:
-        check_name("attack", name, ATTACKS)
-        explain(name, attack_class(name), "--set-attack", "attack", format)
+        own = check_name("attack", name, ATTACKS)
+        explain(own, attack_class(own), "--set-attack", "attack", format)
         return
     emit([_attack(kind) for kind in ATTACKS], ATTACK_COLUMNS, format)
 
@@ -72,16 +73,29 @@ def defences(name: str | None, format: str) -> None:
     """List the defences, or explain one.
 
     With a NAME: its citation, its equations, what differs from the paper, and its parameters (set with
-    `fltk attack --set-defence KEY=VALUE`). `screen` judges uploads once a round and `combine` replaces the average; the
-    list says which of them is used where a method has one model, cluster models, or one mixed row per client.
+    `fltk attack --set-defence KEY=VALUE`). A defence filters updates (it rejects or reweights uploads once a round),
+    replaces the average, or both; the list says which, for methods with one global model, with cluster models, and with
+    an average of its own for each client.
     """
     from fltk.defences import defence_class
 
     if name is not None:
-        check_name("defence", name, DEFENCES)
-        explain(name, defence_class(name), "--set-defence", "defence", format)
+        own = check_name("defence", name, DEFENCES)
+        explain(own, defence_class(own), "--set-defence", "defence", format)
         return
-    emit([_defence(kind) for kind in DEFENCES], DEFENCE_COLUMNS, format)
+    rows = [_defence(kind) for kind in DEFENCES]
+    if format in ("table", "latex"):
+        rows = [_in_words(row) for row in rows]
+    emit(rows, DEFENCE_COLUMNS, format)
+
+
+def _in_words(row: dict[str, Any]) -> dict[str, Any]:
+    """The row with what a defence does to each kind of method written out."""
+    shown = dict(row)
+    for kind in ("one", "clusters", "mixed"):
+        for form, words in FORMS.items():
+            shown[kind] = shown[kind].replace(form, words)
+    return shown
 
 
 def _defence(name: str) -> dict[str, Any]:

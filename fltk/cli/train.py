@@ -25,6 +25,7 @@ from fltk.cli.profile import heard, new_profile, profile_option, watch_of, with_
 from fltk.cli.progress import RunProgress
 from fltk.config import SEEDS, PartitionConfig, RunConfig, TrainConfig, whole
 from fltk.errors import UsageError
+from fltk.names import METHODS, canonical
 
 if TYPE_CHECKING:
     from fltk.experiment import Place, Prepared
@@ -50,7 +51,7 @@ keep_option = click.option(
     type=click.IntRange(min=1),  # a run without one could not be continued
     cls=Option,
     section="Run",
-    help="how many of the last checkpoints stay",
+    help="number of checkpoints to keep",
 )
 
 clean_option = click.option(
@@ -58,7 +59,8 @@ clean_option = click.option(
     is_flag=True,
     cls=Option,
     section="Run",
-    help="refuse to begin where fltk's own repository or that of the current folder has changes, or there is neither",
+    help="refuse to start if fltk's own repository or that of the current folder has uncommitted changes, or if "
+    "there is none",
 )
 
 
@@ -71,7 +73,8 @@ def place_options(function: Callable[..., Any]) -> Callable[..., Any]:
             cls=Option,
             section="Work",
             metavar="auto|serial|process:N",
-            help="clients in this process, in N worker processes, or in as many as pay (auto); the bits are the same",
+            help="train clients in this process, in N worker processes, or choose the number of workers automatically; "
+            "results are bit-identical",
         ),
         click.option(
             "--device",
@@ -79,14 +82,14 @@ def place_options(function: Callable[..., Any]) -> Callable[..., Any]:
             cls=Option,
             section="Work",
             metavar="cpu|cuda",
-            help="where clients train",
+            help="device on which clients train",
         ),
         click.option(
             "--download",
             is_flag=True,
             cls=Option,
             section="Work",
-            help="fetch a missing data set (torchvision)",
+            help="download a missing data set (torchvision)",
         ),
     ):
         function = option(function)
@@ -118,7 +121,7 @@ def place_options(function: Callable[..., Any]) -> Callable[..., Any]:
     is_flag=True,
     cls=Option,
     section="Run",
-    help="skip what the registry already has, finished",
+    help="skip finished runs with the same configuration",
 )
 @clean_option
 @keep_option
@@ -130,7 +133,7 @@ def place_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @output_options
 @click.pass_context
 def train(ctx: click.Context, /, format: str, **params: Any) -> None:
-    """Train a federation with one method.
+    """Train a federation.
 
     Every run is stored in the registry, with its configuration, its partition, its environment and a checkpoint every
     ten rounds. Several methods or seeds make several runs on the same data. The partition's seed follows --seed unless
@@ -162,7 +165,7 @@ def _refuse_ignored(ctx: click.Context, params: dict[str, Any]) -> None:
     }
     for name, flag in given.items():
         if name in PartitionConfig.__dataclass_fields__:
-            raise UsageError(f"{flag} does not go with --partition, which settles it; leave one of them out")
+            raise UsageError(f"{flag} cannot be combined with --partition, which determines it; leave one of them out")
 
 
 def refuse_unclean(params: dict[str, Any]) -> None:
@@ -181,7 +184,7 @@ def _configs(ctx: click.Context, params: dict[str, Any]) -> Iterator[RunConfig]:
     """
     partition, train = partition_config(ctx, params), config_from(TrainConfig, params)
     seeds = dict.fromkeys(_seed(text) for text in params["seed"].split(","))
-    names = dict.fromkeys(name.strip() for name in params["method"].split(","))
+    names = dict.fromkeys(canonical(name.strip(), METHODS) for name in params["method"].split(","))
     if params["name"] and len(seeds) * len(names) > 1:
         raise UsageError("--name names one run, but several methods or seeds make several")
     given = origins(ctx).get("partition.partition_seed") != "default"
@@ -274,9 +277,9 @@ def lacking(prepared: Prepared) -> list[str]:
     """What to know of a partition without test or validation data."""
     clients, notes = prepared.federation.clients, []
     if not any(len(client.test) for client in clients):
-        notes.append("no client has test data, so that test accuracies are unknown; raise --test-share")
+        notes.append("no client has test data, so test accuracies are unknown; raise --test-share")
     if not any(len(client.val) for client in clients):
-        notes.append("no client has validation data, so that no round or deployment can be chosen; raise --val-share")
+        notes.append("no client has validation data, so no round or deployment can be selected; raise --val-share")
     return notes
 
 

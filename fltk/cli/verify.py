@@ -29,9 +29,9 @@ COLUMNS = [Column("what"), Column("runs"), Column("problem")]
 @click.pass_obj
 @uncollected()
 def verify(settings: Settings, /, run: tuple[str, ...], format: str) -> int:
-    """Check that everything stored is still what was stored.
+    """Verify the integrity of the stored results.
 
-    Looked at are the database with its views and triggers, the seal of every row (a digest that is stored with it), the
+    Checked are the database with its views and triggers, the seal of every row (a digest that is stored with it), the
     list of runs, the hash of every artifact file, the fingerprint of every partition, the weights of every checkpoint
     with the digest of their round, and files that belong to no run. With RUN...: these runs and what they need. Nothing
     is repaired. The exit code is 1 when something that a run needs is wrong. A database that came without its folder of

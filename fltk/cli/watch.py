@@ -25,29 +25,29 @@ if TYPE_CHECKING:
     default=1.0,
     cls=Option,
     section="Output",
-    help="seconds between two looks",
+    help="seconds between two readings of the registry",
 )
 @output_options
 @click.pass_obj
 def watch(settings: Settings, /, run: str, every: float, format: str) -> None:
-    """Follow a run that another process plays.
+    """Follow a run in progress.
 
-    Reads the registry and disturbs nobody; Ctrl-C ends the watching and not the run. When the run ends, is stopped or
-    its process is gone, its last line is printed. Without RUN it is the latest training run.
+    Only reads the registry: the run may belong to another process, and Ctrl-C ends the watching, not the run. When the
+    run ends or is stopped, or its process is gone, its result is printed. Without RUN it is the latest training run.
     """
     from fltk.registry import Store
 
     with Store(settings.db, readonly=True) as store:
         found = _follow(store, store.find_run(run, "train"), settings, every)
     if found.status == "stale":
-        settings.say(f"{found.label}: its process is gone; fltk resume run{found.id} goes on with it")
+        settings.say(f"{found.label}: its process is gone; continue it with fltk resume run{found.id}")
     elif found.message:
         settings.say(f"{found.label} {found.status}: {found.message}")
     emit([row_of(found)], COLUMNS, format)
 
 
 def _follow(store: Store, run: RunRow, settings: Settings, every: float) -> RunRow:
-    """The run as it is when nobody works on it any more."""
+    """The run as it is when no process works on it any more."""
     with RunProgress(settings, f"{run.label} ({run.method})") as bar:
         bar.start(run.config["train"]["rounds"], run.rounds_done)
         while run.status == "running":

@@ -46,7 +46,11 @@ class FLTrust(Defence):
         for row, start, factor in zip(facts.rows, facts.references, factors.tolist(), strict=True):
             moved = start[:d].double() + factor * (row[:d].double() - start[:d])
             rows.append(torch.cat([moved.to(row.dtype), row[d:]]))
-        notes = () if bool(trust.any()) else ("fltrust: nobody points where the root set does; the model stays",)
+        notes = (
+            ()
+            if bool(trust.any())
+            else ("fltrust: no update points where that of the root set does; the model is kept",)
+        )
         return Screened(trust, rows, state, notes)
 
 

@@ -54,7 +54,7 @@ class SignGuard(Defence):
         notes: tuple[str, ...] = ()
         if not bool(kept.any()):
             kept = ordinary if bool(ordinary.any()) else torch.ones(n, dtype=torch.bool)
-            notes = ("signguard: nobody passed both filters; signs were left out of account",)
+            notes = ("signguard: no client passed both filters; signs were not used",)
         factors = torch.where(lengths > median, median / lengths.clamp_min(1e-300), torch.ones_like(lengths))
         rows = [
             clipped(row, reference, factor, facts.parameters)

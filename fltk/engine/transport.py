@@ -86,7 +86,7 @@ class _Unpickler(pickle.Unpickler):
 
 def _placed(start: int, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
     """Stands in a pickle for the tensor at a place in the reader's room."""
-    raise FltkError(f"a tensor at byte {start} of a room was read without the room")
+    raise FltkError(f"internal: shared-memory block {start} is not attached")
 
 
 def _shelved(place: Place, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:

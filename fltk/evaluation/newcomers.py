@@ -18,10 +18,12 @@ from fltk.engine.base import Engine, Job, default_model
 from fltk.errors import FltkError, UsageError
 from fltk.evaluation import join
 from fltk.evaluation.join import Array, Newcomer, Tuning
+from fltk.evaluation.replay import state_of
 from fltk.experiment import OnRound, Place
 from fltk.protocol.state import State
 from fltk.protocol.task import Task
 from fltk.registry import RunRow, Store
+from fltk.registry.artifacts import ArtifactMissing
 from fltk.registry.heartbeat import beating
 from fltk.rounds import loop
 from fltk.train import own_step
@@ -66,7 +68,8 @@ def join_run(
     """
     experiment.require_train(run, "fltk join-new-client")
     config, prepared = experiment.restore(run, store, place)
-    case = _case(run, store, experiment.job_of(config, prepared.federation, place.device), asked, newcomers)
+    job = experiment.job_of(config, prepared.federation, place.device)
+    case = _case(run, store, place, job, asked, newcomers)
     engine = engines.make(place.engine, case.job)
     try:
         child = _begin(case, store, place, name, origin)
@@ -79,7 +82,7 @@ def join_run(
     return child
 
 
-def _case(run: RunRow, store: Store, job: Job, asked: JoinConfig, newcomers: Sequence[int]) -> _Case:
+def _case(run: RunRow, store: Store, place: Place, job: Job, asked: JoinConfig, newcomers: Sequence[int]) -> _Case:
     reason = job.method.cannot.get(KIND)
     if reason:
         raise UsageError(f"{run.label}: --method {run.method} cannot take newcomers in: {reason}")
@@ -88,7 +91,8 @@ def _case(run: RunRow, store: Store, job: Job, asked: JoinConfig, newcomers: Seq
     notes = join.check_shots(job.federation, ids, shots)
     if not any(len(job.federation.newcomers[i - len(job.federation.clients)].val) for i in ids):
         notes.append("the newcomers have no validation data, so no fine-tuning is kept")
-    base = _base(run, store, asked.at_round)
+    base, note = _base(run, store, job, place, asked.at_round)
+    notes += [note] if note else []
     task = job.task()
     job.method.check(task)
     round = asked.at_round or (base[0] if base else 0)
@@ -98,10 +102,15 @@ def _case(run: RunRow, store: Store, job: Job, asked: JoinConfig, newcomers: Seq
     return _Case(run, asked, job, task, ids, shots, tuning, round, base, notes)
 
 
-def _base(run: RunRow, store: Store, at_round: int) -> tuple[int, State] | None:
-    """The last stored state, or the last one that is no later than `at_round`; None where only the start is left."""
+def _base(run: RunRow, store: Store, job: Job, place: Place, at_round: int) -> tuple[tuple[int, State] | None, str]:
+    """The last state, or the last stored one that is no later than `at_round` (None where only the start is left).
+
+    The text says where weights that are not here were trained again; it is empty where they are.
+    """
     if not at_round:
-        return experiment.checkpoint(run, store)
+        found = state_of(run, store, job, place)
+        return (found.round, found.state), found.note
+
     rounds = run.config["train"]["rounds"]
     if at_round >= rounds:
         raise UsageError(
@@ -111,7 +120,12 @@ def _base(run: RunRow, store: Store, at_round: int) -> tuple[int, State] | None:
     if at_round > run.rounds_done:
         raise UsageError(f"--at-round {at_round}: {run.label} has come to round {run.rounds_done} so far")
     stored = [c.round for c in store.checkpoints(run.id) if c.round <= at_round]
-    return experiment.checkpoint(run, store, max(stored)) if stored else None
+    if not stored:
+        return None, ""
+    try:
+        return experiment.checkpoint(run, store, max(stored)), ""
+    except ArtifactMissing:
+        return None, ""
 
 
 def _begin(case: _Case, store: Store, place: Place, name: str | None, origin: Mapping[str, str] | None) -> int:
@@ -162,7 +176,7 @@ def _play(case: _Case, child: int, store: Store, place: Place, engine: Engine, o
     """Join, train on where that is asked for, and store."""
     federation, job = case.job.federation, case.job
     state = _state(case, store, engine)
-    other, fedavg, note = _fedavg(case, store, state)
+    other, fedavg, note = _fedavg(case, store, place, state)
     during = case.asked.at_round > 0
     found = join.join_all(engine, state, federation, case.ids, case.shots, case.tuning, fedavg=fedavg, keep=during)
     trained = loop.accuracy_of(loop.score(job.method, engine, case.task, state, case.round - 1))[1]
@@ -231,12 +245,12 @@ def _state(case: _Case, store: Store, engine: Engine) -> State:
     if store.digests(case.run.id).get(case.round) != done.digest:
         raise FltkError(
             f"--at-round {case.round}: that round of {case.run.label} comes out otherwise now than it was stored "
-            "(changed code or libraries); join at a round with a checkpoint, or train the run anew"
+            "(changed code or libraries); join at a round with a checkpoint, or train the run again"
         )
     return done.state
 
 
-def _fedavg(case: _Case, store: Store, state: State) -> tuple[RunRow | None, Tensor | None, str]:
+def _fedavg(case: _Case, store: Store, place: Place, state: State) -> tuple[RunRow | None, Tensor | None, str]:
     """FedAvg's model after as many rounds: its run, the model (P,), and a note where there is none."""
     run, job = case.run, case.job
     if run.method in ("fedavg", "fedavg-ft"):
@@ -251,7 +265,9 @@ def _fedavg(case: _Case, store: Store, state: State) -> tuple[RunRow | None, Ten
                 return None, None, f"no fedavg_ft: {other.label} has no checkpoint of round {case.round}"
             config = RunConfig.from_dict(other.config)
             made = methods.create(config.method, config.params)
-            return other, made.global_model(experiment.checkpoint(other, store, case.round)[1], case.task), ""
+            other_job = experiment.job_of(config, case.job.federation, place.device)
+            found = state_of(other, store, other_job, place, case.round)
+            return other, made.global_model(found.state, case.task), found.note
     return None, None, f"no fedavg_ft: {_how(run, wanted, default_model(job.federation.shape))} makes a FedAvg run"
 
 

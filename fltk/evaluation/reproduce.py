@@ -212,7 +212,7 @@ def _notes(run: RunRow, store: Store, job: Job) -> Iterator[str]:
         yield f"settings that did not exist then have their defaults: {', '.join(new)}"
     for attempt in store.attempts(run.id):
         for name, then, here in attempt.changes:
-            yield f"a part of it was played with another {name}: {then} at first, {here} then"
+            yield f"a part of it was trained with another {name}: {then} at first, {here} then"
 
 
 def _flat(config: Mapping[str, Any]) -> dict[str, Any]:

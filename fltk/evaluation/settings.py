@@ -98,7 +98,7 @@ def arrange(runs: Iterable[RunRow], *, tuned: bool = False) -> Arrangement:
         notes += [*_optimiser_notes(configs, rows), *_parameter_notes(configs, rows)]
     notes += _unfinished(entries)
     if repeated:
-        notes.append(f"repeated runs left out, the latest counts: {listed(repeated)}")
+        notes.append(f"repeated runs: only the latest is used; left out: {listed(repeated)}")
     order = {name: place for place, name in enumerate(METHODS)}
     methods = {rows[config.variant]: config.method for config in configs}
     return Arrangement(

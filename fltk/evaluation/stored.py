@@ -7,7 +7,8 @@ from dataclasses import replace
 from fltk import engine as engines
 from fltk.evaluation.deploy import Deployment
 from fltk.evaluation.evaluate import Evaluation, against_local, evaluate, round_choices
-from fltk.experiment import Place, checkpoint, job_of, restore
+from fltk.evaluation.replay import state_of
+from fltk.experiment import Place, job_of, restore
 from fltk.registry import RunRow, Store
 
 
@@ -15,13 +16,13 @@ def evaluate_run(store: Store, run: RunRow, place: Place, deploy: Deployment, ro
     """Score a run after `round` (a stored checkpoint; None: the last) on every client, and store what was found."""
     config, prepared = restore(run, store, place)
     job = job_of(config, prepared.federation, place.device)
-    number, state = checkpoint(run, store, round)
+    found = state_of(run, store, job, place, round)
     engine = engines.make(place.engine, job)
     try:
-        done = evaluate(job, job.task(), engine, number, state, deploy)
+        done = evaluate(job, job.task(), engine, found.round, found.state, deploy)
     finally:
         engine.close()
     done = replace(done, rounds=round_choices(store, run, done.malicious))
     done = replace(done, rows=against_local(store, run, done))
-    store.save_evaluation(run.id, number, done.summary(), done.clients)
+    store.save_evaluation(run.id, found.round, done.summary(), done.clients)
     return done

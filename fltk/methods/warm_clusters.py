@@ -55,7 +55,7 @@ class WarmClusters(Method):
         choices=EMBEDDINGS,
     )
     dims: int = hyper(8, "principal components that clusters are searched in", low=1)
-    recluster: int = hyper(0, "cluster anew every so many rounds, with one more model each way then (0: once)", low=0)
+    recluster: int = hyper(0, "cluster again every N rounds, which costs one more model each way then (0: once)", low=0)
 
     def fit(self, z: Tensor, seed: int) -> Clusters:
         """Clusters of points z (K, r). Here: all in one."""

@@ -142,8 +142,8 @@ def build(dataset: Dataset, partition: Partition) -> Federation:
     """
     if dataset.fingerprint != partition.data_fingerprint:
         raise FltkError(
-            f"the partition was made from other data than {dataset.name}: give the same --dataset, --subset and seed, "
-            f"or make the partition anew"
+            f"the data of {dataset.name} changed since the partition was created: give the same --dataset, --subset "
+            f"and seed, or create the partition again"
         )
     blocks, bounds = _layout(partition, _keys(partition))
     _check(blocks, len(dataset))
@@ -188,7 +188,7 @@ def _layout(partition: Partition, keys: list[Key]) -> tuple[list[tuple[Ints, Key
 def _check(blocks: list[tuple[Ints, Key]], n: int) -> None:
     for part, _ in blocks:
         if len(part) and not 0 <= part.min() <= part.max() < n:
-            raise FltkError("the partition points outside the data set; make it anew")
+            raise FltkError("the partition points outside the data set; create it again")
 
 
 def _fill(dataset: Dataset, part: Ints, key: Key, x: Tensor, y: Tensor) -> None:

@@ -158,9 +158,9 @@ def read_client(path: Path) -> tuple[Floats, Ints]:
         except (pickle.UnpicklingError, AttributeError, RecursionError, OverflowError) as error:
             raise ValueError(str(error)) from error
         if x.dtype.kind != "f" or x.ndim < 2:
-            raise ValueError("x is no array of floating-point samples")
+            raise ValueError("x must be a float array")
         if y.dtype.kind == "f" or y.shape != x.shape[:1]:
-            raise ValueError("y is not one whole number per sample")
+            raise ValueError("y must hold one integer class label per sample")
         if len(y) and y.min() < 0:
             raise ValueError("y has negative labels")
         if len(y) and y.max() >= CLASSES:

@@ -106,9 +106,11 @@ def from_arrays(config: PartitionConfig, arrays: Arrays) -> Partition:
         )
         stored = str(arrays["fingerprint"])
     except (KeyError, ValueError, TypeError, IndexError) as error:
-        raise FltkError(f"stored partition is damaged ({error}); make it anew") from error
+        raise FltkError(f"stored partition is damaged ({error}); create it again") from error
     if p.fingerprint != stored:
-        raise FltkError(f"stored partition {stored[:12]} is damaged: its content has another fingerprint; make it anew")
+        raise FltkError(
+            f"stored partition {stored[:12]} is damaged: its content has another fingerprint; create it again"
+        )
     return p
 
 

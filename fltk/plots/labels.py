@@ -41,7 +41,7 @@ def line_labels(runs: Sequence[RunRow], each: bool = False) -> Labels:
     latest = {(names[run.id], places[run.id].seeds): run.id for run in sorted(distinct, key=lambda run: run.id)}
     kept = set(latest.values())
     repeated = [run for run in distinct if run.id not in kept]
-    notes = [f"repeated runs left out, the latest counts: {listed(repeated)}"] if repeated else []
+    notes = [f"repeated runs: only the latest is used; left out: {listed(repeated)}"] if repeated else []
     lone = [run for run in distinct if run.id in kept and run.status != "done"]
     notes += [f"no part of a mean: {stopped(run)}" for run in lone] if len(kept) > 1 else []
     return Labels(tuple(run for run in distinct if run.id in kept), names, conditions, tuple(notes))
@@ -54,7 +54,7 @@ def attack_labels(runs: Sequence[RunRow]) -> Labels:
     latest = {(places[run.id], seeds[run.id]): run.id for run in sorted(done, key=lambda run: run.id)}
     kept = [run for run in done if run.id in set(latest.values())]
     repeated = [run for run in done if run not in kept]
-    notes = [f"repeated runs left out, the latest counts: {listed(repeated)}"] if repeated else []
+    notes = [f"repeated runs: only the latest is used; left out: {listed(repeated)}"] if repeated else []
     notes += [f"not finished, left out: {stopped(run)}" for run in runs if run.status != "done"]
     names, conditions = ({run.id: places[run.id][side] for run in kept} for side in (0, 1))
     return Labels(tuple(kept), names, conditions, tuple(notes))

@@ -32,6 +32,10 @@ _HASH = re.compile(r"[0-9a-f]{64}")
 _STAGED_NAME = re.compile(r"\d+-[0-9a-f]{32}")
 
 
+class ArtifactMissing(FltkError):
+    """A file is not in the folder, which may not be there at all; it may be made again."""
+
+
 @dataclass(frozen=True)
 class Staged:
     """A complete file that has no public name yet. `size` in bytes."""
@@ -113,14 +117,18 @@ class ArtifactFolder:
         return f"the database came without its folder {self.folder}, which holds weights, partitions and differences"
 
     def verified(self, sha256: str) -> Path:
-        """The path of a file whose content still has its hash; FltkError naming the file otherwise."""
+        """The path of a file whose content still has its hash; otherwise FltkError naming the file.
+
+        `ArtifactMissing` where it is not there, a plain FltkError where it is damaged.
+        """
         path = self.path(sha256)
         try:
             found, _ = digest_file(path)
         except FileNotFoundError as error:
             if not self.folder.is_dir():
-                raise FltkError(f"{self.absent}; put it back, or train anew") from error
-            raise FltkError(f"artifact file {path} is missing; restore it (it belongs beside the database)") from error
+                raise ArtifactMissing(f"{self.absent}; put it back, or train the run again") from error
+            told = f"artifact file {path} is missing; restore it (its folder belongs next to the database)"
+            raise ArtifactMissing(told) from error
         except OSError as error:
             raise FltkError(f"artifact file {path} cannot be read ({error.strerror})") from error
         if found != sha256:

@@ -77,7 +77,7 @@ class Checkpoints(Runs):
         try:
             return row.round, read_tensors(self._files.verified(row.sha256)), row.meta
         except FltkError as error:
-            raise FltkError(f"{error}{self._way_back(row)}") from error
+            raise type(error)(f"{error}{self._way_back(row)}") from error
 
     def _way_back(self, lost: CheckpointRow) -> str:
         """How to play a run again to a checkpoint whose file is lost, behind the last one before it that is there."""
@@ -86,7 +86,7 @@ class Checkpoints(Runs):
                 return ""
         there = [row.round for row in self.checkpoints(lost.run) if self._files.path(row.sha256).is_file()]
         start = max((round for round in there if round < lost.round), default=0)
-        return f"; or play it again: `fltk resume run{lost.run} --from-round {start}`"
+        return f"; or retrain it: `fltk resume run{lost.run} --from-round {start}`"
 
     def _remove_unreferenced(self, hashes: set[str]) -> None:
         """Delete files without a row, under the write lock: another process may be storing the same again."""

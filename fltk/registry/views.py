@@ -146,7 +146,7 @@ VIEWS = (
             "parent": "number of the run it was made of, or NULL",
             "method": "method",
             "dataset": "data set",
-            "scheme": "how data were dealt to clients",
+            "scheme": "partitioning scheme",
             "alpha": "Dirichlet concentration",
             "clients": "clients that train",
             "model": "network",

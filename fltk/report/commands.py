@@ -25,13 +25,13 @@ def section(content: Content) -> Section:
     again = [f"fltk reproduce run{run.id}" for run in content.runs if run.kind in TRAINED and run.rounds_done]
     parts = []
     if again:
-        told = "With the registry: play a run again and compare it round by round, bit for bit."
+        told = "With the registry: re-run a stored run and compare it round by round, bit for bit."
         parts += [element("h3", "From the registry"), paragraph(told), code("\n".join(again))]
     anew = [line for run in content.runs for line in _anew(content, run)]
     if anew:
         told = "Without it: what the configurations say, each with the partition's seed. Data sets that do not come "
         told += "with fltk are looked for in --data-dir or FLTK_DATA. Run numbers are those of this report."
-        parts += [element("h3", "Anew"), paragraph(told), code("\n".join(anew))]
+        parts += [element("h3", "From scratch"), paragraph(told), code("\n".join(anew))]
     return Section("commands", "Commands", joined(parts))
 
 

@@ -12,11 +12,11 @@ from fltk.report.content import Content, Section, told_runs
 from fltk.report.figures import image, row
 from fltk.report.markup import Safe, element, joined, number, numbers, paragraph, table, words
 
-TITLES = ("Arrival", "Joined", "Tuned", "From scratch", "FedAvg, tuned")
+TITLES = ("Arrival", "Joined", "After fine-tuning", "From scratch", "FedAvg, fine-tuned")
 LEGEND = (
     "Test accuracy of newcomers in percent, mean over newcomers, then over seeds. Arrival: the model they download, "
-    "before any of their data is used. Joined: after the method's own step. Tuned: after fine-tuning, kept only where "
-    "the newcomer's validation loss fell. The last two had at least as many steps."
+    "before any of their data is used. Joined: after the method's own step. After fine-tuning: the fine-tuned model is "
+    "accepted only where the newcomer's validation loss fell. The last two had at least as many steps."
 )
 
 

@@ -10,14 +10,16 @@ from fltk.report.content import Content, Section
 from fltk.report.markup import Safe, joined, number, numbers, paragraph, table, words
 
 LEGEND = (
-    "Personal test accuracy of benign clients after the last round, against the same clients of the clean twin: the "
-    "same run without attackers and defence. The weight of attackers is the mean over the attacked rounds, as a "
-    "multiple of a fair share. A backdoor succeeds where benign clients' models answer as it wants."
+    "Personal test accuracy of benign clients after the last round, compared with the same clients of the "
+    "unattacked baseline: the same run without attackers and defence. The attacker weight is the mean over the "
+    "attacked rounds, as a multiple of a fair share. A backdoor succeeds where it fools benign clients' models."
 )
 HEADS = (
     *words("Run", "Method", "Attack", "Defence"),
-    *numbers("Seed", "Attackers", "Accuracy (%)", "Clean twin (%)", "Drop (points)", "Worst tenth, drop (points)"),
-    *numbers("Weight of attackers", "Backdoor success (%)"),
+    *numbers(
+        "Seed", "Attackers", "Accuracy (%)", "Unattacked baseline (%)", "Drop (points)", "Worst decile, drop (points)"
+    ),
+    *numbers("Attacker weight", "Backdoor success (%)"),
 )
 
 

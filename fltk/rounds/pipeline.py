@@ -88,7 +88,7 @@ def check(job: Job, task: Task) -> tuple[str, ...]:
         bad = min(n, len(campaign.malicious))
         if bad and campaign.start >= job.train.rounds:
             raise UsageError(
-                f"--attack-start {campaign.start + 1}: the run has {job.train.rounds} rounds, and nobody would ever "
+                f"--attack-start {campaign.start + 1}: the run has {job.train.rounds} rounds, and no client would ever "
                 "attack; lower it or raise --rounds"
             )
         notes = campaign.attack.check(job.federation.shape, job.federation.n_classes, n, bad)

@@ -30,7 +30,7 @@ import numpy as np
 from fltk.bounded import read_toml
 from fltk.config import PartitionConfig, TrainConfig
 from fltk.errors import UsageError, unknown
-from fltk.names import METHODS
+from fltk.names import METHODS, canonical
 
 Value = int | float | bool | str
 TABLES: Mapping[str, type] = {"partition": PartitionConfig, "train": TrainConfig}
@@ -109,7 +109,7 @@ def read(path: Path) -> Plan:
     common = {key: value for key, value in data.items() if key in (*TOP, *TABLES, "params")}
     base = _layer(common, str(path))
     own = {
-        name: _layer(_table(table, f"{path} [for.{name}]"), f"{path} [for.{name}]", top=False)
+        canonical(name, METHODS): _layer(_table(table, f"{path} [for.{name}]"), f"{path} [for.{name}]", top=False)
         for name, table in _table(data.get("for", {}), f"{path} [for]").items()
     }
     entries = data.get("also", [])
@@ -152,7 +152,8 @@ def _blocks(
     if isinstance(methods, Draw):
         raise UsageError(f"{path}: method takes names, not a distribution")
     blocks = []
-    for method in map(str, methods):
+    for name in map(str, methods):
+        method = canonical(name, METHODS)
         if method not in METHODS:
             raise unknown("method", method, METHODS, str(path))
         choices = {**base, **own.get(method, {}), **entry}

@@ -174,7 +174,7 @@ def test_what_is_refused_stores_no_partition(shelf: Path, tmp_path: Path, args: 
 
 def test_a_stored_partition_settles_its_options(shelf: Path) -> None:
     line = fltk(shelf, "train", "--partition", "part1", "--alpha", "3").line
-    assert "--alpha does not go with --partition" in line
+    assert "--alpha cannot be combined with --partition" in line
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")

@@ -293,22 +293,17 @@ def checkpoint(db: Path, run: int) -> Path:
         return store._files.path(store.checkpoints(run)[-1].sha256)
 
 
-@pytest.mark.parametrize("damage", ["flipped byte", "deleted"])
-def test_a_damaged_checkpoint(copy: Path, damage: str) -> None:
+def test_a_damaged_checkpoint(copy: Path) -> None:
     path = checkpoint(copy, 1)
     data = path.read_bytes()
-    if damage == "deleted":
-        path.unlink()
-    else:
-        path.write_bytes(data[:-5] + bytes([data[-5] ^ 1]) + data[-4:])
-    word = "is missing" if damage == "deleted" else "is damaged"
+    path.write_bytes(data[:-5] + bytes([data[-5] ^ 1]) + data[-4:])
     called = fltk(copy, "evaluate", "run1")
-    assert called.code == 1 and f"artifact file {path} {word}" in called.line
+    assert called.code == 1 and f"artifact file {path} is damaged" in called.line
     for args in (("evaluate", "run1"), ("join-new-client", "run1"), ("plot", "embeddings", "run1")):
-        assert "or play it again: `fltk resume run1 --from-round 0`" in fltk(copy, *args).line, args
+        assert "or retrain it: `fltk resume run1 --from-round 0`" in fltk(copy, *args).line, args
     told = fltk(copy, "verify", "--json")
     (problem,) = json.loads(told.out)["rows"]
-    assert told.code == 1 and told.err == "" and problem["runs"] == ["run1"] and word in problem["problem"]
+    assert told.code == 1 and told.err == "" and problem["runs"] == ["run1"] and "is damaged" in problem["problem"]
     assert fltk(copy, "verify", "run2").code == 0
     done(copy, "evaluate", "run2")
     done(copy, "runs")
@@ -317,6 +312,42 @@ def test_a_damaged_checkpoint(copy: Path, damage: str) -> None:
     path.write_bytes(data)
     done(copy, "verify")
     done(copy, "evaluate", "run1")
+
+
+def test_a_deleted_checkpoint_is_trained_again_where_it_is_needed(copy: Path) -> None:
+    before = json.loads(done(copy, "evaluate", "run1", "--json"))["rows"]
+    path = checkpoint(copy, 1)
+    path.unlink()
+    told = fltk(copy, "verify", "--json")
+    (problem,) = json.loads(told.out)["rows"]
+    assert told.code == 1 and problem["runs"] == ["run1"] and "is missing" in problem["problem"]
+
+    called = fltk(copy, "evaluate", "run1", "--json", quiet=False)
+    assert "its weights are not here; its 2 rounds are trained again" in called.err
+    assert json.loads(called.out)["rows"] == before
+    shutil.rmtree(copy.with_name("r.artifacts"))
+    joined = json.loads(done(copy, "join-new-client", "run1", "--json"))
+    assert any("run1 was trained again: its weights were not here" in note for note in joined["notes"])
+    done(copy, "plot", "embeddings", "run1", "-o", str(copy.with_name("e.png")))
+    done(copy, "export", "run1", "--what", "weights", "--client", "0", "-o", str(copy.with_name("w.safetensors")))
+    assert not path.exists()
+
+
+def test_weights_that_come_out_otherwise_are_not_used_in_silence(copy: Path) -> None:
+    """Other rounding is told; other numbers are refused, and nothing is stored."""
+    checkpoint(copy, 1).unlink()
+    with closing(sqlite3.connect(copy)) as connection:
+        connection.execute("UPDATE round SET digest = 'other' WHERE run_id = 1")
+        connection.commit()
+    called = fltk(copy, "join-new-client", "run1", "--json", quiet=False)
+    assert called.code == 0 and "run1 was trained again, with other rounding" in called.err
+    with Store(copy) as store:
+        rounds, values = store.scalars(1, "personal_test_acc")["personal_test_acc"]
+    assert rounds[-1] == 2 and values[-1] > 0
+    with closing(sqlite3.connect(copy)) as connection:
+        connection.execute("UPDATE scalar SET value = value + 0.5 WHERE run_id = 1 AND key = 'personal_test_acc'")
+        connection.commit()
+    assert "run1 comes out otherwise: personal_test_acc" in fltk(copy, "evaluate", "run1").line
 
 
 def test_a_deleted_partition(copy: Path) -> None:

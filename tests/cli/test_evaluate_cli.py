@@ -139,7 +139,7 @@ def test_without_validation_data_nothing_is_chosen_and_that_is_said(tmp_path: Pa
     trained = fltk(db, "train", "--method", "local", *TINY, "--val-share", "0", quiet=False)
     assert "part1: no client has validation data" in trained.err and "test data" not in trained.err
     found = fltk(db, "evaluate", "run1", quiet=False)
-    assert "run1: there are no validation data, so that nothing was chosen" in found.err
+    assert "run1: there are no validation data, so nothing was selected" in found.err
     assert "vote" not in found.out and "nan" not in found.out and "nothing was chosen: mixed (4 clients)" in found.out
     asked = fltk(db, "evaluate", "run1", "--deploy", "ft1", quiet=False)
     assert "no validation data" not in asked.err + asked.out and "ft1: ft1 (4 clients)" in asked.out

@@ -10,9 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from calls import TINY, done, fltk
 from processes import clean_environment
+from safetensors.torch import load_file, save
 
+from fltk.errors import FltkError
+from fltk.evaluation.weights import load_model, read_origin
+from fltk.experiment import Place, restore
+from fltk.models import zoo
 from fltk.registry import Store
 
 
@@ -93,3 +99,61 @@ def test_reading_results_never_loads_torch(db: Path, tmp_path: Path, command: st
     words = [sys.executable, "-c", LOADED, command, "--db", str(db), *args[command]]
     told = subprocess.run(words, env=clean_environment(), capture_output=True, text=True, timeout=120, check=True)
     assert told.stderr.splitlines()[-1] == "0 []", told.stderr
+
+
+# Weights
+
+
+def test_the_weights_of_a_client_load_into_the_module_and_score_as_recorded(db: Path, tmp_path: Path) -> None:
+    path = tmp_path / "client2.safetensors"
+    assert done(db, "export", "run2", "--what", "weights", "--client", "2", "-o", str(path)) == f"{path}\n"
+    module, origin = load_model(path), read_origin(path)
+    assert (origin.run, origin.method, origin.round, origin.client, origin.model) == ("run2", "attn", 2, 2, "mlp")
+    assert set(load_file(path)) == set(module.state_dict())
+
+    fresh = zoo.make("mlp", origin.shape, origin.classes, origin.hidden).to_empty(device="cpu")
+    fresh.load_state_dict(load_file(path), strict=True)
+
+    with Store(db) as store:
+        _, prepared = restore(store.find_run(2), store, Place())
+        recorded = store.client_values(2, "personal_test_acc")[1][-1]
+    test = prepared.federation.clients[2].test
+    right = (fresh(test.x).argmax(1) == test.y).sum().item()
+    assert right / len(test) == pytest.approx(float(recorded[2]))
+
+
+def test_the_global_model_of_an_earlier_round(tmp_path: Path) -> None:
+    """A residual network with batch norm: kernels in torch's own order, running statistics, and counters."""
+    db = tmp_path / "r.db"
+    small = ("--subset", "300", "--clients", "2", "--newcomers", "0", "--rounds", "11")
+    done(db, "train", "--method", "fedavg", "--model", "resnet8-bn", "--steps", "1", "--eval-every", "10", *small)
+    for name, words in {"10": ("--round", "10"), "last": ()}.items():
+        done(db, "export", "latest", "--what", "weights", *words, "-o", str(tmp_path / f"{name}.safetensors"))
+    before, after = (load_model(tmp_path / f"{name}.safetensors") for name in ("10", "last"))
+    assert read_origin(tmp_path / "10.safetensors").round == 10
+    assert not torch.equal(before[0].weight, after[0].weight)
+    with Store(db) as store:
+        _, prepared = restore(store.find_run(1), store, Place())
+        recorded = store.client_values(1, "global_test_acc")[1]
+    for module, row in ((before, recorded[0]), (after, recorded[-1])):
+        for client, accuracy in zip(prepared.federation.clients, row, strict=True):
+            right = (module(client.test.x).argmax(1) == client.test.y).sum().item()
+            assert right / len(client.test) == pytest.approx(float(accuracy))
+    assert (
+        "kept: 10, 11"
+        in fltk(db, "export", "run1", "--what", "weights", "--round", "3", "-o", str(tmp_path / "w.safetensors")).line
+    )
+
+
+def test_weights_that_cannot_be_exported(db: Path, tmp_path: Path) -> None:
+    path = str(tmp_path / "w.safetensors")
+    weights = ("export", "--what", "weights", "-o", path)
+    assert "attn has no global model; choose a client with --client 0 to 3" in fltk(db, *weights, "run2").line
+    assert "--client 9: run2 has clients 0 to 3" in fltk(db, *weights, "run2", "--client", "9").line
+    assert "name one run" in fltk(db, *weights, "run1", "run2").line
+    assert "must end in .safetensors" in fltk(db, *weights[:3], "run2", "-o", str(tmp_path / "w.csv")).line
+    assert "goes with --what weights" in fltk(db, "export", "run2", "--client", "1", "-o", str(tmp_path / "t.csv")).line
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "other.safetensors").write_bytes(save({"w": torch.zeros(2)}))
+    with pytest.raises(FltkError, match="its metadata name no run"):
+        load_model(tmp_path / "other.safetensors")

@@ -145,7 +145,7 @@ def test_only_seeds_share_a_line(tmp_path: Path) -> None:
         (f"fedavg lr=0.2 (run{part} interrupted, round 2 of 2)", "1"),
     }
     assert called.err.splitlines() == [
-        f"note: repeated runs left out, the latest counts: run{fast}",
+        f"note: repeated runs: only the latest is used; left out: run{fast}",
         f"note: no part of a mean: run{part} interrupted, round 2 of 2",
     ]
 

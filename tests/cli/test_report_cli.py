@@ -198,7 +198,7 @@ def test_the_commands_of_attacks(tmp_path: Path) -> None:
     assert [(row[2], row[5]) for row in rows] == [("sign-flip", "1 of 4"), ("random-model", "2 of 4")]
     for row in rows:
         told = {head: float(text.replace("−", "-")) for head, text in zip(heads[6:11], row[6:11], strict=True)}
-        assert told["Clean twin (%)"] - told["Accuracy (%)"] == pytest.approx(told["Drop (points)"], abs=0.02)
+        assert told["Unattacked baseline (%)"] - told["Accuracy (%)"] == pytest.approx(told["Drop (points)"], abs=0.02)
         assert told["Weight of attackers"] >= 0 and row[11] == "–"
     assert "Runs under attack" not in tables(read(written(db, "run1")))
     again, anew = (block.text.splitlines() for block in page.all("pre"))

@@ -139,8 +139,8 @@ def test_one_byte_of_the_data(tmp_path: Path) -> None:
     folder_of_pfllib(folder, flip=True)
     called = fltk(db, "reproduce", "run1")
     assert called.code == MISMATCH and called.out == "" and called.err.count("\n") == 1
-    assert "run1 cannot be reproduced: part1 was made from other data" in called.err
-    assert "made from other data" in fltk(db, "resume", "run1", "--from-round", "0").line
+    assert "run1 cannot be reproduced: the data of" in called.err
+    assert "changed since part1 was created (fingerprint" in fltk(db, "resume", "run1", "--from-round", "0").line
 
 
 def test_another_processor(db: Path, run_cli: RunCli) -> None:

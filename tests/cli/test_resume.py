@@ -63,8 +63,8 @@ def check(db: Path, run: int, expected: dict[str, Any], attempts: int) -> None:
 
 def told(run: int, rounds: int) -> list[list[str]]:
     """What may be said of a stopped run: the last round may just have been stored."""
-    behind = f"of {ROUNDS} rounds; `fltk resume run{run}` goes on with it"
-    return [[f"fltk: interrupted; run{run} has played {played} {behind}"] for played in (rounds, rounds - 1)]
+    behind = f"of {ROUNDS} rounds; continue it with `fltk resume run{run}`"
+    return [[f"fltk: interrupted; run{run} has finished {played} {behind}"] for played in (rounds, rounds - 1)]
 
 
 def test_kill_9_at_two_moments_and_resume(db: Path, undisturbed: dict[str, Any]) -> None:
@@ -137,7 +137,7 @@ def test_ctrl_c_saves_and_resumes(db: Path, undisturbed: dict[str, Any], stop: s
         assert row.rounds_done == store.latest_checkpoint(2)[0] == 12
     done(db, "resume", "run2")
     check(db, 2, undisturbed, attempts=2)
-    assert "run2 is complete" in fltk(db, "resume", "run2").line
+    assert "run2 is already complete" in fltk(db, "resume", "run2").line
 
 
 def test_a_closed_terminal_stops_a_run_unless_it_was_started_with_nohup(tmp_path: Path) -> None:
@@ -297,7 +297,10 @@ def test_a_repair_that_has_replaced_the_last_checkpoint_has_to_be_ended(
 
 def test_resuming_what_is_not_there(db: Path, tmp_path: Path) -> None:
     assert "no run 'run9'" in fltk(db, "resume", "run9").line
-    assert "run1 is complete (3 rounds)" in fltk(db, "resume", "run1").line
+    assert (
+        "run1 is already complete (3 rounds); to retrain its last rounds use --from-round N"
+        in fltk(db, "resume", "run1").line
+    )
     none = tmp_path / "none.db"
     assert "no registry" in fltk(none, "resume", "run1").line
     assert not none.exists()

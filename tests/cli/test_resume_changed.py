@@ -70,7 +70,7 @@ def test_other_conditions_are_refused_or_recorded(
     with Store(db) as store:
         assert store.find_run(1).status == "interrupted" and len(store.attempts(1)) == 1
     called = fltk(db, "resume", "run1", "--allow-changed", quiet=False)
-    assert called.code == 0 and f"went on behind round 15 with another {told}" in called.err
+    assert called.code == 0 and f"continued after round 15 with another {told}" in called.err
     with Store(db) as store:
         name, then, now = store.attempts(1)[-1].changes[0]
         assert told.startswith(f"{name}: {then}") and now != then

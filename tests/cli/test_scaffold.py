@@ -198,7 +198,7 @@ def test_a_traceback_only_on_request(args: list[str], capsys: pytest.CaptureFixt
     [
         (("tran",), "did you mean train?"),
         (("t",), "did you mean train?"),
-        (("xyzzy",), "there is data,"),
+        (("xyzzy",), "known: data,"),
         (("--dbb", "x"), "--db"),
         (("data", "--formt", "json"), "--format"),
         (("data", "--format", "jsn"), "json"),

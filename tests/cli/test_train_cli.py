@@ -110,7 +110,7 @@ def test_skip_done(db: Path) -> None:
     done(db, "train", "--method", "fedavg", *TINY, "--seed", "0")
     out = fltk(db, "train", "--method", "fedavg", *TINY, "--seed", "0,1", "--skip-done", "--json", quiet=False)
     assert [row["run"] for row in rows(out.out)] == ["run1", "run2"]
-    assert "run1 has this configuration already" in out.err
+    assert "run1 is finished with the same configuration: skipped" in out.err
     out = fltk(db, "train", "--method", "fedavg", *TINY, "--lr", "0.1", "--skip-done", quiet=False)
     assert out.code == 0 and "run3: fedavg" in out.err
     done(db, "train", "--method", "fedavg", *TINY)

@@ -57,7 +57,7 @@ def test_watching_a_run_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_a_run_whose_process_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     called, _ = watched(tmp_path / "r.db", kill, monkeypatch)
     assert called.code == 0 and json.loads(called.out)["rows"][0]["status"] == "stale"
-    assert called.err == "run1: its process is gone; fltk resume run1 goes on with it\n"
+    assert called.err == "run1: its process is gone; continue it with fltk resume run1\n"
 
 
 def test_a_run_that_has_ended_is_shown_at_once(tmp_path: Path) -> None:

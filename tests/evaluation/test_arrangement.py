@@ -113,7 +113,7 @@ def test_of_repeated_runs_the_latest_counts(store: Store) -> None:
     last = add_run(store, "local", 0)
     found = arranged(store)
     assert f"run{last}" in places(found) and f"run{first}" not in places(found)
-    assert found.notes == (f"repeated runs left out, the latest counts: run{first}",)
+    assert found.notes == (f"repeated runs: only the latest is used; left out: run{first}",)
 
 
 def test_a_repeated_run_that_failed_does_not_count(store: Store) -> None:
