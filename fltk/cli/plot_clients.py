@@ -219,12 +219,11 @@ def attention_stats(
 ) -> None:
     """Self-weight and row entropy of the collaboration maps over the rounds.
 
-    A self-weight of 1 is local training, an entropy of 1 the same weight for everybody. Runs that differ in
-    nothing but their seeds become one line with a band of one standard deviation. One that is not finished stands
-    alone.
+    A self-weight of 1 is local training, an entropy of 1 the same weight for every client. Runs that differ only in
+    their seeds become one line with a band of one standard deviation. A run that is not finished has its own line.
     """
+    from fltk.plots.attention_stats import MapStats, map_stats
     from fltk.plots.attention_stats import attention_stats as figure
-    from fltk.plots.attention_stats import map_stats
     from fltk.plots.labels import line_labels
     from fltk.plots.stored import map_rounds
     from fltk.plots.style import COLUMN
@@ -235,10 +234,9 @@ def attention_stats(
         stats = []
         for each in labels.runs:
             rounds = map_rounds(store, each)
-            maps = (
-                store.maps(each.id, [number])[0] for number in rounds
-            )  # one at a time: maps of many clients are big
-            stats.append(map_stats(labels.names[each.id], ((m.round, m.array[0]) for m in maps)))
+            stored = (store.maps(each.id, [number])[0] for number in rounds)  # one at a time: maps can be large
+            numbers = map_stats((found.round, found.array[0]) for found in stored)
+            stats.append(MapStats(labels.names[each.id], *numbers, **labels.tag(each)))
     settings.notes(labels.notes)
     write_figure(
         lambda w: figure(stats, width=w or COLUMN),

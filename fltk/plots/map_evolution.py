@@ -14,7 +14,8 @@ from PIL import Image
 
 from fltk.errors import FltkError, UsageError
 from fltk.export.files import check_path, replacing
-from fltk.plots.attention_maps import Clients, MapPanel, attention_maps, map_rows, order_clients, panel_title
+from fltk.plots.attention_maps import attention_maps, panel_title
+from fltk.plots.map_data import Clients, MapPanel, map_rows, order_clients
 from fltk.plots.style import COLUMN, Array, Row, paper
 
 DPI = 200
@@ -50,7 +51,7 @@ def map_evolution(
         for panel in panels:
             image.set_data(np.asarray(panel.weights, np.float64)[np.ix_(order, order)])
             # p would flicker, and set_title would put the text back over the marks of attackers
-            ax.title.set_text(panel_title(replace(panel, p_value=math.nan)))
+            ax.title.set_text(panel_title(replace(panel, p_value=math.nan), clients))
             frames.append(_pixels(figure))
     step = round(1000 / fps)
     return Film(tuple(frames), (*[step] * (len(frames) - 1), min(HOLD * step, MOST_MS))), map_rows(
