@@ -216,19 +216,21 @@ def clients(
 def partition(settings: Settings, ref: str, output: Path | None, data: Path | None, width: str | None) -> None:
     """Who holds which labels: one bubble per client and class, its area the number of training samples."""
     from fltk.plots.partition import partition_bubbles
-    from fltk.plots.stored import partition_table, summary_of
+    from fltk.plots.stored import partition_of, partition_table
     from fltk.plots.style import COLUMN
     from fltk.registry import Store
 
     with Store(settings.db, readonly=True) as store:
-        if re.fullmatch(r"part\d+", ref):
-            row = store.find_partition(ref)
-            summary, number = row.summary, row.id
-        else:
-            run = store.find_run(ref)
-            summary, number = summary_of(store, run), run.partition_id or 0
-    table = partition_table(summary)
-    write_figure(lambda w: partition_bubbles(table, width=w or COLUMN), f"partition-part{number}", output, data, width)
+        named = re.fullmatch(r"part\d+", ref)
+        row = store.find_partition(ref) if named else partition_of(store, store.find_run(ref))
+    table, seed = partition_table(row.summary), row.config.get("partition_seed")
+    write_figure(
+        lambda w: partition_bubbles(table, width=w or COLUMN, seed=seed),
+        f"partition-part{row.id}",
+        output,
+        data,
+        width,
+    )
 
 
 @plot.command(
@@ -299,6 +301,7 @@ def critical_difference(
     """
     from fltk.evaluation.compare import compare
     from fltk.evaluation.readings import DERIVED
+    from fltk.plots.captions import seeds_told
     from fltk.plots.critical_difference import critical_difference as figure
     from fltk.plots.style import COLUMN
     from fltk.registry import Store
@@ -313,7 +316,7 @@ def critical_difference(
         )
     settings.notes([*table.notes, *table.advice])
     told = f": {table.metric.description}" if table.metric.source in DERIVED else ""
-    what = table.metric.name + told
+    what = f"{table.metric.name}{told}, {seeds_told(r.seed for r in found)}"
     default = figure_name("critical-difference", [r.id for r in found], metric)
     write_figure(lambda w: figure(ranks, what=what, width=w or COLUMN), default, output, data, width)
 

@@ -88,7 +88,9 @@ def embeddings(
     points = in_plane(tokens.rows, projection, found.seed)
     chosen = (None if token == "method" else token, None if projection == "pca" else projection)
     name = figure_name("embeddings", [found.id], *chosen, round_ and f"round{round_}", None if newcomers else "clients")
-    write_figure(lambda w: client_embeddings(points, marks, width=w or COLUMN), name, output, data, width)
+    write_figure(
+        lambda w: client_embeddings(points, marks, width=w or COLUMN, seed=found.seed), name, output, data, width
+    )
 
 
 def _marks(store: Store, run: RunRow, tokens: Tokens) -> Marks:
@@ -134,7 +136,11 @@ def clusters(settings: Settings, run: str, output: Path | None, data: Path | Non
         agreement = _at(store, found, rounds) if groups is not None else None
     member = Membership(rounds, table, groups, agreement)
     write_figure(
-        lambda w: cluster_membership(member, width=w or COLUMN), f"clusters-run{found.id}", output, data, width
+        lambda w: cluster_membership(member, width=w or COLUMN, seed=found.seed),
+        f"clusters-run{found.id}",
+        output,
+        data,
+        width,
     )
 
 
@@ -199,7 +205,7 @@ def attention_gif(
         if data is not None:
             check_data_path(data)
         panels, who = map_panels(store, found, rounds_of(rounds) or store.map_rounds(found.id), layer)
-    film, rows = map_evolution(panels, who, width=DOUBLE if width == "page" else COLUMN, fps=fps)
+    film, rows = map_evolution(panels, who, width=DOUBLE if width == "page" else COLUMN, fps=fps, seed=found.seed)
     save_film(film, output)
     click.echo(output)
     if data is not None:

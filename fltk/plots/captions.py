@@ -88,6 +88,11 @@ def _by_setting(labels: Sequence[str], items: Sequence[Seeded]) -> list[str]:
     return names + [label for label in labels if label in left]
 
 
+def seed_caption(seed: int | None) -> str:
+    """The seed of a figure of one run; empty where it is not known."""
+    return "" if seed is None else f"Seed {seed}."
+
+
 def seeds_told(seeds: Iterable[int]) -> str:
     """`seed 0`, `seeds 0, 1, 2`, `seeds 0 to 9`."""
     numbers = sorted(set(seeds))

@@ -101,8 +101,8 @@ def client_gains(
         label_y(figure, axes, "gain over local (points)", percent=False)
         for ax in axes:
             _shade_losses(ax)
-        losing = {label: f" ({100 * share:.0f} % lose)" for label, share in _losing(gains).items()}
-        draw_legend(figure, plan, handles, losing)
+        alone = len(axes) == 1  # else a method loses differently in each panel
+        draw_legend(figure, plan, handles, _losing(gains) if alone else {})
         told = f"Gain: {what} of a client minus that of local training on the same data."
         add_caption(figure, [told, _by_rank(lines), seeds_caption(gains)])
     return figure, _rows(lines)
@@ -117,17 +117,18 @@ def _shade_losses(ax: Axes) -> None:
     ax.set_ylim(bottom=low)
 
 
-def _losing(gains: Sequence[ClientScores]) -> dict[str, float]:
-    """By label, the share of clients of all its runs whose gain is negative."""
+def _losing(gains: Sequence[ClientScores]) -> dict[str, str]:
+    """By label, what the legend adds: the share of clients of all its runs whose gain is negative."""
     pooled: dict[str, list[Array]] = {}
     for entry in gains:
         values = np.asarray(entry.accuracy, dtype=np.float64)
         pooled.setdefault(entry.label, []).append(values[np.isfinite(values)])
-    shares = {}
+    told = {}
     for label, runs in pooled.items():
         values = np.concatenate(runs)
-        shares[label] = float((values < 0).mean()) if values.size else 0.0
-    return shares
+        share = float((values < 0).mean()) if values.size else 0.0
+        told[label] = f" ({100 * share:.0f} % lose)"
+    return told
 
 
 # Sorting
@@ -182,8 +183,8 @@ def _draw(
     percent: bool,
     x_label: str = "client, from worst to best",
 ) -> tuple[Figure, list[Axes], dict[str, Line2D]]:
-    figure = new_figure(width, figure_height(len(plan.panels), width, 2.0))
-    axes = panel_axes(figure, plan.panels, x_label=x_label)
+    figure = new_figure(width, figure_height(plan, width, 2.0))
+    axes = panel_axes(figure, plan, x_label=x_label)
     handles: dict[str, Line2D] = {}
     for ax, panel in zip(axes, plan.panels, strict=True):
         if plan.one_each:

@@ -109,8 +109,8 @@ def _draw(
     silent: Collection[str] = (),
 ) -> tuple[Figure, _Drawn]:
     """The lines on their panels; those in `silent` are horizontal, at their last value."""
-    figure = new_figure(width, figure_height(len(plan.panels), width, 2.0))
-    axes = panel_axes(figure, plan.panels, x_label=x_label)
+    figure = new_figure(width, figure_height(plan, width, 2.0))
+    axes = panel_axes(figure, plan, x_label=x_label)
     moving = {label: line for label, line in lines.items() if label not in silent}
 
     handles: dict[str, Line2D] = {}

@@ -16,8 +16,8 @@ from fltk.plots.style import CHARACTER, legend_above, value_axis
 
 MOST_OF_SETTINGS = 8  # lines of several settings that share a panel
 MOST = 12  # lines of one setting that share a panel
-NARROWEST = 1.45  # inches of a panel
-HEIGHT = 1.15  # inches of a panel among others
+NARROWEST, HEIGHT = 1.45, 1.15  # inches of a panel among others
+NARROWEST_ALONE, HEIGHT_ALONE = 1.05, 0.8  # of a panel that shows one line
 
 
 class Tagged(Protocol):
@@ -88,17 +88,19 @@ def _by_setting(lines: Sequence[Tagged], settings: Sequence[str]) -> Layout:
     return Layout(tuple(panels), styles, legend)
 
 
-def figure_height(panels: int, width: float, alone: float) -> float:
+def figure_height(plan: Layout, width: float, alone: float) -> float:
     """Inches without legend and caption; `alone` is the height of a single panel."""
-    if panels == 1:
+    if len(plan.panels) == 1:
         return alone
-    return HEIGHT * math.ceil(panels / _columns(panels, width)) + 0.3
+    rows = math.ceil(len(plan.panels) / _columns(plan, width))
+    return (HEIGHT_ALONE if plan.one_each else HEIGHT) * rows + 0.3
 
 
-def panel_axes(figure: Figure, panels: Sequence[Panel], *, x_label: str) -> list[Axes]:
+def panel_axes(figure: Figure, plan: Layout, *, x_label: str) -> list[Axes]:
     """An axes for each panel, in rows, with common limits and with x labels below the lowest of each column."""
+    panels = plan.panels
     width = float(figure.get_size_inches()[0])
-    columns = _columns(len(panels), width)
+    columns = _columns(plan, width)
     rows = math.ceil(len(panels) / columns)
     letters = max(12, int((width / columns - 0.3) / CHARACTER))
     if len(panels) > 1:
@@ -112,8 +114,9 @@ def panel_axes(figure: Figure, panels: Sequence[Panel], *, x_label: str) -> list
         if len(panels) > 1:
             ax.set_title(textwrap.fill(panels[place].title, letters), fontsize=7.0)
         if place + columns >= len(panels):  # the lowest of its column
-            ax.set_xlabel(x_label)
             ax.tick_params(labelbottom=True)
+        if place >= (rows - 1) * columns:
+            ax.set_xlabel(x_label)
     return grid[: len(panels)]
 
 
@@ -129,17 +132,20 @@ def label_y(figure: Figure, axes: Sequence[Axes], label: str, *, percent: bool) 
 
 
 def draw_legend(figure: Figure, plan: Layout, handles: Mapping[str, object], more: Mapping[str, str]) -> None:
-    """The legend above the panels. more: label -> what is added to its name where it has an entry of its own."""
+    """The legend above the panels. more: label -> what is added to its name, if all labels of an entry share it."""
     names, shown = [], []
     for name, labels in plan.legend.items():
         shown.append(handles[labels[0]])
-        names.append(name + more.get(labels[0], "") if len(labels) == 1 else name)
+        added = {more.get(label, "") for label in labels}
+        names.append(name + added.pop() if len(added) == 1 else name)
     if names:
         legend_above(figure, shown, names)
 
 
-def _columns(panels: int, width: float) -> int:
+def _columns(plan: Layout, width: float) -> int:
     """Panels beside each other: as many as fit, in rows of equal length where that is possible."""
-    fit = max(1, min(panels, int(width / NARROWEST)))
-    rows = math.ceil(panels / fit)
-    return math.ceil(panels / rows)
+    count = len(plan.panels)
+    narrowest = NARROWEST_ALONE if plan.one_each else NARROWEST
+    fit = max(1, min(count, int(width / narrowest)))
+    rows = math.ceil(count / fit)
+    return math.ceil(count / rows)

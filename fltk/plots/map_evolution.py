@@ -32,11 +32,17 @@ class Film:
 
 
 def map_evolution(
-    panels: Sequence[MapPanel], clients: Clients | None = None, *, width: float = COLUMN, fps: float = 4.0
+    panels: Sequence[MapPanel],
+    clients: Clients | None = None,
+    *,
+    width: float = COLUMN,
+    fps: float = 4.0,
+    seed: int | None = None,
 ) -> tuple[Film, list[Row]]:
     """The maps of `panels` one after another on one colour scale, beside what `attention_maps` draws.
 
-    width in inches, at 200 dots an inch. fps: rounds a second. FltkError without maps.
+    width in inches, at 200 dots an inch. fps: rounds a second. seed: of the run, for the caption.
+    FltkError without maps.
     """
     if not panels:
         raise FltkError("no collaboration map to draw: the run stored none at these rounds")
@@ -45,7 +51,7 @@ def map_evolution(
     limit = _limit(panels)
     with paper():
         # The panel with the largest weights makes the figure, so that its scale fits every frame.
-        figure, _ = attention_maps([limit], clients, width=width)
+        figure, _ = attention_maps([limit], clients, width=width, seed=seed)
         ax = figure.axes[0]
         image, frames = ax.get_images()[0], []
         for panel in panels:

@@ -19,18 +19,23 @@ from fltk.plots.join_lines import JoinRun
 from fltk.plots.map_data import Clients, MapPanel
 from fltk.plots.partition import PartitionTable
 from fltk.plots.style import Array
-from fltk.registry import RunRow, Store
+from fltk.registry import PartitionRow, RunRow, Store
 from fltk.registry.rows import StoredMap
 
 LOCAL = "local"
 JOIN_STEPS = ("arrival", "joined", "tuned", "scratch", "fedavg_ft")
 
 
-def summary_of(store: Store, run: RunRow) -> dict[str, Any]:
-    """What is stored of the run's partition."""
+def partition_of(store: Store, run: RunRow) -> PartitionRow:
+    """The run's partition. UsageError where none is stored."""
     if run.partition_id is None:
         raise UsageError(f"{run.label} has no stored partition")
-    return store.find_partition(run.partition_id).summary
+    return store.find_partition(run.partition_id)
+
+
+def summary_of(store: Store, run: RunRow) -> dict[str, Any]:
+    """What is stored of the run's partition."""
+    return partition_of(store, run).summary
 
 
 def groups_of(summary: dict[str, Any], count: int) -> Array | None:
@@ -67,7 +72,7 @@ def map_panels(store: Store, run: RunRow, rounds: Sequence[int], layer: str) -> 
 def map_rounds(store: Store, run: RunRow) -> list[int]:
     """The rounds that have a map to draw. UsageError where there is none."""
     if run.config["partition"]["clients"] == 1:
-        raise UsageError(f"{run.label} has a single client: there is nobody to learn from and no map to draw")
+        raise UsageError(f"{run.label} has a single client: it has no other client to learn from and no map to draw")
     found = store.map_rounds(run.id)
     if not found:
         raise UsageError(f"{run.label} has no maps yet: it has finished no round")

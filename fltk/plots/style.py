@@ -23,8 +23,9 @@ Row = dict[str, Any]
 COLUMN = 3.35  # inches: one column of a two-column paper
 DOUBLE = 7.0  # inches: the full text width
 
-# Okabe and Ito's palette without its yellow, which is too light for lines on white.
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# Of groups, clusters and labels: Okabe and Ito's colours, with a wine red in place of their yellow. The first ones
+# differ without colour vision, too.
+PALETTE = ("#0072B2", "#E69F00", "#882255", "#56B4E9", "#009E73", "#CC79A7", "#D55E00", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "p")
 ALERT = "#D55E00"
 EMPTY = "#d9d9d9"  # a cell without a value

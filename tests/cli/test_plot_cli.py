@@ -288,3 +288,10 @@ def test_attacks_on_two_data_sets_are_not_mixed(tmp_path: Path) -> None:
     rows = draw(db, tmp_path, "attack")
     cells = [(row["data"], row["attack"], row["label"], row["runs"]) for row in rows if row["panel"] == "drop"]
     assert cells == [(f"digits dirichlet {alpha}", "label-flip", "fedavg", "1") for alpha in ("0.5", "5")]
+
+
+def test_captions_of_single_runs_name_their_seeds(db: Path, tmp_path: Path) -> None:
+    """Read from the text that an SVG holds for each glyph path, which matplotlib names in a comment."""
+    for args, told in ((("partition", "part1"), "Partition seed 0."), (("attention-maps", "run3"), "Seed 0.")):
+        done(db, "plot", *args, "-o", str(tmp_path / "a.svg"))
+        assert told in (tmp_path / "a.svg").read_text(encoding="utf-8")

@@ -82,7 +82,7 @@ def test_settings_with_a_line_each_are_told_apart_in_panels_as_well() -> None:
 FIGURES = {
     "curves": lambda width: accuracy_curves(grid(), width=width),
     "bytes": lambda width: accuracy_bytes(grid(), width=width),
-    "each": lambda width: accuracy_curves(grid([f"method{k}" for k in range(20)], ("",)), width=width),
+    "each": lambda width: accuracy_curves(grid([f"method{k}" for k in range(14)], ("",)), width=width),
     "clients": lambda width: client_accuracy(scores(), width=width),
     "gains": lambda width: client_gains(scores(), width=width),
     "stats": lambda width: attention_stats(stats(), width=width),
@@ -173,3 +173,11 @@ def test_a_dashed_line_is_drawn_over_a_solid_one() -> None:
     pair = [Curve(name, ROUNDS, ROUNDS / 9, method=name) for name in ("oracle", "attn")]
     over = {line.get_color(): line.get_zorder() for line in accuracy_curves(pair)[0].axes[0].get_lines()}
     assert over[method_style("oracle").color] > over[method_style("attn").color]
+
+
+def test_panels_have_ticks_below_the_lowest_of_each_column_and_names_in_the_last_row() -> None:
+    figure, _ = accuracy_curves(grid([f"method{k}" for k in range(20)], ("",)), width=3.3)
+    columns = 3
+    assert [ax.get_xlabel() != "" for ax in figure.axes] == [False] * 18 + [True] * 2
+    for place, ax in enumerate(figure.axes):
+        assert ax.xaxis.get_tick_params()["labelbottom"] is (place + columns >= 20)
