@@ -15,8 +15,9 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from fltk.plots.method_styles import line_styles
 from fltk.plots.save import save_figure
-from fltk.plots.style import DOUBLE, legend_above, line_style, new_figure, paper
+from fltk.plots.style import DOUBLE, legend_above, new_figure, paper
 
 Row = dict[str, Any]
 
@@ -114,13 +115,15 @@ def machine(found: dict[str, Any]) -> str:
 
 def growth(folder: Path, path: Path) -> None:
     """Seconds of a round over clients and parameters, and of all rounds over their number."""
+    labels = ["fltk", "plain loop", "fltk's registry, 1,000 clients"]
+    styles = list(line_styles((label, label) for label in labels).values())
     with paper():
         figure = new_figure(DOUBLE, 2.1)
         axes = figure.subplots(1, 3)
         for ax, name, key in ((axes[0], "clients", "clients"), (axes[1], "parameters", "parameters")):
             rows = report(folder, name)["rows"]
             for index, what in enumerate(("seconds_min", "against_min")):
-                style = line_style(index)
+                style = styles[index]
                 x, y = [r[key] for r in rows], [r[what] for r in rows]
                 ax.plot(x, y, color=style.color, marker=style.marker, linestyle=style.dash)
             ax.set(xscale="log", yscale="log", xlabel=name, ylabel="seconds of a round")
@@ -130,12 +133,12 @@ def growth(folder: Path, path: Path) -> None:
         lines.append(found["registry-write"]["seconds_of_rounds"])
         handles = []
         for index, seconds in enumerate(lines):
-            style = line_style(index)
+            style = styles[index]
             rounds = range(1, 1 + len(seconds))
             handles += axes[2].plot(rounds, list(accumulate(seconds)), color=style.color, linestyle=style.dash)
         axes[2].set(xscale="log", yscale="log", xlabel="rounds", ylabel="seconds so far")
         axes[2].grid(axis="y")
-        legend_above(figure, handles, ["fltk", "plain loop", "fltk's registry, 1,000 clients"])
+        legend_above(figure, handles, labels)
     save_figure(figure, path)
 
 

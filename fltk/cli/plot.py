@@ -14,6 +14,7 @@ from fltk.cli.context import Settings
 from fltk.cli.figures import figure_name, figure_options, rounds_of, write_figure
 from fltk.cli.filters import best_on_option, filter_options, runs_to_draw, select_runs
 from fltk.cli.plot_clients import attention_gif, attention_stats, clusters, embeddings
+from fltk.cli.plot_compare import bytes_, gains
 from fltk.errors import UsageError
 from fltk.names import ATTACKS, DEFENCES, METHODS
 
@@ -39,10 +40,19 @@ def plot() -> None:
 
 @plot.command(
     "attention-maps",
-    epilog=epilog("fltk plot attention-maps run42", "fltk plot attention-maps latest --rounds 1,5,30"),
+    epilog=epilog(
+        "fltk plot attention-maps run42",
+        "fltk plot attention-maps latest --rounds 1,5,30",
+        "fltk plot attention-maps run41 run42",
+    ),
 )
-@click.argument("run")
-@click.option("--rounds", cls=Option, section="Figure", help="rounds separated by commas [default: about four, spread]")
+@click.argument("run", nargs=-1, required=True)
+@click.option(
+    "--rounds",
+    cls=Option,
+    section="Figure",
+    help="rounds separated by commas [default: about four, spread; of several runs the last]",
+)
 @click.option(
     "--layer",
     default="whole",
@@ -55,33 +65,41 @@ def plot() -> None:
 @click.pass_obj
 def attention_maps(
     settings: Settings,
-    run: str,
+    run: tuple[str, ...],
     rounds: str | None,
     layer: str,
     output: Path | None,
     data: Path | None,
     width: str | None,
 ) -> None:
-    """Collaboration maps: which clients learn from which, round by round.
+    """Collaboration maps: which clients learn from which, round by round, or in the last round of several runs.
 
     Rows receive, columns contribute. Clients are ordered by known group or by similarity of their label distributions,
-    which is drawn next to the maps, with its off-diagonal correlation. Works for every method. Several layers are shown
-    in the last round, unless --rounds names others.
+    which is drawn next to the maps. Where groups are known, the title has the share of the weight on other clients that
+    stays inside them, and that of a uniform map; otherwise the correlation with label similarity. Works for every
+    method. Several layers are shown in the last round, unless --rounds names others. Maps of several runs have one
+    colour scale.
     """
-    from fltk.plots.attention_maps import attention_maps as figure
-    from fltk.plots.attention_maps import spread_rounds
+    from fltk.plots.attention_maps import compare_maps
+    from fltk.plots.labels import run_labels
+    from fltk.plots.map_data import MapSet, spread_rounds
     from fltk.plots.stored import map_panels
     from fltk.plots.style import DOUBLE
     from fltk.registry import Store
 
+    asked = rounds_of(rounds)
     with Store(settings.db, readonly=True) as store:
-        found = store.find_run(run, "train")
-        several = layer == "all" or "," in layer
-        there = store.map_rounds(found.id)
-        chosen = rounds_of(rounds) or (there[-1:] if several else spread_rounds(there))
-        panels, who = map_panels(store, found, chosen, layer)
-    default = figure_name("attention-maps", [found.id], rounds, None if layer == "whole" else layer)
-    write_figure(lambda w: figure(panels, who, width=w or DOUBLE), default, output, data, width)
+        found = [store.find_run(ref, "train") for ref in dict.fromkeys(run)]
+        names = run_labels(found)
+        last_only = len(found) > 1 or layer == "all" or "," in layer
+        sets = []
+        for each in found:
+            there = store.map_rounds(each.id)
+            chosen = asked or (there[-1:] if last_only else spread_rounds(there))
+            panels, who = map_panels(store, each, chosen, layer)
+            sets.append(MapSet(panels, who, names[each.id], each.seed))
+    default = figure_name("attention-maps", [each.id for each in found], rounds, None if layer == "whole" else layer)
+    write_figure(lambda w: compare_maps(sets, width=w or DOUBLE), default, output, data, width)
 
 
 @plot.command(
@@ -112,8 +130,9 @@ def curves(
 ) -> None:
     """Accuracy over communication rounds.
 
-    Runs that differ in nothing but their seeds become one line with a band of one standard deviation. One that is not
-    finished stands alone.
+    Runs that differ only in their seeds become one line with a band of one standard deviation. A run that is not
+    finished has its own line. Many lines are drawn in panels. The caption names the seeds, and lines that cover each
+    other.
     """
     from fltk.metrics.keys import is_percent, is_share, named, scale
     from fltk.plots.curves import Curve, accuracy_curves
@@ -124,8 +143,10 @@ def curves(
     with Store(settings.db, readonly=True) as store:
         chosen, notes = runs_to_draw(store, run, filters, best_on)
         labels = line_labels(chosen)
-        found = [(labels.names[r.id], *store.scalars(r.id, key)[key]) for r in labels.runs]
-    lines = [Curve(name, rounds, values / scale(key)) for name, rounds, values in found]
+        lines = []
+        for r in labels.runs:
+            rounds, values = store.scalars(r.id, key)[key]
+            lines.append(Curve(labels.names[r.id], rounds, values / scale(key), **labels.tag(r)))
     settings.notes([*notes, *labels.notes])
     write_figure(
         lambda w: accuracy_curves(
@@ -166,7 +187,8 @@ def clients(
 ) -> None:
     """Accuracy of every client in the last round, sorted, for one or several runs.
 
-    Malicious clients are left out.
+    Runs that differ only in their seeds become one line: clients are sorted in each run and averaged by rank. Malicious
+    clients are left out.
     """
     from fltk.metrics.keys import higher_is_better, is_percent, named
     from fltk.plots.clients import client_accuracy
@@ -177,9 +199,11 @@ def clients(
 
     with Store(settings.db, readonly=True) as store:
         chosen, notes = runs_to_draw(store, run, filters, best_on)
-        labels = line_labels(chosen, each=True)
-        scores = [replace(last_values(store, r, key), label=labels.names[r.id]) for r in labels.runs]
-    settings.notes(notes)
+        labels = line_labels(chosen)
+        scores = []
+        for r in labels.runs:
+            scores.append(replace(last_values(store, r, key), label=labels.names[r.id], **labels.tag(r)))
+    settings.notes([*notes, *labels.notes])
     write_figure(
         lambda w: client_accuracy(
             scores,
@@ -202,19 +226,21 @@ def clients(
 def partition(settings: Settings, ref: str, output: Path | None, data: Path | None, width: str | None) -> None:
     """Who holds which labels: one bubble per client and class, its area the number of training samples."""
     from fltk.plots.partition import partition_bubbles
-    from fltk.plots.stored import partition_table, summary_of
+    from fltk.plots.stored import partition_of, partition_table
     from fltk.plots.style import COLUMN
     from fltk.registry import Store
 
     with Store(settings.db, readonly=True) as store:
-        if re.fullmatch(r"part\d+", ref):
-            row = store.find_partition(ref)
-            summary, number = row.summary, row.id
-        else:
-            run = store.find_run(ref)
-            summary, number = summary_of(store, run), run.partition_id or 0
-    table = partition_table(summary)
-    write_figure(lambda w: partition_bubbles(table, width=w or COLUMN), f"partition-part{number}", output, data, width)
+        named = re.fullmatch(r"part\d+", ref)
+        row = store.find_partition(ref) if named else partition_of(store, store.find_run(ref))
+    table, seed = partition_table(row.summary), row.config.get("partition_seed")
+    write_figure(
+        lambda w: partition_bubbles(table, width=w or COLUMN, seed=seed),
+        f"partition-part{row.id}",
+        output,
+        data,
+        width,
+    )
 
 
 @plot.command(
@@ -237,10 +263,10 @@ def join(
 ) -> None:
     """Accuracy of newcomers over epochs of fine-tuning, and over shots where runs have several.
 
-    RUN is a run of join-new-client. Runs that differ in nothing but their seeds become one line with a band of one
-    standard deviation. Training from scratch and FedAvg with fine-tuning have made at least as many steps at
-    each point as the method that takes the most. The left panel shows every epoch of fine-tuning, the right one what a
-    newcomer kept of it.
+    RUN is a run of join-new-client. Runs that differ only in their seeds become one line with a band of one standard
+    deviation. Training from scratch and FedAvg with fine-tuning have made at least as many steps at each point as the
+    method that takes the most. The left panel shows every epoch of fine-tuning, the right one what a newcomer kept of
+    it.
     """
     from fltk.plots.join import join_figure
     from fltk.plots.labels import line_labels
@@ -249,7 +275,9 @@ def join(
 
     with Store(settings.db, readonly=True) as store:
         labels = line_labels([store.find_run(ref, "join") for ref in run])
-        drawn = [join_run(store, r, labels.names[r.id], labels.conditions[r.id]) for r in labels.runs]
+        drawn = []
+        for r in labels.runs:
+            drawn.append(join_run(store, r, labels.names[r.id], labels.conditions[r.id], labels.rows[r.id]))
     settings.notes(labels.notes)
     default = figure_name("join", [r.id for r in labels.runs], shots and f"shots{shots}")
     write_figure(lambda w: join_figure(drawn, shots=shots, width=w), default, output, data, width)
@@ -286,6 +314,7 @@ def critical_difference(
     from fltk.evaluation.compare import compare
     from fltk.evaluation.readings import DERIVED
     from fltk.evaluation.tuning import best_trials
+    from fltk.plots.captions import seeds_told
     from fltk.plots.critical_difference import critical_difference as figure
     from fltk.plots.style import COLUMN
     from fltk.registry import Store
@@ -300,7 +329,7 @@ def critical_difference(
         )
     settings.notes([*table.notes, *table.advice])
     told = f": {table.metric.description}" if table.metric.source in DERIVED else ""
-    what = table.metric.name + told
+    what = f"{table.metric.name}{told}, {seeds_told(r.seed for r in found)}"
     default = figure_name("critical-difference", [r.id for r in found], metric)
     write_figure(lambda w: figure(ranks, what=what, width=w or COLUMN), default, output, data, width)
 
@@ -325,9 +354,9 @@ def attack(
 ) -> None:
     """Accuracy that attacks cost benign clients, attacks x methods, and the weight that attackers get over rounds.
 
-    RUN is a run of fltk attack; without any, all of the registry that fulfil the filters. Runs that differ in
-    nothing but their seeds are averaged. A row is an attack and a column a method with its defence, each with the
-    settings in which runs differ.
+    RUN is a run of fltk attack; without any, all of the registry that fulfil the filters. Runs that differ only in
+    their seeds are averaged. A row is an attack and a column a method with its defence, each with the settings in
+    which runs differ. Runs on different data sets or partitions have a matrix each.
     """
     from fltk.plots.attack import attack_figure
     from fltk.plots.labels import attack_labels
@@ -340,7 +369,7 @@ def attack(
         if clean:
             raise UsageError(f"{clean[0]} is no attacked run; fltk attack --run {clean[0]} makes one of it")
         labels = attack_labels(sorted(found, key=_place))
-        drawn = [attacked_run(store, r, labels.names[r.id], labels.conditions[r.id]) for r in labels.runs]
+        drawn = [attacked_run(store, r, labels.places[r.id]) for r in labels.runs]
     settings.notes(labels.notes)
     default = figure_name("attack", sorted(r.id for r in labels.runs))
     write_figure(lambda w: attack_figure(drawn, width=w), default, output, data, width)
@@ -353,5 +382,5 @@ def _place(run: RunRow) -> tuple[int, ...]:
     return tuple([*names].index(name) if name in names else -1 for names, name in known)
 
 
-for member in (embeddings, clusters, attention_gif, attention_stats):
+for member in (bytes_, gains, embeddings, clusters, attention_gif, attention_stats):
     plot.add_command(member)

@@ -92,7 +92,9 @@ def embeddings(
     points = in_plane(tokens.rows, projection, found.seed)
     chosen = (None if token == "method" else token, None if projection == "pca" else projection)
     name = figure_name("embeddings", [found.id], *chosen, round_ and f"round{round_}", None if newcomers else "clients")
-    write_figure(lambda w: client_embeddings(points, marks, width=w or COLUMN), name, output, data, width)
+    write_figure(
+        lambda w: client_embeddings(points, marks, width=w or COLUMN, seed=found.seed), name, output, data, width
+    )
 
 
 def _marks(store: Store, run: RunRow, tokens: Tokens) -> Marks:
@@ -138,7 +140,11 @@ def clusters(settings: Settings, run: str, output: Path | None, data: Path | Non
         agreement = _at(store, found, rounds) if groups is not None else None
     member = Membership(rounds, table, groups, agreement)
     write_figure(
-        lambda w: cluster_membership(member, width=w or COLUMN), f"clusters-run{found.id}", output, data, width
+        lambda w: cluster_membership(member, width=w or COLUMN, seed=found.seed),
+        f"clusters-run{found.id}",
+        output,
+        data,
+        width,
     )
 
 
@@ -203,7 +209,7 @@ def attention_gif(
         if data is not None:
             check_data_path(data)
         panels, who = map_panels(store, found, rounds_of(rounds) or store.map_rounds(found.id), layer)
-    film, rows = map_evolution(panels, who, width=DOUBLE if width == "page" else COLUMN, fps=fps)
+    film, rows = map_evolution(panels, who, width=DOUBLE if width == "page" else COLUMN, fps=fps, seed=found.seed)
     save_film(film, output)
     echo(output)
     if data is not None:
@@ -223,12 +229,11 @@ def attention_stats(
 ) -> None:
     """Self-weight and row entropy of the collaboration maps over the rounds.
 
-    A self-weight of 1 is local training, an entropy of 1 the same weight for everybody. Runs that differ in
-    nothing but their seeds become one line with a band of one standard deviation. One that is not finished stands
-    alone.
+    A self-weight of 1 is local training, an entropy of 1 the same weight for every client. Runs that differ only in
+    their seeds become one line with a band of one standard deviation. A run that is not finished has its own line.
     """
+    from fltk.plots.attention_stats import MapStats, map_stats
     from fltk.plots.attention_stats import attention_stats as figure
-    from fltk.plots.attention_stats import map_stats
     from fltk.plots.labels import line_labels
     from fltk.plots.stored import map_rounds
     from fltk.plots.style import COLUMN
@@ -239,10 +244,9 @@ def attention_stats(
         stats = []
         for each in labels.runs:
             rounds = map_rounds(store, each)
-            maps = (
-                store.maps(each.id, [number])[0] for number in rounds
-            )  # one at a time: maps of many clients are big
-            stats.append(map_stats(labels.names[each.id], ((m.round, m.array[0]) for m in maps)))
+            stored = (store.maps(each.id, [number])[0] for number in rounds)  # one at a time: maps can be large
+            numbers = map_stats((found.round, found.array[0]) for found in stored)
+            stats.append(MapStats(labels.names[each.id], *numbers, **labels.tag(each)))
     settings.notes(labels.notes)
     write_figure(
         lambda w: figure(stats, width=w or COLUMN),

@@ -28,7 +28,6 @@ OPTIMISER = tuple(
 _APART = {"method", "train.eval_every"}
 OWN_STEP = "train.own_step"
 _HEADS = ("attack.kind", "defence.defence", "kind")  # what a table of a configuration is called by
-_IDENTITY = ("partition.dataset", "partition.scheme", "partition.alpha")
 UNATTACKED = "no attack"  # nobody is malicious, whatever attack is named
 _SHOWN = 8  # run numbers written out in a note
 
@@ -125,24 +124,47 @@ def lines(runs: Iterable[RunRow]) -> dict[int, Entry]:
     return places
 
 
-def attack_places(runs: Sequence[RunRow]) -> dict[int, tuple[str, str]]:
-    """By attacked run: its attack and its method with its defence, each with the settings that tell it from others."""
+@dataclass(frozen=True)
+class AttackPlace:
+    """Where a run under attack stands in a figure: its attack, its method with its defence, and its data."""
+
+    attack: str
+    method: str
+    data: str = ""
+
+
+def attack_places(runs: Sequence[RunRow]) -> dict[int, AttackPlace]:
+    """By attacked run: its place; attack and method have the settings that tell them from others on the same data.
+
+    Data is the data set with its partitioning scheme and skew, and empty where all runs share it.
+    """
     configs = {run.id: taken_apart(run.config, run.kind) for run in runs}
-    named = {run.id: (_threat(run.config), _guarded(run)) for run in runs}
-    facts = {number: _attack_facts(config) for number, config in configs.items()}
-    identities = {_identity(config.base) for config in configs.values()}
-    found: list[dict[int, str]] = []
-    for side in (0, 1):
-        labels: dict[int, str] = {}
-        for name in dict.fromkeys(names[side] for names in named.values()):
-            own = {k: facts[k][side] for k, names in named.items() if names[side] == name}
-            keys = differing_keys(list(own.values()))
-            for k, fact in own.items():
-                data = [_identity(configs[k].base)] if side and len(identities) > 1 else []
-                shown = [key for key in keys if not (data and key in _IDENTITY)]
-                labels[k] = " ".join([name, *data, *labelled(fact, shown)])
-        found.append(labels)
-    return {run.id: (found[0][run.id], found[1][run.id]) for run in runs}
+    by_data: dict[str, list[RunRow]] = {}
+    for run in runs:
+        by_data.setdefault(_identity(configs[run.id].base), []).append(run)
+
+    places: dict[int, AttackPlace] = {}
+    for data, alike in by_data.items():
+        facts = {run.id: _attack_facts(configs[run.id]) for run in alike}
+        attacks = _told_apart({run.id: (_threat(run.config), facts[run.id][0]) for run in alike})
+        methods = _told_apart({run.id: (_guarded(run), facts[run.id][1]) for run in alike})
+        for run in alike:
+            places[run.id] = AttackPlace(attacks[run.id], methods[run.id], data if len(by_data) > 1 else "")
+    return {run.id: places[run.id] for run in runs}
+
+
+def _told_apart(named: Mapping[int, tuple[str, Facts]]) -> dict[int, str]:
+    """By run: its name, with the facts in which runs of the same name differ."""
+    alike: dict[str, dict[int, Facts]] = {}
+    for number, (name, facts) in named.items():
+        alike.setdefault(name, {})[number] = facts
+
+    labels: dict[int, str] = {}
+    for name, own in alike.items():
+        keys = differing_keys(list(own.values()))
+        for number, facts in own.items():
+            labels[number] = " ".join([name, *labelled(facts, keys)])
+    return labels
 
 
 def _threat(config: Facts) -> str:

@@ -4,30 +4,34 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 
 from fltk.errors import FltkError
 from fltk.evaluation.statistics import sample_std
-from fltk.plots.curves import Curve, draw_curves
-from fltk.plots.style import COLUMN, DOUBLE, EMPTY, Array, Row, new_figure, paper, whole_ticks
+from fltk.plots.captions import add_caption, seeds_caption
+from fltk.plots.lines import Curve, draw_lines, mean_lines
+from fltk.plots.matrix import Matrix, draw_matrix, matrix_height
+from fltk.plots.method_styles import LineStyle, line_styles
+from fltk.plots.style import COLUMN, DOUBLE, Array, Row, new_figure, paper, whole_ticks
 
-MOST = 1.0  # of the colour scale, in accuracy
-MOST_SPREADS = 5  # columns of a narrow matrix that have room for standard deviations
 LINE = 18  # characters of a name
+NARROWEST_LINES = 2.3  # inches of height for the lines beside a matrix
+LINES_BELOW = 2.0  # inches of height for the lines below a matrix
+ONE_LABEL = 0.14  # inches of a legend's line
 
 
 @dataclass(frozen=True)
 class AttackedRun:
-    """One run under attack: what it is called in rows and columns, and what it came to.
+    """One run under attack: what it is called in rows and columns, and what the attack did.
 
-    drop: accuracy (a fraction) that benign clients lost against the clean twin, NaN where unknown.  rounds, share:
-    (R,) the weight of attackers over a fair share, empty where it was not recorded.
+    drop: accuracy (a fraction) that benign clients lost against the unattacked baseline, NaN where unknown.  rounds,
+    share: (R,) the weight of attackers over a fair share, empty where it was not recorded.  data: data set and
+    partition, whose runs have a matrix of their own.  method: gives colour and marker, by default the column does.
     """
 
     attack: str
@@ -35,6 +39,14 @@ class AttackedRun:
     drop: float
     rounds: Array
     share: Array
+    data: str = ""
+    method: str = ""
+    seed: int | None = None
+
+    @property
+    def weighed(self) -> bool:
+        """Whether the weight of attackers is known at some round."""
+        return bool(np.isfinite(self.share).any())
 
 
 @dataclass(frozen=True)
@@ -46,112 +58,150 @@ class _Cells:
     counts: Array
 
 
+@dataclass(frozen=True)
+class _Block:
+    """What is drawn of one data set: its matrix, and the runs whose lines are drawn."""
+
+    data: str
+    attacks: tuple[str, ...]
+    columns: tuple[str, ...]
+    cells: _Cells
+    weighed: tuple[AttackedRun, ...]
+
+    def matrix(self, *, upright: bool) -> Matrix:
+        """Attacks x methods; methods x attacks where it stands upright."""
+        down, across = _folded(self.attacks), _folded(self.columns)
+        if upright:
+            return Matrix(self.cells.mean.T, self.cells.std.T, across, down)
+        return Matrix(self.cells.mean, self.cells.std, down, across)
+
+
 def attack_figure(runs: Sequence[AttackedRun], *, width: float | None = None) -> tuple[Figure, list[Row]]:
     """A matrix of lost accuracy in points, attacks x methods, and beside it the attackers' weight over rounds.
 
-    Runs of one cell (seeds) are averaged; their standard deviation stands below the mean. A line is the mean over a
-    column's runs, with a band of one standard deviation where there is one attack; of several it is the mean of their
-    means. Attacks and columns are drawn in the order of the runs. Where the width (in inches) leaves no room beside the
-    matrix, the lines stand below it, and it is drawn methods x attacks. FltkError without runs.
+    Each data set and partition has a matrix and lines of its own. Runs of one cell (seeds) are averaged; their standard
+    deviation stands below the mean. A line is the mean over a column's runs, with a band of one standard deviation
+    where there is one attack; of several it is the mean of their means. Attacks and columns are drawn in the order of
+    the runs. Where the width (in inches) leaves no room beside the matrix, the lines stand below it, and it is drawn
+    methods x attacks. FltkError without runs.
     """
     if not runs:
         raise FltkError("no attacked run to draw: fltk attack makes one")
-    attacks, columns = ([*dict.fromkeys(getattr(run, key) for run in runs)] for key in ("attack", "column"))
-    cells = _cells(runs, attacks, columns)
-    weighed = [run for run in runs if np.isfinite(run.share).any()]
+    blocks = _blocks(runs)
+    styles = line_styles((run.column, run.method or run.column.partition(" ")[0]) for run in runs)
+    upright = width is not None and width < DOUBLE
+    wide = width or _own_width(blocks)
+    heights = [_height(block, wide, upright=upright) for block in blocks]
+    top = max(_largest(block) for block in blocks)
+
+    rows: list[Row] = []
     with paper():
-        wide = width or (DOUBLE if weighed else max(COLUMN, 0.55 * len(columns) + 1.2))
-        upright = width is not None and width < DOUBLE
-        down, across = ([_folded(name) for name in names] for names in _sides(attacks, columns, upright))
-        spread = np.isfinite(cells.std).any() and not (upright and len(across) > MOST_SPREADS)
-        cell = max((0.2 if upright else 0.3) + 0.08 * spread, 0.11 * max(name.count("\n") + 1 for name in down))
-        height = 0.75 + cell * len(down) + 0.06 * max(len(line) for name in across for line in name.split("\n"))
-        labels = len({run.column for run in weighed})
-        below = 2.0 + 0.14 * math.ceil(labels / 2) if upright and weighed else 0.0
-        figure = new_figure(wide, height + below if upright else max(height, 2.3 if weighed else 0))
-        ratios = [height, below] if upright else [0.45 * len(columns) + 1.2, 3.0]
-        axes = _axes(figure, upright, ratios) if weighed else [figure.add_subplot()]
-        std = cells.std if spread else np.full(cells.std.shape, np.nan)
-        _matrix(axes[0], *((cells.mean.T, std.T) if upright else (cells.mean, std)), down, across, 6 if upright else 7)
-        rows = _rows(cells, attacks, columns)
-        if weighed:
-            rows += _weights(axes[1], weighed, under=upright)
+        figure = new_figure(wide, sum(heights))
+        parts = figure.subfigures(len(blocks), 1, height_ratios=heights, squeeze=False).flat
+        for block, part in zip(blocks, parts, strict=True):
+            _draw_block(part, block, styles, top=top, upright=upright)
+            rows += _cell_rows(block)
+            if block.weighed:
+                rows += _weight_rows(block)
+        add_caption(figure, [_caption(runs, blocks)])
     return figure, rows
 
 
-def _sides(attacks: list[str], columns: list[str], upright: bool) -> tuple[list[str], list[str]]:
-    """What stands below each other, and what side by side."""
-    return (columns, attacks) if upright else (attacks, columns)
+# What is drawn
 
 
-def _folded(name: str) -> str:
-    """A name in lines that leave the matrix its room."""
-    return textwrap.fill(name, LINE, break_on_hyphens=False)
+def _blocks(runs: Sequence[AttackedRun]) -> list[_Block]:
+    """The runs by data set, in their order."""
+    by_data: dict[str, list[AttackedRun]] = {}
+    for run in runs:
+        by_data.setdefault(run.data, []).append(run)
+
+    blocks = []
+    for data, own in by_data.items():
+        attacks = tuple(dict.fromkeys(run.attack for run in own))
+        columns = tuple(dict.fromkeys(run.column for run in own))
+        weighed = tuple(run for run in own if run.weighed)
+        blocks.append(_Block(data, attacks, columns, _cells(own, attacks, columns), weighed))
+    return blocks
 
 
-def _axes(figure: Figure, upright: bool, ratios: list[float]) -> list[Axes]:
-    if upright:
-        return list(figure.subplots(2, 1, height_ratios=ratios))
-    return list(figure.subplots(1, 2, width_ratios=ratios))
-
-
-def _cells(runs: Sequence[AttackedRun], attacks: list[str], columns: list[str]) -> _Cells:
-    cells: dict[tuple[int, int], list[float]] = {}
+def _cells(runs: Sequence[AttackedRun], attacks: Sequence[str], columns: Sequence[str]) -> _Cells:
+    drops: dict[tuple[int, int], list[float]] = {}
     for run in runs:
         if not math.isnan(run.drop):
-            cells.setdefault((attacks.index(run.attack), columns.index(run.column)), []).append(run.drop)
-    mean, std = (np.full((len(attacks), len(columns)), np.nan) for _ in range(2))
-    counts = np.zeros(mean.shape, np.int64)
-    for place, drops in cells.items():
-        mean[place], std[place], counts[place] = np.mean(drops), sample_std(drops), len(drops)
-    return _Cells(mean, std, counts)
+            place = (attacks.index(run.attack), columns.index(run.column))
+            drops.setdefault(place, []).append(run.drop)
+
+    shape = (len(attacks), len(columns))
+    cells = _Cells(np.full(shape, np.nan), np.full(shape, np.nan), np.zeros(shape, np.int64))
+    for place, found in drops.items():
+        cells.mean[place] = np.mean(found)
+        cells.std[place] = sample_std(found)
+        cells.counts[place] = len(found)
+    return cells
 
 
-def _matrix(ax: Axes, mean: Array, std: Array, down: list[str], across: list[str], size: float) -> None:
-    """Cells with their numbers; dark is much lost, and what was gained is as bright as nothing lost."""
-    top = float(np.nanmax(np.abs(mean))) if np.isfinite(mean).any() else MOST
-    top = min(MOST, max(top, 0.05))
-    shown = np.where(np.isnan(mean), np.nan, np.clip(mean, 0, top))
-    colours = matplotlib.colormaps["Oranges"].with_extremes(bad=EMPTY)
-    image = ax.imshow(shown, cmap=colours, vmin=0, vmax=top)
-    ax.set_aspect("auto")
-    for (row, column), drop in np.ndenumerate(mean):
-        ink = _ink(image.to_rgba(np.ma.masked_invalid(shown))[row, column])
-        text = "\u2013" if math.isnan(drop) else _points(drop)
-        if math.isfinite(std[row, column]):
-            text += f"\n\u00b1{_points(float(std[row, column]))}"
-        ax.text(column, row, text, ha="center", va="center", color=ink, fontsize=size, linespacing=1.05)
-    bar = ax.figure.colorbar(image, ax=ax, fraction=0.04, pad=0.02, aspect=30, ticks=[0, top])
-    bar.ax.set_yticklabels(["0", _points(top)], fontsize=6)
-    bar.outline.set_visible(False)
-    if any("\n" in name for name in across):  # slanted, their lines would meet those of the neighbours
-        ax.set_xticks(range(len(across)), across, rotation=90, fontsize=5.5, linespacing=0.95)
+def _folded(names: Sequence[str]) -> list[str]:
+    """Names in lines that leave the matrix its room."""
+    return [textwrap.fill(name, LINE, break_on_hyphens=False) for name in names]
+
+
+def _largest(block: _Block) -> float:
+    known = np.abs(block.cells.mean[np.isfinite(block.cells.mean)])
+    return float(known.max()) if known.size else 0.0
+
+
+# Sizes
+
+
+def _own_width(blocks: Sequence[_Block]) -> float:
+    """Inches of a figure whose width was not asked for."""
+    if any(block.weighed for block in blocks):
+        return DOUBLE
+    most = max(len(block.columns) for block in blocks)
+    return max(COLUMN, 0.55 * most + 1.2)
+
+
+def _height(block: _Block, width: float, *, upright: bool) -> float:
+    """Inches of a block, with its title and legend."""
+    title = 0.2 if block.data else 0.0
+    matrix = matrix_height(block.matrix(upright=upright), width)
+    if not block.weighed:
+        return title + matrix
+    if not upright:
+        return title + max(matrix, NARROWEST_LINES)
+    labels = len({run.column for run in block.weighed})
+    return title + matrix + LINES_BELOW + ONE_LABEL * math.ceil(labels / 2)
+
+
+# Drawing
+
+
+def _draw_block(part: SubFigure, block: _Block, styles: Mapping[str, LineStyle], *, top: float, upright: bool) -> None:
+    """The matrix of one data set and, where known, its lines beside or below it."""
+    if block.data:
+        part.suptitle(block.data, fontsize=7.5, fontweight="bold")
+    matrix = block.matrix(upright=upright)
+    title = "accuracy lost by benign clients (points)"
+    if not block.weighed:
+        draw_matrix(part.add_subplot(), matrix, top=top, title=title)
+        return
+
+    if upright:
+        tall = matrix_height(matrix, float(part.get_figure(root=True).get_size_inches()[0]))
+        axes = part.subplots(2, 1, height_ratios=[tall, LINES_BELOW])
     else:
-        ax.set_xticks(range(len(across)), across, rotation=35, ha="right", rotation_mode="anchor")
-    ax.set_yticks(range(len(down)), down)
-    ax.tick_params(length=0)
-    for spine in ax.spines.values():
-        spine.set_visible(False)
-    ax.set_title("accuracy lost by benign clients (points)")
+        axes = part.subplots(1, 2, width_ratios=[0.45 * len(block.columns) + 1.2, 3.0])
+    draw_matrix(axes[0], matrix, top=top, title=title)
+    _draw_weights(axes[1], block, styles, below=upright)
 
 
-def _points(value: float) -> str:
-    """A fraction in points of a percent, with a proper minus and no negative zero."""
-    return f"{round(100 * value, 1) + 0.0:.1f}".replace("-", "\u2212")
-
-
-def _ink(colour: Array) -> str:
-    """Black or white, whichever can be read on this colour (R, G, B, ...) (WCAG 2: contrast of relative luminances)."""
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour[:3]]
-    luminance = float(np.dot((0.2126, 0.7152, 0.0722), linear))
-    return "white" if 1.05 / (luminance + 0.05) > (luminance + 0.05) / 0.05 else "black"
-
-
-def _weights(ax: Axes, runs: Sequence[AttackedRun], *, under: bool) -> list[Row]:
+def _draw_weights(ax: Axes, block: _Block, styles: Mapping[str, LineStyle], *, below: bool) -> None:
     """The lines of the second panel, and a rule at 1, the share of an average client."""
-    several = len({run.attack for run in runs}) > 1
+    several = _several(block)
+    lines = mean_lines(_curves(block))
     ax.axhline(1.0, color="black", linewidth=0.6, linestyle=(0, (4, 2)), zorder=1)
-    handles, labels, rows = draw_curves(ax, _of_attacks(runs) if several else _curves(runs), bands=not several)
+    handles = draw_lines(ax, list(lines.values()), styles, bands=not several)
     ax.set_title("weight given to attackers")
     ax.set_ylabel("multiple of a fair share" + (",\nmean of the attacks" if several else ""))
     ax.set_xlabel("communication round")
@@ -160,52 +210,94 @@ def _weights(ax: Axes, runs: Sequence[AttackedRun], *, under: bool) -> list[Row]
     ax.grid(axis="y")
     ax.margins(x=0.02)
     ax.legend(
-        handles,
-        labels,
-        loc="upper center" if under else "upper left",
-        bbox_to_anchor=(0.4, -0.3) if under else (1.0, 1.02),
-        ncols=2 if under else 1,
+        list(handles.values()),
+        list(handles),
+        loc="upper center" if below else "upper left",
+        bbox_to_anchor=(0.4, -0.3) if below else (1.0, 1.02),
+        ncols=2 if below else 1,
         fontsize=6.5,
         handlelength=2.0,
     )
-    return [{"panel": "weight", **_counted(row, runs, several)} for row in rows]
 
 
-def _curves(runs: Sequence[AttackedRun]) -> list[Curve]:
-    return [Curve(run.column, run.rounds, run.share) for run in runs]
+def _several(block: _Block) -> bool:
+    return len({run.attack for run in block.weighed}) > 1
 
 
-def _of_attacks(runs: Sequence[AttackedRun]) -> list[Curve]:
-    """For each column a curve per attack: the mean over its runs, over the rounds that any of them has."""
-    made = []
-    for column, attack in dict.fromkeys((run.column, run.attack) for run in runs):
-        own = [run for run in runs if (run.column, run.attack) == (column, attack)]
-        rounds = np.unique(np.concatenate([run.rounds[np.isfinite(run.share)] for run in own]))
-        table = np.full((len(own), len(rounds)), np.nan)
-        for k, run in enumerate(own):
-            known = np.isfinite(run.share)
-            table[k, np.searchsorted(rounds, run.rounds[known])] = run.share[known]
-        made.append(Curve(column, rounds, np.nanmean(table, axis=0)))
+def _curves(block: _Block) -> list[Curve]:
+    """A curve for each run; of several attacks a curve for each attack, so that every attack counts once."""
+    if not _several(block):
+        return [Curve(run.column, run.rounds, run.share) for run in block.weighed]
+
+    groups: dict[tuple[str, str], list[AttackedRun]] = {}
+    for run in block.weighed:
+        groups.setdefault((run.column, run.attack), []).append(run)
+    return [_mean_curve(column, own) for (column, _), own in groups.items()]
+
+
+def _mean_curve(column: str, runs: Sequence[AttackedRun]) -> Curve:
+    """The mean over runs at each round that any of them has."""
+    known = [np.isfinite(run.share) for run in runs]
+    rounds = np.unique(np.concatenate([run.rounds[there] for run, there in zip(runs, known, strict=True)]))
+    table = np.full((len(runs), len(rounds)), np.nan)
+    for k, (run, there) in enumerate(zip(runs, known, strict=True)):
+        table[k, np.searchsorted(rounds, run.rounds[there])] = run.share[there]
+    return Curve(column, rounds, np.nanmean(table, axis=0))
+
+
+def _caption(runs: Sequence[AttackedRun], blocks: Sequence[_Block]) -> str:
+    """Seeds of the cells, and what the second number of a cell is."""
+    cells = []
+    for run in runs:
+        name = " ".join(part for part in (run.attack, run.column, run.data) if part)
+        cells.append(_Seeded(name, run.data, run.seed))
+    spread = any(np.isfinite(block.cells.std).any() for block in blocks)
+    return seeds_caption(cells, spread="\u00b1: one standard deviation over seeds." if spread else "")
+
+
+@dataclass(frozen=True)
+class _Seeded:
+    """A cell of a matrix, for the caption."""
+
+    label: str
+    setting: str
+    seed: int | None
+
+
+# Data
+
+
+def _cell_rows(block: _Block) -> list[Row]:
+    """One row for each cell of the matrix."""
+    made: list[Row] = []
+    for a, attack in enumerate(block.attacks):
+        for c, column in enumerate(block.columns):
+            row: Row = {"panel": "drop"} | _named(block)
+            row |= {"attack": attack, "label": column}
+            row |= {"value": float(block.cells.mean[a, c]), "std": float(block.cells.std[a, c])}
+            made.append(row | {"runs": int(block.cells.counts[a, c])})
     return made
 
 
+def _weight_rows(block: _Block) -> list[Row]:
+    """One row for each point of the lines."""
+    several = _several(block)
+    made: list[Row] = []
+    for line in mean_lines(_curves(block)).values():
+        for row in line.rows():
+            made.append({"panel": "weight"} | _named(block) | _counted(row, block.weighed, several))
+    return made
+
+
+def _named(block: _Block) -> Row:
+    """The block's data set, where the figure has several."""
+    return {"data": block.data} if block.data else {}
+
+
 def _counted(row: Row, runs: Sequence[AttackedRun], several: bool) -> Row:
-    """How many attacks and runs stand behind a point; of several attacks the deviation is that of their means."""
-    there = [r for r in runs if r.column == row["label"] and row["round"] in r.rounds[np.isfinite(r.share)]]
-    return {**row, "attacks": row["runs"] if several else 1, "runs": len(there)}
-
-
-def _rows(cells: _Cells, attacks: list[str], columns: list[str]) -> list[Row]:
-    """One row per cell of the matrix."""
-    return [
-        {
-            "panel": "drop",
-            "attack": attack,
-            "label": column,
-            "value": float(cells.mean[a, c]),
-            "std": float(cells.std[a, c]),
-            "runs": int(cells.counts[a, c]),
-        }
-        for a, attack in enumerate(attacks)
-        for c, column in enumerate(columns)
-    ]
+    """How many attacks and runs a point is the mean of; of several attacks the deviation is that of their means."""
+    there = 0
+    for run in runs:
+        known = run.rounds[np.isfinite(run.share)]
+        there += run.column == row["label"] and row["round"] in known
+    return {**row, "attacks": row["runs"] if several else 1, "runs": there}

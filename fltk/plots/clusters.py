@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from fltk.errors import FltkError
+from fltk.plots.captions import add_caption, seed_caption
 from fltk.plots.categories import Categories, categories, legend_lines, square
 from fltk.plots.style import COLUMN, EMPTY, Array, Row, new_figure, paper, thin_ticks
 
@@ -26,15 +27,15 @@ class Membership:
     agreement: Array | None = None
 
 
-def cluster_membership(data: Membership, *, width: float = COLUMN) -> tuple[Figure, list[Row]]:
+def cluster_membership(data: Membership, *, width: float = COLUMN, seed: int | None = None) -> tuple[Figure, list[Row]]:
     """One row per client, by known group, and one column per round; colours are clusters, grey is none yet.
 
     Where groups are known, their agreement with the clusters (adjusted Rand index) is drawn above. Rounds need not be
-    consecutive. width in inches. FltkError when nobody was ever in a cluster.
+    consecutive. seed: of the run, for the caption. width in inches. FltkError when no client was ever in a cluster.
     """
     table = np.asarray(data.clusters, np.float64)
     if not np.isfinite(table).any():
-        raise FltkError("no clusters to draw: nobody was in one up to the last round")
+        raise FltkError("no clusters to draw: no client was in one up to the last round")
     n, known = table.shape[1], table[np.isfinite(table)].astype(int)
     order = np.arange(n) if data.groups is None else np.lexsort((np.arange(n), np.asarray(data.groups)))
     found = categories(known.tolist())
@@ -49,6 +50,8 @@ def cluster_membership(data: Membership, *, width: float = COLUMN) -> tuple[Figu
         if not np.isfinite(table).all():
             marks, entries = [*marks, square(EMPTY)], [*entries, "none"]
         legend_lines(figure, [("cluster", marks, entries)])
+        agreement = "ARI: adjusted Rand index of clusters and true groups." if data.agreement is not None else ""
+        add_caption(figure, [agreement, seed_caption(seed)])
     return figure, _rows(data, order)
 
 

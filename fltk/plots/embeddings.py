@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fltk.clustering.space import principal
 from fltk.errors import FltkError, UsageError
+from fltk.plots.captions import add_caption, seed_caption
 from fltk.plots.categories import Categories, categories, dot, legend_lines
 from fltk.plots.style import COLUMN, MARKERS, Array, Row, new_figure, paper
 
@@ -71,8 +72,13 @@ def in_plane(rows: Tensor, method: str = "pca", seed: int = 0) -> Points:
     return Points(np.asarray(flat, np.float64), ("t-SNE 1", "t-SNE 2"))
 
 
-def client_embeddings(points: Points, marks: Marks, *, width: float = COLUMN) -> tuple[Figure, list[Row]]:
-    """One point per client; newcomers are large and ringed. width in inches. FltkError when nothing can be drawn."""
+def client_embeddings(
+    points: Points, marks: Marks, *, width: float = COLUMN, seed: int | None = None
+) -> tuple[Figure, list[Row]]:
+    """One point per client; newcomers are large and ringed.
+
+    seed: of the run, for the caption. width in inches. FltkError when nothing can be drawn.
+    """
     m = len(points.xy)
     if not m or not np.isfinite(points.xy).all():
         raise FltkError("no client has a place to be drawn at: its token is not finite")
@@ -96,6 +102,7 @@ def client_embeddings(points: Points, marks: Marks, *, width: float = COLUMN) ->
             )
         _axes(ax, points)
         legend_lines(figure, _legends(marks, colors, shapes))
+        add_caption(figure, [seed_caption(seed)])
     return figure, _rows(points, marks)
 
 

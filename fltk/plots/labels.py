@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypedDict
 
-from fltk.evaluation.settings import Entry, attack_places, lines, listed
+from fltk.evaluation.settings import AttackPlace, attack_places, lines, listed
 from fltk.registry import RunRow
 
 
@@ -13,51 +14,112 @@ from fltk.registry import RunRow
 class Labels:
     """The runs that are drawn, in the order they were named, the line of each, and what a reader should know.
 
-    conditions: by run, what its line's setting is, without the method; empty where all runs share it.
+    names: by run, the label of its line.  rows: the same without the setting.  conditions: by run, what its line's
+    setting is, without the method; empty where all runs share it.
     """
 
     runs: tuple[RunRow, ...]
     names: dict[int, str]
+    rows: dict[int, str]
     conditions: dict[int, str]
     notes: tuple[str, ...]
 
+    def tag(self, run: RunRow) -> TagFields:
+        """What a figure has to know of the run, for the fields of `Tag`."""
+        return {
+            "method": run.method,
+            "setting": self.conditions[run.id],
+            "row": self.rows[run.id],
+            "seed": run.seed,
+        }
 
-def line_labels(runs: Sequence[RunRow], each: bool = False) -> Labels:
-    """Method, parameters and setting as far as they differ; with `each` a line for every run, by number if need be.
 
-    Otherwise runs of one label are seeds: of repeated ones the latest counts, and one that is not finished stands
-    alone.
+class TagFields(TypedDict):
+    """The fields of `Tag`."""
+
+    method: str
+    setting: str
+    row: str
+    seed: int
+
+
+def line_labels(runs: Sequence[RunRow]) -> Labels:
+    """Method, parameters and setting as far as they differ. Runs of one label are seeds of one line.
+
+    Of repeated runs the latest is drawn. A run that is not finished has a line of its own.
     """
     distinct = list({run.id: run for run in runs}.values())
     places = lines(distinct)
-    names = {run.id: _name(places[run.id]) for run in distinct}
-    conditions = {run.id: places[run.id].setting for run in distinct}
-    if each:
-        known = list(names.values())
-        names = {
-            k: f"{name} (run{k})" if known.count(name) > 1 and "(run" not in name else name for k, name in names.items()
-        }
-        return Labels(tuple(distinct), names, conditions, ())
-    latest = {(names[run.id], places[run.id].seeds): run.id for run in sorted(distinct, key=lambda run: run.id)}
+    names: dict[int, str] = {}
+    rows: dict[int, str] = {}
+    conditions: dict[int, str] = {}
+    for run in distinct:
+        place = places[run.id]
+        conditions[run.id] = place.setting
+        names[run.id] = own_line(f"{place.method} {place.setting}".strip(), run)
+        rows[run.id] = own_line(place.method, run)
+
+    latest: dict[tuple[str, tuple[int, ...]], int] = {}
+    for run in sorted(distinct, key=lambda run: run.id):
+        latest[names[run.id], places[run.id].seeds] = run.id
     kept = set(latest.values())
+    drawn = [run for run in distinct if run.id in kept]
     repeated = [run for run in distinct if run.id not in kept]
-    notes = [f"repeated runs: only the latest is used; left out: {listed(repeated)}"] if repeated else []
-    lone = [run for run in distinct if run.id in kept and run.status != "done"]
-    notes += [f"no part of a mean: {stopped(run)}" for run in lone] if len(kept) > 1 else []
-    return Labels(tuple(run for run in distinct if run.id in kept), names, conditions, tuple(notes))
+
+    notes = _repeated(repeated)
+    if len(drawn) > 1:
+        notes += [f"no part of a mean: {stopped(run)}" for run in drawn if run.status != "done"]
+    return Labels(tuple(drawn), names, rows, conditions, tuple(notes))
 
 
-def attack_labels(runs: Sequence[RunRow]) -> Labels:
-    """Attacks (`names`) and methods with their defence (`conditions`) of finished runs, as far as they differ."""
+def run_labels(runs: Sequence[RunRow]) -> dict[int, str]:
+    """By run: method, parameters and setting as far as they differ, and the run's number where that is not enough.
+
+    A single run needs no label.
+    """
+    if len(runs) == 1:
+        return {runs[0].id: ""}
+    places = lines(runs)
+    names = {run.id: f"{places[run.id].method} {places[run.id].setting}".strip() for run in runs}
+    known = list(names.values())
+    for number, name in names.items():
+        if known.count(name) > 1:
+            names[number] = f"{name} (run{number})"
+    return names
+
+
+def _repeated(runs: Sequence[RunRow]) -> list[str]:
+    """A note on runs that are left out because a later one has the same configuration and seed."""
+    return [f"repeated runs left out, only the latest is used: {listed(runs)}"] if runs else []
+
+
+@dataclass(frozen=True)
+class AttackLabels:
+    """The finished runs that are drawn, the place of each by run, and what a reader should know."""
+
+    runs: tuple[RunRow, ...]
+    places: dict[int, AttackPlace]
+    notes: tuple[str, ...]
+
+
+def attack_labels(runs: Sequence[RunRow]) -> AttackLabels:
+    """Attack, method with its defence, and data of finished runs, as far as they differ.
+
+    Of repeated runs the latest is drawn.
+    """
     done = [run for run in runs if run.status == "done"]
-    places, seeds = attack_places(done), {number: entry.seeds for number, entry in lines(done).items()}
-    latest = {(places[run.id], seeds[run.id]): run.id for run in sorted(done, key=lambda run: run.id)}
-    kept = [run for run in done if run.id in set(latest.values())]
-    repeated = [run for run in done if run not in kept]
-    notes = [f"repeated runs: only the latest is used; left out: {listed(repeated)}"] if repeated else []
+    places = attack_places(done)
+    seeds = {number: entry.seeds for number, entry in lines(done).items()}
+
+    latest: dict[tuple[AttackPlace, tuple[int, ...]], int] = {}
+    for run in sorted(done, key=lambda run: run.id):
+        latest[places[run.id], seeds[run.id]] = run.id
+    kept = set(latest.values())
+    drawn = tuple(run for run in done if run.id in kept)
+
+    notes = _repeated([run for run in done if run.id not in kept])
     notes += [f"not finished, left out: {stopped(run)}" for run in runs if run.status != "done"]
-    names, conditions = ({run.id: places[run.id][side] for run in kept} for side in (0, 1))
-    return Labels(tuple(kept), names, conditions, tuple(notes))
+    return AttackLabels(drawn, places, tuple(notes))
 
 
 def stopped(run: RunRow) -> str:
@@ -68,7 +130,3 @@ def stopped(run: RunRow) -> str:
 def own_line(name: str, run: RunRow) -> str:
     """The name of a line, or that of a line of its own for a run that is not finished."""
     return name if run.status == "done" else f"{name} ({stopped(run)})"
-
-
-def _name(place: Entry) -> str:
-    return own_line(" ".join(filter(None, [place.method, place.setting])), place.run)

@@ -14,7 +14,8 @@ from PIL import Image
 
 from fltk.errors import FltkError, UsageError
 from fltk.export.files import check_path, replacing
-from fltk.plots.attention_maps import Clients, MapPanel, attention_maps, map_rows, order_clients, panel_title
+from fltk.plots.attention_maps import attention_maps, panel_title
+from fltk.plots.map_data import Clients, MapPanel, map_rows, order_clients
 from fltk.plots.style import COLUMN, Array, Row, paper
 
 DPI = 200
@@ -31,11 +32,17 @@ class Film:
 
 
 def map_evolution(
-    panels: Sequence[MapPanel], clients: Clients | None = None, *, width: float = COLUMN, fps: float = 4.0
+    panels: Sequence[MapPanel],
+    clients: Clients | None = None,
+    *,
+    width: float = COLUMN,
+    fps: float = 4.0,
+    seed: int | None = None,
 ) -> tuple[Film, list[Row]]:
     """The maps of `panels` one after another on one colour scale, beside what `attention_maps` draws.
 
-    width in inches, at 200 dots an inch. fps: rounds a second. FltkError without maps.
+    width in inches, at 200 dots an inch. fps: rounds a second. seed: of the run, for the caption.
+    FltkError without maps.
     """
     if not panels:
         raise FltkError("no collaboration map to draw: the run stored none at these rounds")
@@ -44,13 +51,13 @@ def map_evolution(
     limit = _limit(panels)
     with paper():
         # The panel with the largest weights makes the figure, so that its scale fits every frame.
-        figure, _ = attention_maps([limit], clients, width=width)
+        figure, _ = attention_maps([limit], clients, width=width, seed=seed)
         ax = figure.axes[0]
         image, frames = ax.get_images()[0], []
         for panel in panels:
             image.set_data(np.asarray(panel.weights, np.float64)[np.ix_(order, order)])
             # p would flicker, and set_title would put the text back over the marks of attackers
-            ax.title.set_text(panel_title(replace(panel, p_value=math.nan)))
+            ax.title.set_text(panel_title(replace(panel, p_value=math.nan), clients))
             frames.append(_pixels(figure))
     step = round(1000 / fps)
     return Film(tuple(frames), (*[step] * (len(frames) - 1), min(HOLD * step, MOST_MS))), map_rows(

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from fltk.errors import FltkError
+from fltk.plots.captions import add_caption, seeds_told
 from fltk.plots.style import COLUMN, PALETTE, Array, Row, new_figure, paper, thin_ticks
 
 SMALLEST = 0.8  # square points of a bubble
@@ -26,10 +27,12 @@ class PartitionTable:
     ids: Array | None = None
 
 
-def partition_bubbles(table: PartitionTable, *, width: float = COLUMN) -> tuple[Figure, list[Row]]:
-    """Clients on x (by group, then id; newcomers last, behind a line), labels on y.
+def partition_bubbles(
+    table: PartitionTable, *, width: float = COLUMN, seed: int | None = None
+) -> tuple[Figure, list[Row]]:
+    """Clients on x (by group, then id; newcomers last, after a line), labels on y.
 
-    width in inches. FltkError without samples.
+    seed: of the partition, for the caption. width in inches. FltkError without samples.
     """
     counts = np.asarray(table.counts)
     if not counts.size or counts.max() <= 0:
@@ -57,6 +60,7 @@ def partition_bubbles(table: PartitionTable, *, width: float = COLUMN) -> tuple[
         if table.newcomers:
             _newcomer_mark(ax, n, table.newcomers, line=int(table.groups is not None))
         _size_legend(figure, int(counts.max()), scale)
+        add_caption(figure, [f"Partition {seeds_told([seed])}." if seed is not None else ""])
     return figure, rows
 
 

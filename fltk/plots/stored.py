@@ -4,30 +4,38 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from fltk.errors import UsageError
 from fltk.evaluation.maps import size_prior
+from fltk.evaluation.settings import AttackPlace
 from fltk.metrics import attention_alignment, label_similarity
 from fltk.plots.attack import AttackedRun
-from fltk.plots.attention_maps import Clients, MapPanel
 from fltk.plots.clients import ClientScores
-from fltk.plots.join import JoinRun
+from fltk.plots.join_lines import JoinRun
+from fltk.plots.map_data import Clients, MapPanel
 from fltk.plots.partition import PartitionTable
 from fltk.plots.style import Array
-from fltk.registry import RunRow, Store
+from fltk.registry import PartitionRow, RunRow, Store
 from fltk.registry.rows import StoredMap
 
+LOCAL = "local"
 JOIN_STEPS = ("arrival", "joined", "tuned", "scratch", "fedavg_ft")
+
+
+def partition_of(store: Store, run: RunRow) -> PartitionRow:
+    """The run's partition. UsageError where none is stored."""
+    if run.partition_id is None:
+        raise UsageError(f"{run.label} has no stored partition")
+    return store.find_partition(run.partition_id)
 
 
 def summary_of(store: Store, run: RunRow) -> dict[str, Any]:
     """What is stored of the run's partition."""
-    if run.partition_id is None:
-        raise UsageError(f"{run.label} has no stored partition")
-    return store.find_partition(run.partition_id).summary
+    return partition_of(store, run).summary
 
 
 def groups_of(summary: dict[str, Any], count: int) -> Array | None:
@@ -64,7 +72,7 @@ def map_panels(store: Store, run: RunRow, rounds: Sequence[int], layer: str) -> 
 def map_rounds(store: Store, run: RunRow) -> list[int]:
     """The rounds that have a map to draw. UsageError where there is none."""
     if run.config["partition"]["clients"] == 1:
-        raise UsageError(f"{run.label} has a single client: there is nobody to learn from and no map to draw")
+        raise UsageError(f"{run.label} has a single client: it has no other client to learn from and no map to draw")
     found = store.map_rounds(run.id)
     if not found:
         raise UsageError(f"{run.label} has no maps yet: it has finished no round")
@@ -80,6 +88,41 @@ def last_values(store: Store, run: RunRow, key: str) -> ClientScores:
     return ClientScores("", np.where(bad, np.nan, values[-1]), round=int(rounds[-1]), malicious=int(bad.sum()))
 
 
+def last_gains(store: Store, run: RunRow, key: str, named: Sequence[RunRow]) -> ClientScores | None:
+    """The last values of its clients minus those of local training; None without a run of local on the same data.
+
+    Local training is a run of `local` among `named` with the same partition and seed; without one, a finished run of
+    the registry that also has the same training settings.
+    """
+    local = _local_run(store, run, named)
+    if local is None or key not in store.client_keys(local.id):
+        return None
+    own = last_values(store, run, key)
+    alone = np.asarray(store.client_values(local.id, key)[1][-1], np.float64)
+    return replace(own, accuracy=np.asarray(own.accuracy, np.float64) - alone)
+
+
+def _local_run(store: Store, run: RunRow, named: Sequence[RunRow]) -> RunRow | None:
+    from fltk.evaluation.evaluate import references  # it imports torch, which other figures do without
+
+    found = references(store, run)
+    for other in reversed(named):
+        alike = other.partition_id == run.partition_id and other.seed == run.seed
+        if other.method == LOCAL and other.kind == "train" and other.status == "done" and alike:
+            found.insert(0, other)
+    return next((other for other in found if other.method == LOCAL), None)
+
+
+def sent_bytes(store: Store, run: RunRow, rounds: Array) -> Array:
+    """(R,) the bytes that all clients have sent and received up to the end of each of these rounds."""
+    total = np.zeros(len(rounds))
+    for key in ("bytes_down", "bytes_up"):
+        known, values = store.scalars(run.id, key)[key]
+        so_far = np.concatenate([[0.0], np.cumsum(values)])
+        total += so_far[np.searchsorted(known, rounds, side="right")]
+    return total
+
+
 def malicious_of(run: RunRow, n: int) -> Array | None:
     """(n,) bool, which clients of a run are malicious; None in a run without an attack."""
     if "attack" not in run.config:
@@ -89,17 +132,16 @@ def malicious_of(run: RunRow, n: int) -> Array | None:
     return np.isin(np.arange(n), attackers(run.config, n))
 
 
-def attacked_run(store: Store, run: RunRow, attack: str, column: str) -> AttackedRun:
-    """What an attack did to a run, and what its row and column are called."""
+def attacked_run(store: Store, run: RunRow, place: AttackPlace) -> AttackedRun:
+    """What an attack did to a run, and where it stands in the figure."""
     from fltk.evaluation.robustness import summary
 
     found = summary(run, store)
+    rounds, share = np.zeros(0, np.int64), np.zeros(0)
     if "mal_weight_ratio" in store.scalar_keys(run.id):
         rounds, share = store.scalars(run.id, "mal_weight_ratio")["mal_weight_ratio"]
-    else:
-        rounds, share = np.zeros(0, np.int64), np.zeros(0)
     drop = math.nan if found["drop"] is None else found["drop"]
-    return AttackedRun(attack, column, drop, rounds, share)
+    return AttackedRun(place.attack, place.method, drop, rounds, share, place.data, run.method, run.seed)
 
 
 def _parts(run: RunRow, stored: StoredMap, layer: str) -> list[str]:
@@ -113,18 +155,24 @@ def _parts(run: RunRow, stored: StoredMap, layer: str) -> list[str]:
     return names
 
 
-def join_run(store: Store, run: RunRow, label: str, condition: str = "") -> JoinRun:
-    """What `fltk join-new-client` stored of a run; `condition` is its setting where runs have several."""
+def join_run(store: Store, run: RunRow, label: str, setting: str = "", row: str = "") -> JoinRun:
+    """What `fltk join-new-client` stored of a run.
+
+    setting: in what the run differs from runs of other lines, without its method.  row: the label without it.
+    """
     stored = store.evaluations(run.id)
     if not stored:
         raise UsageError(f"{run.label} was stopped before its newcomers had joined: there is nothing to draw")
     arrays = stored[-1].clients
     return JoinRun(
-        label,
-        f"part{run.partition_id} seed {run.seed}",
-        tuple(run.config["join"]["shots"]),
-        {step: arrays[f"{step}_test_acc"] for step in JOIN_STEPS},
-        {step: arrays[f"curve_{step}_test_acc"] for step in ("tuned", "scratch", "fedavg_ft")},
-        float(arrays["join_epochs"].max()),
-        condition,
+        label=label,
+        data=f"part{run.partition_id} seed {run.seed}",
+        shots=tuple(run.config["join"]["shots"]),
+        steps={step: arrays[f"{step}_test_acc"] for step in JOIN_STEPS},
+        curves={step: arrays[f"curve_{step}_test_acc"] for step in ("tuned", "scratch", "fedavg_ft")},
+        work=float(arrays["join_epochs"].max()),
+        method=run.method,
+        setting=setting,
+        row=row,
+        seed=run.seed,
     )

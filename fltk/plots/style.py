@@ -6,9 +6,7 @@ Figures are built from `Figure` objects inside `paper()`; pyplot and its global 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Any
 
 import matplotlib.style
@@ -25,13 +23,13 @@ Row = dict[str, Any]
 COLUMN = 3.35  # inches: one column of a two-column paper
 DOUBLE = 7.0  # inches: the full text width
 
-# Okabe and Ito's palette without its yellow, which is too light for lines on white.
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# Of groups, clusters and labels: Okabe and Ito's colours, with a wine red in place of their yellow. The first ones
+# differ without colour vision, too.
+PALETTE = ("#0072B2", "#E69F00", "#882255", "#56B4E9", "#009E73", "#CC79A7", "#D55E00", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "p")
-DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)), (0, (3, 3)))
 ALERT = "#D55E00"
 EMPTY = "#d9d9d9"  # a cell without a value
-_CHARACTER, _HANDLE = 0.058, 0.42  # inches, of a legend's 7 pt and of its line with the gap behind
+CHARACTER, _HANDLE = 0.058, 0.42  # inches, of a legend's 7 pt and of its line with the gap behind
 
 _RC: dict[str, Any] = {
     "font.family": "sans-serif",
@@ -86,30 +84,9 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
-@dataclass(frozen=True)
-class LineStyle:
-    """What tells one line from the others, in colour and in grey."""
-
-    color: str
-    marker: str
-    dash: Any
-
-
-def line_style(index: int) -> LineStyle:
-    """The style of the index-th line; the list lengths share no factor, so that 385 lines all differ."""
-    return LineStyle(PALETTE[index % len(PALETTE)], MARKERS[index % len(MARKERS)], DASHES[index % len(DASHES)])
-
-
-def line_styles(labels: Sequence[str], places: Mapping[str, int] | None = None) -> list[LineStyle]:
-    """A style for each label, in their order, or at its place where that is known, so that figures of a page agree."""
-    places = places or {}
-    free = iter(range(max(places.values(), default=-1) + 1, len(places) + len(labels) + 1))
-    return [line_style(places[label] if label in places else next(free)) for label in labels]
-
-
-def whole_ticks(axis: Axis) -> None:
-    """Ticks at whole numbers, a single one where there is no more."""
-    axis.set_major_locator(MaxNLocator(8, integer=True, steps=[1, 2, 5, 10], min_n_ticks=1))
+def whole_ticks(axis: Axis, most: int = 8) -> None:
+    """About `most` ticks at whole numbers, a single one where there is no more."""
+    axis.set_major_locator(MaxNLocator(most, integer=True, steps=[1, 2, 5, 10], min_n_ticks=1))
 
 
 def thin_ticks(axis: Axis, labels: list[str], most: int) -> None:
@@ -135,9 +112,9 @@ def legend_above(figure: Figure, handles: list[Any], labels: list[str]) -> None:
     Labels that are wider than the figure go on in another line.
     """
     width, height = figure.get_size_inches()
-    room = max(12, int((width - _HANDLE) / _CHARACTER))
+    room = max(12, int((width - _HANDLE) / CHARACTER))
     labels = [textwrap.fill(label, room, break_long_words=True) for label in labels]
-    widest = max(len(line) for label in labels for line in label.split("\n")) * _CHARACTER + _HANDLE
+    widest = max(len(line) for label in labels for line in label.split("\n")) * CHARACTER + _HANDLE
     columns = max(1, min(len(labels), int(width / widest)))
     rows = -(-len(labels) // columns)
     columns = -(-len(labels) // rows)

@@ -29,35 +29,44 @@ def section(content: Content) -> Section | None:
     first = {entry.run.id for entry in content.first_seeds(content.trained)}
     parts: list[Safe] = []
     for setting, entries in content.by_setting(content.trained):
-        own = [entry for entry in entries if entry.run.id in values and entry.run.id in first]
+        own = [entry for entry in entries if entry.run.id in values]
         if own:
-            parts += [element("h3", setting), *_setting(content, setting, own, values, metric)]
+            shown = [entry for entry in own if entry.run.id in first]
+            figure = _figure(setting, own, values, metric)
+            parts += [element("h3", setting), row(figure), *_tables(setting, shown, values)]
     return Section("clients", "Clients", joined(parts)) if parts else None
 
 
-def _setting(
-    content: Content, setting: str, own: Sequence[Entry], values: dict[int, Floats], metric: Metric
-) -> list[Safe]:
+def _figure(setting: str, own: Sequence[Entry], values: dict[int, Floats], metric: Metric) -> Safe:
+    """The clients of every method, sorted and averaged over seeds by rank."""
     what = f"Test accuracy of the {metric.source} model" if metric.evaluated else "Personal test accuracy, last round"
-    bad = {entry.run.id: malicious_of(entry.run, values[entry.run.id].size) for entry in own}
-    scores = [_scores(entry, values[entry.run.id], bad[entry.run.id]) for entry in own]
-    figure, _ = client_accuracy(scores, styles=content.styles)
+    scores = []
+    attacked = False
+    for entry in own:
+        bad = malicious_of(entry.run, values[entry.run.id].size)
+        attacked = attacked or bad is not None
+        scores.append(_scores(entry, values[entry.run.id], bad))
+    drawn, _ = client_accuracy(scores)
+
     runs = ", ".join(f"{entry.method} run{entry.run.id}" for entry in own)
-    alt = f"Accuracy of every client from worst to best, {setting}: {runs}."
-    left_out = " Malicious clients are left out." if any(found is not None for found in bad.values()) else ""
+    caption = f"{what}; the clients of each run are sorted, and averaged over seeds by rank."
+    caption += " Malicious clients are left out." if attacked else ""
+    return image(drawn, f"Accuracy of every client from worst to best, {setting}: {runs}.", caption)
+
+
+def _tables(setting: str, shown: Sequence[Entry], values: dict[int, Floats]) -> list[Safe]:
+    """The distribution over clients and every client, of each method's lowest seed."""
     heads = [*words("Method", "Run"), *numbers(*QUANTILES)]
-    rows = [[entry.method, f"run{entry.run.id}", *_quantiles(values[entry.run.id])] for entry in own]
-    made = [
-        row(image(figure, alt, f"{what}; each method's clients sorted on their own, its lowest seed.{left_out}")),
-        table(f"{setting}: distribution over clients (%)", heads, rows),
-    ]
-    return [*made, *_each(setting, own, values)]
+    rows = [[entry.method, f"run{entry.run.id}", *_quantiles(values[entry.run.id])] for entry in shown]
+    spread = table(f"{setting}: distribution over clients (%)", heads, rows)
+    return [spread, *_each(setting, shown, values)]
 
 
 def _scores(entry: Entry, values: Floats, bad: Array | None) -> ClientScores:
     """The clients of a run, which is called by its method, and by how far it came where it is not finished."""
+    label = own_line(entry.method, entry.run)
     count = 0 if bad is None else int(bad.sum())
-    return ClientScores(own_line(entry.method, entry.run), values, malicious=count)
+    return ClientScores(label, values, malicious=count, method=entry.run.method, seed=entry.run.seed)
 
 
 def _quantiles(values: Floats) -> list[Safe]:

@@ -59,11 +59,6 @@ class Content:
         entries = self.trained.entries
         return [e for e in entries if e.run.status == "done" or (e.setting, e.method) not in done]
 
-    @property
-    def styles(self) -> dict[str, int]:
-        """The number of each method's style, the same in all figures of the page."""
-        return {name: k for k, name in enumerate(dict.fromkeys([*self.trained.methods, *self.joins.methods]))}
-
 
 def gather(store: Store, runs: Sequence[RunRow], title: str | None = None, *, best_on: str | None = None) -> Content:
     """The runs and what newcomers did to them later. FltkError when there is none.

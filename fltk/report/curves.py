@@ -34,12 +34,13 @@ def _figure(content: Content, setting: str, entries: Sequence[Entry], key: str) 
             continue
         rounds, values = content.store.scalars(entry.run.id, key)[key]
         if np.isfinite(values).any():
-            curves.append(Curve(own_line(entry.method, entry.run), rounds, values))
+            label = own_line(entry.method, entry.run)
+            curves.append(Curve(label, rounds, values, method=entry.run.method, seed=entry.run.seed))
     if not curves:
         return None
     percent = is_percent(key)
     shown = {"percent": percent, "share": is_share(key)}
-    figure, rows = accuracy_curves(curves, y_label=named(key), styles=content.styles, **shown)
+    figure, rows = accuracy_curves(curves, y_label=named(key), **shown)
     last = {line["label"]: line["mean"] for line in rows}
     ends = ", ".join(f"{label} {_told(value, percent)}" for label, value in last.items())
     spread = " Bands: one standard deviation over seeds." if any(line["runs"] > 1 for line in rows) else ""

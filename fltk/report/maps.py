@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from fltk.evaluation.maps import MAPS, of_maps
 from fltk.evaluation.settings import Entry
-from fltk.plots.attention_maps import attention_maps, spread_rounds
+from fltk.plots.attention_maps import attention_maps
+from fltk.plots.map_data import spread_rounds
 from fltk.plots.stored import map_panels
 from fltk.registry import Store
 from fltk.report.content import Content, Section
@@ -58,7 +59,7 @@ def _numbers(store: Store, entries: list[Entry]) -> Safe:
 def _figure(store: Store, entry: Entry) -> Safe:
     rounds = spread_rounds(store.map_rounds(entry.run.id))
     panels, clients = map_panels(store, entry.run, rounds, "whole")
-    figure, _ = attention_maps(panels, clients)
+    figure, _ = attention_maps(panels, clients, seed=entry.run.seed)
     who = f"{entry.method}, {entry.setting}, run{entry.run.id}"
     fits = ", ".join(f"round {p.round} {p.alignment:.2f}" for p in panels if p.alignment == p.alignment)
     alt = f"Collaboration maps of {who}, beside the similarity of labels." + (f" Correlation: {fits}." if fits else "")

@@ -30,7 +30,7 @@ def section(content: Content) -> Section | None:
             continue
         rows = {entry.run.id: stored[entry.run.id].summary["rows"] for entry in done}
         drawn = [join_run(content.store, entry.run, entry.method) for entry in done]
-        figure, _ = join_figure(drawn, styles=content.styles)
+        figure, _ = join_figure(drawn)
         alt = f"Accuracy of newcomers over epochs of fine-tuning, {setting}: {told_runs(e.run for e in done)}."
         caption = "From arrival over joining through every epoch of fine-tuning; training from scratch and FedAvg to "
         caption += "compare with. Over samples per class: what was kept, where the validation loss fell."

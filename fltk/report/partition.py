@@ -53,7 +53,7 @@ def _line(content: Content, part: PartitionRow) -> list[object]:
 
 
 def _figure(part: PartitionRow) -> Safe:
-    figure, _ = partition_bubbles(partition_table(part.summary))
+    figure, _ = partition_bubbles(partition_table(part.summary), seed=part.config.get("partition_seed"))
     counts = part.summary["label_counts"]
     held = [sum(1 for count in row if count) for row in counts]
     alt = f"Labels of part{part.id}: {len(counts)} clients hold {min(held)} to {max(held)} of {len(counts[0])} labels."

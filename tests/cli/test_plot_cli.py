@@ -19,6 +19,9 @@ KINDS = {
     "attention-maps": ("attention-maps", "run3"),
     "curves": ("curves", "run1", "run2", "run3"),
     "clients": ("clients", "run2", "run3"),
+    "bytes": ("bytes", "run1", "run2", "run3"),
+    "gains": ("gains", "run2", "run3"),
+    "two-maps": ("attention-maps", "run2", "run3"),
     "partition": ("partition", "part1"),
 }
 
@@ -145,7 +148,7 @@ def test_only_seeds_share_a_line(tmp_path: Path) -> None:
         (f"fedavg lr=0.2 (run{part} interrupted, round 2 of 2)", "1"),
     }
     assert called.err.splitlines() == [
-        f"note: repeated runs: only the latest is used; left out: run{fast}",
+        f"note: repeated runs left out, only the latest is used: run{fast}",
         f"note: no part of a mean: run{part} interrupted, round 2 of 2",
     ]
 
@@ -193,3 +196,102 @@ def test_help_names_the_files_that_are_written(tmp_path: Path) -> None:
     film, still = (done(tmp_path / "r.db", "plot", name, "--help") for name in ("attention-gif", "curves"))
     assert ".png" not in film and "plots/attention-RUN.gif" in "".join(film.split())
     assert ".png, .svg or .pdf" in still
+
+
+def test_the_numbers_of_bytes(db: Path, tmp_path: Path) -> None:
+    rows = draw(db, tmp_path, "bytes", "run1", "run2")
+    with Store(db) as store:
+        down, up = (store.scalars(2, key)[key][1] for key in ("bytes_down", "bytes_up"))
+        accuracies = store.scalars(2, "personal_test_acc")["personal_test_acc"][1]
+    mine = [row for row in rows if row["label"] == "fedavg"]
+    assert [float(row["bytes"]) for row in mine] == np.cumsum(down + up).tolist()
+    assert [float(row["mean"]) for row in mine] == accuracies.tolist()
+    assert {float(row["bytes"]) for row in rows if row["label"] == "local"} == {0.0}
+    assert "send nothing" in fltk(db, "plot", "bytes", "run1", "-o", str(tmp_path / "b.png")).line
+
+
+def test_bytes_count_rounds_without_an_evaluation(tmp_path: Path) -> None:
+    db = tmp_path / "r.db"
+    done(db, "train", *TINY, "--method", "fedavg", "--rounds", "4", "--eval-every", "2")
+    rows = draw(db, tmp_path, "bytes", "run1")
+    with Store(db) as store:
+        one_round = sum(store.scalars(1, key)[key][1][0] for key in ("bytes_down", "bytes_up"))
+    found = {int(row["round"]): float(row["bytes"]) for row in rows}
+    assert found[2] == 2 * one_round and found[4] == 4 * one_round
+
+
+def test_the_numbers_of_gains(db: Path, tmp_path: Path) -> None:
+    with Store(db) as store:
+        last = {run: store.client_values(run, "personal_test_acc")[1][-1].astype(float) for run in (1, 2, 3)}
+    for named in ((), ("run1",)):
+        rows = draw(db, tmp_path, "gains", *named, "run2", "run3")
+        assert {row["label"] for row in rows} == {"fedavg", "attn"}
+        for name, run in (("fedavg", 2), ("attn", 3)):
+            mine = [row for row in rows if row["label"] == name]
+            gains = {int(row["client"]): float(row["accuracy"]) for row in mine}
+            assert gains == dict(enumerate(last[run] - last[1]))
+            assert [float(row["accuracy"]) for row in mine] == sorted(gains.values())
+
+
+def test_gains_need_local_training_on_the_same_data(tmp_path: Path) -> None:
+    db = tmp_path / "r.db"
+    with Store(db, create=True) as store:
+        alone, other = add_run(store, seed=1), add_run(store, seed=0, accuracy=0.75)
+    line = fltk(db, "plot", "gains", "run1", "-o", str(tmp_path / "a.png")).line
+    assert "run1 has no run of local on the same partition" in line
+    with Store(db) as store:
+        tuned = add_run(store, "local", seed=0, lr=0.5)
+    assert "run2 has no run of local" in fltk(db, "plot", "gains", f"run{other}", "-o", str(tmp_path / "a.png")).line
+    args = ("plot", "gains", *(f"run{number}" for number in (alone, other, tuned)))
+    data = tmp_path / "a.csv"
+    called = fltk(db, *args, "-o", str(tmp_path / "a.png"), "--data", str(data), quiet=False)
+    assert called.err == f"note: left out, no run of local on the same data: run{alone}\n"
+    assert {float(row["accuracy"]) for row in table(data)} == {0.25}, "a run of local that is named may be tuned"
+    line = fltk(db, "plot", "gains", "run1", "--key", "train_loss", "-o", str(tmp_path / "a.png")).line
+    assert "--key train_loss: gains are differences of accuracies" in line
+
+
+def test_sorted_clients_of_seeds_are_averaged(tmp_path: Path) -> None:
+    db = tmp_path / "r.db"
+    values = [np.linspace(0.1, 0.6, 6), np.linspace(0.8, 0.3, 6)]
+    with Store(db, create=True) as store:
+        for seed, accuracy in enumerate(values):
+            add_run(store, seed=seed, accuracy=accuracy)
+    rows = draw(db, tmp_path, "clients", "run1", "run2")
+    assert {(row["label"], row["runs"], row["client"]) for row in rows} == {("fedavg", "2", "")}
+    expected = (np.sort(values[0]) + np.sort(values[1])) / 2
+    assert [float(row["accuracy"]) for row in rows] == pytest.approx(expected.tolist(), abs=1e-6)
+
+
+def test_maps_of_several_runs_are_of_their_last_rounds(db: Path, tmp_path: Path) -> None:
+    rows = draw(db, tmp_path, "attention-maps", "run2", "run3")
+    weights = [row for row in rows if row["panel"] == "weight"]
+    assert {(row["run"], row["round"]) for row in weights} == {("fedavg", "2"), ("attn", "2")}
+    rows = draw(db, tmp_path, "attention-maps", "run2", "run3", "--rounds", "1,2")
+    assert {row["round"] for row in rows if row["panel"] == "weight"} == {"1", "2"}
+    rows = draw(db, tmp_path, "attention-maps", "run3", "run3")
+    assert not any("run" in row for row in rows), "the same run twice is one"
+
+
+def test_maps_of_equal_configurations_are_told_apart_by_their_runs(tmp_path: Path) -> None:
+    db = tmp_path / "r.db"
+    done(db, "train", *TINY, "--method", "fedavg", "--seed", "0,1")
+    rows = draw(db, tmp_path, "attention-maps", "run1", "run2")
+    assert {row["run"] for row in rows} == {"fedavg (run1)", "fedavg (run2)"}
+
+
+def test_attacks_on_two_data_sets_are_not_mixed(tmp_path: Path) -> None:
+    db = tmp_path / "r.db"
+    for alpha in ("0.5", "5"):
+        done(db, "train", *TINY, "--method", "fedavg", "--alpha", alpha)
+        done(db, "attack", "--kind", "label-flip")
+    rows = draw(db, tmp_path, "attack")
+    cells = [(row["data"], row["attack"], row["label"], row["runs"]) for row in rows if row["panel"] == "drop"]
+    assert cells == [(f"digits dirichlet {alpha}", "label-flip", "fedavg", "1") for alpha in ("0.5", "5")]
+
+
+def test_captions_of_single_runs_name_their_seeds(db: Path, tmp_path: Path) -> None:
+    """Read from the text that an SVG holds for each glyph path, which matplotlib names in a comment."""
+    for args, told in ((("partition", "part1"), "Partition seed 0."), (("attention-maps", "run3"), "Seed 0.")):
+        done(db, "plot", *args, "-o", str(tmp_path / "a.svg"))
+        assert told in (tmp_path / "a.svg").read_text(encoding="utf-8")

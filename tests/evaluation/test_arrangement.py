@@ -214,11 +214,25 @@ def test_attacks_and_columns_are_called_by_what_differs(store: Store) -> None:
         attacked(store, "local", defence={"defence": "krum", "defence_fraction": 0.4}),
     ]
     found = attack_places([store.find_run(f"run{number}") for number in numbers])
-    assert [found[number] for number in numbers] == [
+    assert [(found[number].attack, found[number].method) for number in numbers] == [
         ("label-flip malicious=0.2", "fedavg"),
         ("label-flip malicious=0.4", "fedavg"),
         ("alie", "fedavg"),
         ("no attack", "fedavg"),
         ("label-flip malicious=0.2", "local + krum defence_fraction=0.2"),
         ("label-flip malicious=0.2", "local + krum defence_fraction=0.4"),
+    ]
+    assert {place.data for place in found.values()} == {""}, "all runs share their data"
+
+
+def test_attacks_on_other_data_have_a_place_of_their_own(store: Store) -> None:
+    part = store.find_run(add_run(store)).config["partition"]
+    changes: list[dict[str, Any]] = [{}, {"alpha": 1.0}, {"dataset": "mnist"}]
+    numbers = [attacked(store, partition={**part, **change}) for change in changes]
+    found = attack_places([store.find_run(f"run{number}") for number in numbers])
+    assert [(place.attack, place.method) for place in found.values()] == [("label-flip", "fedavg")] * 3
+    assert [place.data for place in found.values()] == [
+        "digits dirichlet 0.1",
+        "digits dirichlet 1",
+        "mnist dirichlet 0.1",
     ]

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.text import Text
 
 from fltk.errors import FltkError
-from fltk.plots.attack import AttackedRun, _ink, attack_figure
+from fltk.plots.attack import AttackedRun, attack_figure
+from fltk.plots.matrix import ink
+from fltk.plots.method_styles import method_style
 from fltk.plots.save import save_figure
 
 
@@ -94,9 +100,70 @@ def test_weights_count_their_runs_and_attacks_and_every_attack_counts_once() -> 
 
 
 def test_numbers_can_be_read_on_their_cells() -> None:
-    assert [_ink(np.array(colour)) for colour in ((1, 1, 1), (0, 0, 0), (0.99, 0.55, 0.24), (0.5, 0.15, 0.02))] == [
+    assert [ink(np.array(colour)) for colour in ((1, 1, 1), (0, 0, 0), (0.99, 0.55, 0.24), (0.5, 0.15, 0.02))] == [
         "black",
         "white",
         "black",
         "white",
     ]
+
+
+def on(data: str, runs: list[AttackedRun]) -> list[AttackedRun]:
+    return [replace(one, data=data) for one in runs]
+
+
+@pytest.mark.parametrize("width", [None, 3.35])
+def test_data_sets_have_matrices_and_lines_of_their_own(width: float | None) -> None:
+    mnist = [run("ipm", "fedavg", 0.75, 2.0, 2.0), run("alie", "attn", 0.5, 1.0)]
+    figure, rows = attack_figure([*on("digits", RUNS), *on("mnist", mnist)], width=width)
+    cells = {(r["data"], r["attack"], r["label"]): (r["value"], r["runs"]) for r in rows if r["panel"] == "drop"}
+    assert cells["digits", "ipm", "fedavg"] == (pytest.approx(0.3), 2)
+    assert cells["mnist", "ipm", "fedavg"] == (0.75, 1)
+    weights = {(r["data"], r["label"], r["round"]): r["mean"] for r in rows if r["panel"] == "weight"}
+    assert weights["mnist", "fedavg", 1] == 2.0 and weights["digits", "fedavg", 1] == 1.0
+    assert [part.get_suptitle() for part in figure.subfigs] == ["digits", "mnist"]
+    images = [image for part in figure.subfigs for ax in part.axes for image in ax.get_images()]
+    assert {image.get_clim() for image in images} == {(0.0, 0.75)}, "colours can be compared"
+
+
+def test_a_single_data_set_needs_no_name() -> None:
+    figure, rows = attack_figure(RUNS)
+    assert not any("data" in row for row in rows)
+    assert [part.get_suptitle() for part in figure.subfigs] == [""]
+
+
+def test_a_column_has_the_colour_and_marker_of_its_method() -> None:
+    runs = [replace(run("ipm", f"fedavg{more}", 0.1, 1.0, 1.0), method="fedavg") for more in ("", " + krum")]
+    runs.append(replace(run("ipm", "attn", 0.1, 0.5, 0.5), method="attn"))
+    figure, _ = attack_figure(runs)
+    lines = {text.get_text(): line for text, line in legend_of(figure)}
+    assert lines["attn"].get_color() == method_style("attn").color
+    assert lines["fedavg"].get_color() == method_style("fedavg").color
+    assert lines["fedavg + krum"].get_marker() == lines["fedavg"].get_marker() == method_style("fedavg").marker
+    assert lines["fedavg + krum"].get_linestyle() != lines["fedavg"].get_linestyle()
+
+
+def legend_of(figure: Figure) -> list[tuple[Text, Line2D]]:
+    (legend,) = (ax.get_legend() for ax in figure.axes if ax.get_legend() is not None)
+    return list(zip(legend.get_texts(), legend.get_lines(), strict=True))
+
+
+def test_the_caption_names_the_seeds_of_cells() -> None:
+    seeds = [replace(run("ipm", "fedavg", 0.1 * k), seed=k) for k in (1, 2, 3)]
+    assert caption(attack_figure(seeds)[0]) == "Mean over seeds 1, 2, 3. \u00b1: one standard deviation over seeds."
+    more = [*seeds, *(replace(run("ipm", f"attn{k}", 0.1), seed=7) for k in range(2))]
+    assert caption(attack_figure(more)[0]).startswith("Seed 7: ipm attn0, ipm attn1; seeds 1, 2, 3: ipm fedavg.")
+
+
+def caption(figure: Figure) -> str:
+    return " ".join(figure.get_supxlabel().split())
+
+
+def test_numbers_of_many_narrow_columns_stand_upright_and_apart() -> None:
+    runs = [run(f"attack-{a}", f"method{m}", -0.299) for a in range(17) for m in range(3)]
+    figure, _ = attack_figure(runs, width=3.35)
+    texts = figure.axes[0].texts
+    assert {text.get_rotation() for text in texts} == {90.0}
+    figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in texts]
+    assert not any(one.overlaps(other) for k, one in enumerate(boxes) for other in boxes[:k])

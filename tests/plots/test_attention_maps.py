@@ -10,19 +10,13 @@ import numpy.typing as npt
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from fltk.errors import FltkError
 from fltk.metrics import label_similarity
 from fltk.plots import map_evolution
-from fltk.plots.attention_maps import (
-    Clients,
-    MapPanel,
-    attention_maps,
-    colour_limit,
-    order_clients,
-    panel_title,
-    spread_rounds,
-)
+from fltk.plots.attention_maps import attention_maps, compare_maps, panel_title
+from fltk.plots.map_data import Clients, MapPanel, MapSet, colour_limit, order_clients, spread_rounds
 from fltk.plots.save import save_figure
 
 Array = npt.NDArray[Any]
@@ -172,3 +166,101 @@ def _title_gap(figure: Figure) -> float:
     figure.canvas.draw()
     ax = figure.axes[0]
     return float(ax.title.get_window_extent().y0 - ax.get_window_extent().y1)
+
+
+def caption(figure: Figure) -> str:
+    """The words below the panels, without their line breaks."""
+    return " ".join(max((text.get_text() for text in figure.texts), key=len).split())
+
+
+BLOCKS = np.kron(np.eye(2), np.ones((3, 3)))  # the map of who learns from the own group alone
+GROUPS = np.array([0, 0, 0, 1, 1, 1])
+
+
+def test_titles_say_how_much_stays_in_known_groups_beside_a_uniform_map() -> None:
+    clients = Clients(np.ones((6, 6)), GROUPS)
+    panels = [MapPanel(1, np.ones((6, 6)), 0.3, 0.5), MapPanel(9, BLOCKS, -0.1, 0.5), MapPanel(10, np.eye(6))]
+    figure, rows = attention_maps(panels, clients, seed=4)
+    assert [ax.get_title() for ax in figure.axes[:3]] == [
+        "round 1\nin groups 40 % (40 %)",
+        "round 9\nin groups 100 % (40 %)",
+        "round 10\nno weight on others",
+    ]
+    found = {row["round"]: (row["inside"], row["inside_uniform"]) for row in rows if row["panel"] == "weight"}
+    assert found[1] == pytest.approx((0.4, 0.4)) and found[9] == pytest.approx((1.0, 0.4))
+    assert caption(figure).startswith(
+        "In groups: share of the weight on other clients that stays inside the true groups"
+    )
+    assert caption(figure).endswith("Seed 4.") and "\u03c1" not in caption(figure)
+
+
+def test_without_groups_the_order_of_ticks_is_explained() -> None:
+    figure, rows = attention_maps(some_maps(), Clients(some_similarity()))
+    assert "Ticks: client ids; neighbours have similar labels." in caption(figure)
+    assert "\u03c1: Spearman correlation with label similarity" in caption(figure)
+    assert "contributing client, by label similarity" in [text.get_text() for text in figure.texts]
+    assert not any("inside" in row for row in rows)
+    grouped, _ = attention_maps(some_maps(), Clients(some_similarity(), np.arange(12) % 3))
+    assert "Ticks" not in caption(grouped)
+
+
+def test_weights_above_the_scale_have_its_top_colour_which_is_said() -> None:
+    figure, _ = attention_maps(some_maps())
+    colours = figure.axes[0].get_images()[0].cmap
+    assert tuple(colours.get_over()) == colours(1.0) != (1.0, 1.0, 1.0, 1.0)
+    assert "Weights above the scale" in caption(figure)
+    figure, _ = attention_maps([MapPanel(1, np.full((3, 3), 1 / 3), 0.1, 0.1)])
+    assert "above the scale" not in caption(figure)
+
+
+def test_malicious_clients_are_explained() -> None:
+    figure, _ = attention_maps(some_maps(), Clients(malicious=np.arange(12) == 3))
+    assert "Triangles: malicious clients." in caption(figure)
+
+
+@pytest.mark.parametrize("width", [3.3, 7.0])
+def test_maps_of_two_runs_share_their_scale_and_the_similarity_of_their_clients(width: float) -> None:
+    clients = Clients(np.ones((6, 6)), GROUPS)
+    sets = [
+        MapSet([MapPanel(9, BLOCKS / 3)], clients, "oracle", 0),
+        MapSet([MapPanel(9, np.full((6, 6), 1 / 6))], clients, "attn", 1),
+    ]
+    figure, rows = compare_maps(sets, width=width)
+    assert [ax.get_title() for ax in figure.axes[:3]] == [
+        "oracle\nround 9\nin groups 100 % (40 %)",
+        "attn\nround 9\nin groups 40 % (40 %)",
+        "label similarity",
+    ]
+    for ax in figure.axes[:2]:
+        assert ax.get_images()[0].get_clim() == pytest.approx((0.0, 1 / 3))
+    assert {row["run"] for row in rows} == {"oracle", "attn"} and "Seeds 0, 1." in caption(figure)
+    tops = [ax.get_position().y1 for ax in figure.axes[:3]]
+    assert tops[0] == tops[1] and (tops[2] == tops[0]) == (width == 7.0)
+
+
+@pytest.mark.parametrize("width", [3.3, 7.0])
+def test_runs_with_other_clients_begin_a_line_with_their_own_order_and_similarity(width: float) -> None:
+    grouped = Clients(some_similarity(12), np.arange(12) % 3)
+    sets = [
+        MapSet(some_maps(12, (1, 5)), grouped, "attn digits permuted-labels"),
+        MapSet(some_maps(20, (1, 5)), Clients(some_similarity(20)), "attn digits dirichlet 0.1"),
+    ]
+    figure, rows = compare_maps(sets, width=width)
+    titles = [ax.get_title().replace("\n", " ") for ax in figure.axes[:6]]
+    assert [title.startswith("attn digits permuted") for title in titles] == [True, True, *[False] * 4]
+    assert titles[2] == titles[5] == "label similarity"
+    places = [ax.get_position() for ax in figure.axes[:6]]
+    assert places[3].x0 == pytest.approx(places[0].x0) and places[3].y1 < places[0].y0
+    assert len(rows) == 3 * 144 + 3 * 400
+    box = figure.get_tightbbox()
+    assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= figure.get_size_inches()[1]
+    boxes = [ax.get_tightbbox() for ax in figure.axes]
+    assert not any(one.overlaps(other) for k, one in enumerate(boxes) for other in boxes[:k])
+
+
+def test_maps_have_type_that_can_be_read() -> None:
+    clients = Clients(some_similarity(20), malicious=np.arange(20) < 3)
+    figure, _ = attention_maps(some_maps(20, (1, 10, 20, 30)), clients, width=3.3)
+    figure.canvas.draw()
+    written = [text for text in figure.findobj(Text) if text.get_text() and text.get_visible()]
+    assert min(text.get_fontsize() for text in written) >= 6.5

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 
 from fltk.plots.categories import MOST, NONE, categories
 from fltk.plots.embeddings import TIE, kind_of
 
 
-@pytest.mark.parametrize("count", [1, 7, 8, 13, 20, 21, 60])
+@pytest.mark.parametrize("count", [1, 7, 8, 9, 13, 20, 21, 60])
 def test_every_category_has_a_colour_of_its_own(count: int) -> None:
     found = categories(range(count))
     assert len(set(found.colors)) == len(found.colors) == count
@@ -33,3 +36,15 @@ def test_a_client_with_several_most_frequent_labels_has_none() -> None:
 def test_labels_have_names_or_numbers_and_never_both() -> None:
     _, _, names = kind_of(None, np.eye(2), ("sitting", "walking_upstairs_slowly"))
     assert names == {TIE: "tie"}
+
+
+def test_the_first_colours_differ_in_lightness_too() -> None:
+    """Areas have no marker: where colours of few categories look alike in hue, their lightness differs."""
+    tones = sorted(_luminance(color) for color in categories(range(3)).colors)
+    assert min(b - a for a, b in pairwise(tones)) > 0.08
+
+
+def _luminance(color: str) -> float:
+    """Relative luminance of WCAG 2."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(color)]
+    return float(np.dot((0.2126, 0.7152, 0.0722), linear))

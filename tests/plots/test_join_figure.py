@@ -29,7 +29,7 @@ def run(
     for step in missing:
         steps[step][:] = np.nan
         curves[step][:] = np.nan
-    return JoinRun(label, setting, tuple(shots), steps, curves, work)
+    return JoinRun(label, setting, tuple(shots), steps, curves, work, method=label.split(" ")[0])
 
 
 def points(rows: Sequence[dict[str, Any]], panel: str, label: str, step: str = "tuned") -> dict[Any, float]:
@@ -139,14 +139,15 @@ def test_the_legend_and_labels_stay_on_the_page(methods: int, width: float) -> N
 
 
 def test_lines_differ_without_colour() -> None:
-    figure, _ = join_figure([run(f"m{k}", seed=k) for k in range(5)])
-    looks = {(line.get_marker(), str(line.get_linestyle())) for line in figure.axes[0].get_lines()}
-    assert len({marker for marker, _ in looks}) == 7
+    methods = ("fedavg", "fedper", "ditto", "ifca", "attn")
+    figure, _ = join_figure([run(method, seed=k) for k, method in enumerate(methods)])
+    markers = [line.get_marker() for line in figure.axes[0].get_lines()]
+    assert len(set(markers)) == len(markers) == 7
 
 
 def test_lines_of_other_conditions_keep_their_epochs_and_references() -> None:
     short, long = run("attn epochs=4"), run("attn epochs=9", seed=1)
-    short, long = replace(short, condition="epochs=4"), replace(long, condition="epochs=9")
+    short, long = replace(short, setting="epochs=4"), replace(long, setting="epochs=9")
     long = replace(long, curves={name: np.pad(c, [(0, 0), (0, 0), (0, 5)]) for name, c in long.curves.items()})
     _, rows = join_figure([short, long])
     assert max(points(rows, "epochs", "attn epochs=4")) == 4 and max(points(rows, "epochs", "attn epochs=9")) == 9
@@ -154,7 +155,7 @@ def test_lines_of_other_conditions_keep_their_epochs_and_references() -> None:
 
 
 def test_equal_references_of_two_conditions_are_one() -> None:
-    runs = [replace(run(name, seed=1), condition=name) for name in ("head", "all")]
+    runs = [replace(run(name, seed=1), setting=name) for name in ("head", "all")]
     _, rows = join_figure(runs)
     assert {r["label"] for r in rows} == {"head", "all", "scratch", "fedavg_ft"}
 
@@ -167,3 +168,39 @@ def test_arrival_stands_off_where_there_are_many_epochs() -> None:
     figure.canvas.draw()
     boxes = [text.get_window_extent() for text in figure.axes[0].get_xticklabels()]
     assert all(a.x1 < b.x0 for a, b in pairwise(boxes))
+
+
+def caption(figure: Figure) -> str:
+    """The words below the axes, without their line breaks."""
+    return " ".join(figure.get_supxlabel().split())
+
+
+def test_the_caption_tells_a_method_from_the_reference_that_is_nearly_the_same() -> None:
+    runs = [run("fedavg-ft", work=1), run("attn", seed=1, work=4)]
+    told = caption(join_figure(runs)[0])
+    assert "fedavg-ft and FedAvg, fine-tuned start from the same global model" in told
+    assert "up to 3 more epochs" in told
+    assert "as many epochs" in caption(join_figure(runs[:1])[0])
+    assert "FedAvg, fine-tuned" not in caption(join_figure(runs[1:])[0]), "there is nothing to be told apart"
+    assert "FedAvg, fine-tuned" not in caption(join_figure([run("fedavg-ft", fedavg_ft=True)])[0])
+
+
+def test_the_caption_names_the_seeds() -> None:
+    runs = [replace(run("attn", seed=k, setting=f"s{k}"), seed=k) for k in (0, 1)]
+    assert caption(join_figure(runs)[0]).startswith("Mean over seeds 0, 1. Band: one standard deviation")
+
+
+@pytest.mark.parametrize("width", [3.35, 7.0])
+def test_many_lines_have_panels_for_each_setting(width: float) -> None:
+    runs = []
+    for place, setting in enumerate(("iid", "rotated")):
+        for seed, method in enumerate(("fedavg", "fedper", "ditto", "ifca", "attn")):
+            one = run(f"{method} {setting}", ("1", "all"), seed=10 * place + seed, setting=setting)
+            runs.append(replace(one, setting=setting, row=method))
+    figure, rows = join_figure(runs, width=width)
+    assert [ax.get_title() for ax in figure.axes] == ["iid", "", "rotated", ""]
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names == ["fedavg", "fedper", "ditto", "ifca", "attn", "from scratch", "FedAvg, fine-tuned"]
+    assert len({row["label"] for row in rows if row["step"] == "tuned"}) == 10
+    box = figure.get_tightbbox()
+    assert box.x0 >= -0.01 and box.x1 <= width + 0.01

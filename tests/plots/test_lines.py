@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,9 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from fltk.errors import FltkError
-from fltk.plots.clients import ClientScores, client_accuracy
-from fltk.plots.curves import Curve, accuracy_curves
-from fltk.plots.style import line_style
+from fltk.plots.clients import ClientScores, client_accuracy, client_gains
+from fltk.plots.curves import Curve, accuracy_bytes, accuracy_curves
+from fltk.plots.method_styles import method_style
 
 
 def points(figure: Figure) -> list[list[tuple[float, float]]]:
@@ -115,14 +116,6 @@ def test_the_legend_stays_on_the_page(lines: int, width: float) -> None:
     assert figure.axes[0].get_position().height * figure.get_size_inches()[1] > 1.2
 
 
-def test_lines_differ_in_colour_marker_and_dash_together() -> None:
-    styles = [line_style(k) for k in range(385)]
-    assert len({(s.color, s.marker, str(s.dash)) for s in styles}) == 385
-    near = styles[:5]
-    for part in ({s.color for s in near}, {s.marker for s in near}, {str(s.dash) for s in near}):
-        assert len(part) == 5
-
-
 def test_no_figure_needs_pyplot_or_torch() -> None:
     code = (
         "import sys; from fltk.plots import attention_maps, clients, curves, partition, save;"
@@ -177,8 +170,82 @@ def test_the_legend_of_clients_tells_attackers_and_rounds() -> None:
     assert legend(client_accuracy(scores)[0]) == ["a, round 8", "b, round 5, without 1 attacker"]
 
 
-def test_a_label_has_the_style_of_its_place() -> None:
-    curves = [Curve(name, np.arange(2), np.ones(2) / 2) for name in ("b", "new", "a")]
-    figure, _ = accuracy_curves(curves, styles={"a": 0, "b": 1})
-    colours = [line.get_color() for line in figure.axes[0].get_lines()]
-    assert colours == [line_style(place).color for place in (1, 2, 0)]
+def test_lines_have_the_styles_of_their_methods() -> None:
+    curves = [Curve(f"{name} lr=1", np.arange(2), np.ones(2) / 2, method=name) for name in ("attn", "mine", "local")]
+    scores = [ClientScores(curve.label, np.ones(3), method=curve.method) for curve in reversed(curves)]
+    for figure, names in (
+        (accuracy_curves(curves)[0], ("attn", "mine", "local")),
+        (client_accuracy(scores)[0], ("local", "mine", "attn")),
+    ):
+        drawn = [(line.get_color(), line.get_marker()) for line in figure.axes[0].get_lines()]
+        assert drawn == [(method_style(name).color, method_style(name).marker) for name in names]
+
+
+def caption(figure: Figure) -> str:
+    """The words below the axes, without their line breaks."""
+    return " ".join(figure.get_supxlabel().split())
+
+
+# Sorted clients
+
+
+def test_clients_of_several_seeds_are_averaged_by_rank() -> None:
+    runs = [np.array([0.9, 0.1, 0.5]), np.array([0.3, 0.7, 0.2])]
+    figure, rows = client_accuracy([ClientScores("a", values, seed=k) for k, values in enumerate(runs)])
+    assert [row["accuracy"] for row in rows] == pytest.approx([0.15, 0.4, 0.8])
+    assert [row["std"] for row in rows] == pytest.approx(np.std([[0.1, 0.3, 0.7], [0.2, 0.5, 0.9]], axis=0, ddof=1))
+    assert {(row["runs"], row["client"]) for row in rows} == {(2, None)}, "a rank is no client"
+    assert legend(figure) == ["a"]
+    assert len([c for c in figure.axes[0].collections if isinstance(c, PolyCollection)]) == 1
+    assert "averaged by rank. Mean over seeds 0, 1. Band: one standard deviation" in caption(figure)
+
+
+def test_runs_with_other_numbers_of_clients_are_matched_from_worst_to_best() -> None:
+    few, many = np.array([0.2, 0.8]), np.array([0.2, 0.2, 0.8, 0.8])
+    _, rows = client_accuracy([ClientScores("a", few), ClientScores("a", many)])
+    assert [row["accuracy"] for row in rows] == pytest.approx([0.2, 0.8])
+
+
+def test_gains_are_sorted_and_tell_how_many_lose() -> None:
+    gains = [ClientScores("attn", np.array([0.2, -0.1, np.nan, 0.0, 0.1]), method="attn", seed=3)]
+    figure, rows = client_gains(gains)
+    assert [(row["client"], row["accuracy"]) for row in rows] == [(1, -0.1), (3, 0.0), (4, 0.1), (0, 0.2)]
+    assert legend(figure) == ["attn (25 % lose)"]
+    ax = figure.axes[0]
+    assert ax.get_ylabel() == "gain over local (points)" and ax.yaxis.get_major_formatter()(0.2, 0) == "20.0"
+    assert ax.get_ylim()[0] < -0.1 < 0.2 < ax.get_ylim()[1]
+    assert "minus that of local training on the same data" in caption(figure) and "Seed 3." in caption(figure)
+    with pytest.raises(FltkError, match="no gain to draw"):
+        client_gains([])
+
+
+# Bytes
+
+
+def test_bytes_are_on_the_x_axis_and_a_silent_run_is_a_level_line() -> None:
+    rounds = np.arange(1, 4)
+    curves = [
+        Curve("fedavg", rounds, np.array([0.1, 0.2, 0.3]), 4e6 * rounds, method="fedavg"),
+        Curve("fedavg", rounds, np.array([0.3, 0.4, 0.5]), 4e6 * rounds, method="fedavg"),
+        Curve("local", rounds, np.array([0.5, 0.6, 0.7]), 0.0 * rounds, method="local"),
+    ]
+    figure, rows = accuracy_bytes(curves)
+    line, level = figure.axes[0].get_lines()
+    assert np.asarray(line.get_xdata()).tolist() == [4.0, 8.0, 12.0] and "(MB)" in figure.axes[0].get_xlabel()
+    assert np.asarray(line.get_ydata()).tolist() == pytest.approx([0.2, 0.3, 0.4])
+    assert set(np.asarray(level.get_ydata()).tolist()) == {0.7} and level.get_color() == method_style("local").color
+    assert legend(figure) == ["fedavg", "local (sends nothing)"]
+    assert [row["bytes"] for row in rows if row["label"] == "fedavg"] == [4e6, 8e6, 12e6]
+
+
+def test_bytes_of_very_different_methods_have_a_logarithmic_axis_and_many_are_gigabytes() -> None:
+    rounds = np.arange(1, 4)
+    small = Curve("small", rounds, np.ones(3) / 2, 1e6 * rounds)
+    large = Curve("large", rounds, np.ones(3) / 2, 1e9 * rounds)
+    ax = accuracy_bytes([small, large])[0].axes[0]
+    assert ax.get_xscale() == "log" and "(GB)" in ax.get_xlabel()
+    assert accuracy_bytes([small, replace(small, label="b")])[0].axes[0].get_xscale() == "linear"
+    with pytest.raises(FltkError, match="these runs send nothing"):
+        accuracy_bytes([replace(small, position=0.0 * rounds)])
+    with pytest.raises(FltkError, match="no curve"):
+        accuracy_bytes([])

@@ -1,0 +1,120 @@
+"""`fltk plot`: figures that compare methods by what they cost and by what clients gain."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from fltk.cli.command import Option, command
+from fltk.cli.context import Settings
+from fltk.cli.figures import figure_name, figure_options, write_figure
+from fltk.errors import UsageError
+
+PERSONAL = "personal_test_acc"  # what is drawn where no other number is named
+
+
+@command(
+    "bytes",
+    examples=("fltk plot bytes run1 run2 run3", "fltk plot bytes run1 run2 --key personal_val_acc -o bytes.pdf"),
+)
+@click.argument("run", nargs=-1, required=True)
+@click.option("--key", default=PERSONAL, cls=Option, section="Figure", help="which number of a round is drawn")
+@figure_options
+@click.pass_obj
+def bytes_(
+    settings: Settings,
+    run: tuple[str, ...],
+    key: str,
+    output: Path | None,
+    data: Path | None,
+    width: str | None,
+) -> None:
+    """Accuracy against the bytes that clients send and receive.
+
+    Bytes are those of all clients since the first round, as models are stored (no compression). Runs that differ only
+    in their seeds become one line with a band of one standard deviation. A method that sends nothing is a horizontal
+    line at its last accuracy.
+    """
+    from fltk.metrics.keys import is_percent, named
+    from fltk.plots.curves import Curve, accuracy_bytes
+    from fltk.plots.labels import line_labels
+    from fltk.plots.stored import sent_bytes
+    from fltk.plots.style import COLUMN
+    from fltk.registry import Store
+
+    with Store(settings.db, readonly=True) as store:
+        labels = line_labels([store.find_run(ref) for ref in run])
+        curves = []
+        for each in labels.runs:
+            rounds, values = store.scalars(each.id, key)[key]
+            sent = sent_bytes(store, each, rounds)
+            curves.append(Curve(labels.names[each.id], rounds, values, sent, **labels.tag(each)))
+    settings.notes(labels.notes)
+    write_figure(
+        lambda w: accuracy_bytes(curves, width=w or COLUMN, y_label=named(key), percent=is_percent(key)),
+        figure_name("bytes", [each.id for each in labels.runs], None if key == PERSONAL else key),
+        output,
+        data,
+        width,
+    )
+
+
+@command(
+    "gains",
+    examples=("fltk plot gains run2 run3 run6", "fltk plot gains run1 run2 run3 --data gains.csv"),
+)
+@click.argument("run", nargs=-1, required=True)
+@click.option("--key", default=PERSONAL, cls=Option, section="Figure", help="which number of a client is compared")
+@figure_options
+@click.pass_obj
+def gains(
+    settings: Settings,
+    run: tuple[str, ...],
+    key: str,
+    output: Path | None,
+    data: Path | None,
+    width: str | None,
+) -> None:
+    """What each client gains over local training in the last round, sorted.
+
+    A run is compared with a run of local on the same partition and seed: one that is named, or else a finished run of
+    the registry with the same training settings. Runs that differ only in their seeds become one line: gains are sorted
+    in each run and averaged by rank. Malicious clients are left out.
+    """
+    from dataclasses import replace
+
+    from fltk.metrics.keys import is_percent, named
+    from fltk.plots.clients import client_gains
+    from fltk.plots.labels import line_labels
+    from fltk.plots.stored import LOCAL, last_gains
+    from fltk.plots.style import COLUMN
+    from fltk.registry import Store
+
+    if not is_percent(key):
+        raise UsageError(f"--key {key}: gains are differences of accuracies, such as {PERSONAL}")
+    with Store(settings.db, readonly=True) as store:
+        labels = line_labels([store.find_run(ref) for ref in run])
+        drawn, alone = [], []
+        for each in labels.runs:
+            if each.method == LOCAL:
+                continue
+            found = last_gains(store, each, key, labels.runs)
+            if found is None:
+                alone.append(each.label)
+            else:
+                drawn.append(replace(found, label=labels.names[each.id], **labels.tag(each)))
+    if alone and not drawn:
+        raise UsageError(
+            f"{alone[0]} has no run of {LOCAL} on the same partition, with the same seed and training settings; train "
+            f"it, or name a run of {LOCAL} on that partition"
+        )
+    missing = [f"left out, no run of {LOCAL} on the same data: {', '.join(alone)}"] if alone else []
+    settings.notes([*labels.notes, *missing])
+    write_figure(
+        lambda w: client_gains(drawn, width=w or COLUMN, what=named(key)),
+        figure_name("gains", [each.id for each in labels.runs], None if key == PERSONAL else key),
+        output,
+        data,
+        width,
+    )
