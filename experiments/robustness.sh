@@ -10,7 +10,8 @@ set -eu
 export FLTK_DB=${1:-robustness.db}
 FLTK=${FLTK:-fltk}
 OPTIONS="--dataset mnist --subset 10000 --newcomers 0 --model mlp --lr 0.1 --rounds 30 --eval-every 10"
-METHODS=local,fedavg,fedper,ditto,fedamp,ifca,attn
+METHODS=local,fedavg,fedper,ditto,fedamp,ifca
+ATTN="--method attn --set token=model --own-step none" # the map of displacements
 DEFENCES=trimmed-mean,multi-krum
 
 grid() { # shellcheck disable=SC2086
@@ -20,11 +21,14 @@ for seed in 0 1 2; do
     for kinds in random-model,sign-flip badnets,alie min-max,ipm,label-flip; do
         for scheme in "dirichlet --alpha 0.1" rotated; do
             grid --kind $kinds --malicious 0.2 --method $METHODS
+            # shellcheck disable=SC2086
+            grid --kind $kinds --malicious 0.2 $ATTN
             grid --kind $kinds --malicious 0.2 --method fedavg --defence $DEFENCES
         done
     done
     for scheme in "dirichlet --alpha 0.1" rotated; do
         grid --kind none --method fedavg --defence $DEFENCES
-        grid --kind random-model --malicious 0 --method attn # nobody, but attn is on its guard
+        # shellcheck disable=SC2086
+        grid --kind random-model --malicious 0 $ATTN # nobody, but attn is on its guard
     done
 done

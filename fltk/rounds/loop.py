@@ -26,6 +26,7 @@ from fltk.engine.work import ClientScores, ScoreTask, score_client
 from fltk.memory.shared import MOST
 from fltk.memory.undo import Undo
 from fltk.protocol.map import Map
+from fltk.protocol.messages import Upload
 from fltk.protocol.method import Method
 from fltk.protocol.mixing import TOGETHER
 from fltk.protocol.state import State
@@ -120,64 +121,119 @@ def beginning(job: Job, task: Task) -> State:
     return replace(state, server={**state.server, **own_step.Votes.none_yet(task.n_clients).tensors()})
 
 
+@dataclass(frozen=True)
+class _Played:
+    """What training and aggregation of a round have left; the clients' models are gone."""
+
+    state: State
+    ids: list[int]  # the participants
+    firsts: int  # how many of them took part for the first time
+    losses: list[float]  # their training losses
+    ballots: int | None  # votes on the own step that were counted; None where there is no vote
+    faced: pipeline.Faced
+    trained_at: float  # time.perf_counter() after training
+
+
 def _round(job: Job, engine: Engine, task: Task, state: State, t: int, undo: Undo) -> RoundDone:
     """Round t, counted from 0."""
     started = time.perf_counter()
     before = _client_numbers(job.method, task, state)
+    played = _played(job, engine, task, state, t, undo)
+    state = played.state
+    aggregated = time.perf_counter()
+
+    scalars, clients = _recorded(job, task, played, before)
+    if (t + 1) % job.train.eval_every == 0 or t + 1 == job.train.rounds:
+        more, vectors = _evaluated(job, engine, task, state, t)
+        scalars |= more
+        clients |= vectors
+
+    ended = time.perf_counter()
+    scalars["seconds"] = ended - started
+    scalars["seconds_train"] = played.trained_at - started
+    scalars["seconds_aggregate"] = aggregated - played.trained_at
+    scalars["seconds_eval"] = ended - aggregated
+
+    found = job.method.mixing(state, task)
+    scalars |= pipeline.weight_of_attackers(job, found, state, played.faced)
+    return RoundDone(t + 1, scalars, clients, found, digest(state), state, tuple(played.faced.notes))
+
+
+def _played(job: Job, engine: Engine, task: Task, state: State, t: int, undo: Undo) -> _Played:
+    """Sample, send down, train, judge, aggregate."""
+    method = job.method
     ids = sample(task, job.train, job.streams(), t)
+    firsts = int((state.last[ids] < 0).sum())
+
+    # who votes on the own step, and on which model: the one that a client would use before this round
     votes = own_step.Votes.of(state.server)
-    voted = {} if votes is None else _voted(job.method, task, state, votes.due(ids, state.last, t))
-    firsts = sum(1 for i in ids if state.last[i] < 0)
+    asked = [] if votes is None else votes.due(ids, state.last, t)
+    voted = dict(zip(asked, method.personal_model(state, asked, task), strict=True)) if asked else {}
+
     threatened = job.campaign is not None or job.protection is not None
-    state = state if threatened else job.method.prepared(state, ids, task, undo)
-    downs = job.method.downlink(state, ids, task)
-    starts, sums = pipeline.own_starts(job, state, ids, downs), None
-    cohort = Cohort(job.method, task, t, ids, starts, voted)
-    if job.method.adds_up() and task.class_head is None and not threatened:
+    if not threatened:
+        state = method.prepared(state, ids, task, undo)
+    downs = method.downlink(state, ids, task)
+    starts = pipeline.own_starts(job, state, ids, downs)
+
+    # where the server only averages, uploads are added up in the workers and none of them arrives
+    cohort, sums = Cohort(method, task, t, ids, starts, voted), None
+    if method.adds_up() and task.class_head is None and not threatened:
         uploads, losses, sums = cohort.added_up(engine, state, undo)
     else:
         uploads, losses = cohort.trained(engine, undo.kept)
-    trained = time.perf_counter()
+    trained_at = time.perf_counter()
+
     faced = pipeline.face(job, engine, task, state, downs, uploads, t)
     if faced.uploads:
-        context = replace(faced.context, sums=sums, undo=undo)
-        state = job.method.aggregate(state, faced.uploads, context)
+        state = method.aggregate(state, faced.uploads, replace(faced.context, sums=sums, undo=undo))
     else:
-        state = job.method.missed(state, t)
+        state = method.missed(state, t)
+
+    # what attackers, the defence and the vote remember is part of the state
     ballots = {u.client: u.ballot for u in faced.uploads if u.ballot is not None}
-    del downs, starts, cohort, uploads, voted  # models of all clients, for which evaluation needs the room
     faced = pipeline.settled(faced, job, task.n_clients)
     state = faced.remembered(state)
-    if votes is not None:
-        votes = votes.counted(ballots, t)
-        state = replace(state, server={**state.server, **votes.tensors()})
-    aggregated = time.perf_counter()
-    scalars = {"train_loss": _mean(losses), "participants": float(len(ids)), **faced.scalars}
-    told = _client_numbers(job.method, task, state)
-    clients = {"train_loss": _scatter(task.n_clients, ids, losses), **told, **faced.clients}
-    scalars |= job.method.diagnostics(state, task)
+    faced = replace(faced, uploads=[Upload(torch.empty(0), client=u.client) for u in faced.uploads])
+    if votes is None:
+        return _Played(state, ids, firsts, losses, None, faced, trained_at)
+    state = replace(state, server={**state.server, **votes.counted(ballots, t).tensors()})
+    return _Played(state, ids, firsts, losses, len(ballots), faced, trained_at)
+
+
+def _recorded(
+    job: Job, task: Task, played: _Played, before: dict[str, Values]
+) -> tuple[dict[str, float], dict[str, Values]]:
+    """Scalars and per-client vectors of a round, but for its evaluation. before: the method's vectors before it."""
+    method, count = job.method, len(played.ids)
+    told = _client_numbers(method, task, played.state)
+    losses = _scatter(task.n_clients, played.ids, played.losses)
+    clients = {"train_loss": losses, **told, **played.faced.clients}
+
+    scalars = {"train_loss": _mean(played.losses), "participants": float(count)}
+    scalars |= {**played.faced.scalars, **method.diagnostics(played.state, task)}
     if "cluster" in told:
         scalars |= membership(told["cluster"], before["cluster"], _array(task.groups))
-    if votes is not None:
-        scalars |= {"own_step": float(votes.choice()), "ballots": float(len(ballots))}
-    cost, first = job.method.cost(task.layout), job.method.first_cost(task.layout)
-    scalars["bytes_down"] = float(cost.down * len(ids) + first.down * firsts)
-    scalars["bytes_up"] = float(cost.up * len(ids) + first.up * firsts + own_step.BYTES * len(ballots))
-    if (t + 1) % job.train.eval_every == 0 or t + 1 == job.train.rounds:
-        scores = score(job.method, engine, task, state, t)
-        more, vectors = accuracy_of(scores, () if job.campaign is None else job.campaign.malicious)
-        scalars, clients = scalars | more | pipeline.outcome(job, vectors, scores), clients | vectors
-    ended = time.perf_counter()
-    scalars |= {"seconds": ended - started, "seconds_train": trained - started}
-    scalars |= {"seconds_aggregate": aggregated - trained, "seconds_eval": ended - aggregated}
-    found = job.method.mixing(state, task)
-    scalars |= pipeline.weight_of_attackers(job, found, state, faced)
-    return RoundDone(t + 1, scalars, clients, found, digest(state), state, tuple(faced.notes))
+
+    ballots = played.ballots or 0
+    if played.ballots is not None:
+        scalars["own_step"] = float(own_step.choice_of(played.state.server))
+        scalars["ballots"] = float(ballots)
+
+    every, first = method.cost(task.layout), method.first_cost(task.layout)
+    scalars["bytes_down"] = float(every.down * count + first.down * played.firsts)
+    scalars["bytes_up"] = float(every.up * count + first.up * played.firsts + own_step.BYTES * ballots)
+    return scalars, clients
 
 
-def _voted(method: Method, task: Task, state: State, asked: Sequence[int]) -> dict[int, Tensor]:
-    """The personal models, before a round, of the clients that are asked to vote in it."""
-    return dict(zip(asked, method.personal_model(state, asked, task), strict=True)) if asked else {}
+def _evaluated(
+    job: Job, engine: Engine, task: Task, state: State, t: int
+) -> tuple[dict[str, float], dict[str, Values]]:
+    """Scalars and per-client vectors of a round's evaluation; scalars are of benign clients."""
+    malicious = () if job.campaign is None else job.campaign.malicious
+    scores = score(job.method, engine, task, state, t)
+    scalars, vectors = accuracy_of(scores, malicious)
+    return scalars | pipeline.outcome(job, vectors, scores), vectors
 
 
 def score(method: Method, engine: Engine, task: Task, state: State, round: int) -> list[ClientScores]:
