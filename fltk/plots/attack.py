@@ -237,12 +237,15 @@ def _curves(block: _Block) -> list[Curve]:
 
 def _mean_curve(column: str, runs: Sequence[AttackedRun]) -> Curve:
     """The mean over runs at each round that any of them has."""
-    known = [np.isfinite(run.share) for run in runs]
-    rounds = np.unique(np.concatenate([run.rounds[there] for run, there in zip(runs, known, strict=True)]))
-    table = np.full((len(runs), len(rounds)), np.nan)
-    for k, (run, there) in enumerate(zip(runs, known, strict=True)):
-        table[k, np.searchsorted(rounds, run.rounds[there])] = run.share[there]
-    return Curve(column, rounds, np.nanmean(table, axis=0))
+    shares: dict[int, list[float]] = {}
+    for run in runs:
+        for number, share in zip(run.rounds.tolist(), run.share.tolist(), strict=True):
+            if math.isfinite(share):
+                shares.setdefault(number, []).append(share)
+
+    rounds = sorted(shares)
+    means = [float(np.mean(shares[number])) for number in rounds]
+    return Curve(column, np.array(rounds), np.array(means))
 
 
 def _caption(runs: Sequence[AttackedRun], blocks: Sequence[_Block]) -> str:

@@ -17,7 +17,7 @@ from fltk.plots.style import CHARACTER, legend_above, value_axis
 MOST_OF_SETTINGS = 8  # lines of several settings that share a panel
 MOST = 12  # lines of one setting that share a panel
 NARROWEST, HEIGHT = 1.45, 1.15  # inches of a panel among others
-NARROWEST_ALONE, HEIGHT_ALONE = 1.05, 0.8  # of a panel that shows one line
+NARROWEST_ALONE, HEIGHT_ALONE = 1.05, 0.95  # of a panel that shows one line
 
 
 class Tagged(Protocol):
@@ -59,33 +59,45 @@ class Layout:
 
 def layout(items: Sequence[Tagged]) -> Layout:
     """How the lines of these runs share panels; runs of one label share a line."""
-    lines = {item.label: item for item in reversed(items)}
-    lines = {item.label: lines[item.label] for item in items}
-    settings = dict.fromkeys(item.setting for item in lines.values())
+    lines: dict[str, Tagged] = {}
+    for item in items:
+        lines.setdefault(item.label, item)
+    settings = {item.setting for item in lines.values()}
 
-    if len(settings) > 1 and len(lines) > MOST_OF_SETTINGS and len(lines) >= 2 * len(settings):
-        return _by_setting(list(lines.values()), list(settings))
-    styles = line_styles((label, item.method or label) for label, item in lines.items())
+    crowded = len(lines) > MOST_OF_SETTINGS and len(settings) > 1
+    if crowded and len(lines) >= 2 * len(settings):
+        return _by_setting(list(lines.values()))
+
+    styles = line_styles((label, _method(item)) for label, item in lines.items())
     if len(lines) > MOST:
-        return Layout(tuple(Panel(label, (label,)) for label in lines), styles, {}, one_each=True)
-    return Layout((Panel("", tuple(lines)),), styles, {label: (label,) for label in lines})
+        panels = [Panel(label, (label,)) for label in lines]
+        return Layout(tuple(panels), styles, {}, one_each=True)
+    legend = {label: (label,) for label in lines}
+    return Layout((Panel("", tuple(lines)),), styles, legend)
 
 
-def _by_setting(lines: Sequence[Tagged], settings: Sequence[str]) -> Layout:
+def _by_setting(lines: Sequence[Tagged]) -> Layout:
     """A panel for each setting; lines of one row have the same style in all of them."""
-    of_row = line_styles((item.row or item.label, item.method or item.row or item.label) for item in lines)
-    styles = {item.label: of_row[item.row or item.label] for item in lines}
-
-    panels = []
-    for setting in settings:
-        inside = [item.label for item in lines if item.setting == setting]
-        panels.append(Panel(setting, tuple(inside)))
-
-    legend: dict[str, tuple[str, ...]] = {}
+    of_row = line_styles((_row(item), _method(item)) for item in lines)
+    styles: dict[str, LineStyle] = {}
+    inside: dict[str, list[str]] = {}
+    legend: dict[str, list[str]] = {}
     for item in lines:
-        row = item.row or item.label
-        legend[row] = (*legend.get(row, ()), item.label)
-    return Layout(tuple(panels), styles, legend)
+        styles[item.label] = of_row[_row(item)]
+        inside.setdefault(item.setting, []).append(item.label)
+        legend.setdefault(_row(item), []).append(item.label)
+
+    panels = [Panel(setting, tuple(labels)) for setting, labels in inside.items()]
+    entries = {row: tuple(labels) for row, labels in legend.items()}
+    return Layout(tuple(panels), styles, entries)
+
+
+def _row(item: Tagged) -> str:
+    return item.row or item.label
+
+
+def _method(item: Tagged) -> str:
+    return item.method or _row(item)
 
 
 def figure_height(plan: Layout, width: float, alone: float) -> float:

@@ -114,19 +114,9 @@ def _evaluated(curve: Curve) -> _Run:
 
 
 def _mean_line(label: str, runs: Sequence[_Run]) -> MeanLine:
-    if not _shared(runs).size:
+    parts = _parts(runs)
+    if not parts or len(parts[0].values) < len(runs):
         raise FltkError(f"{label!r} has no evaluated round that all of its runs share")
-
-    parts = []
-    left, end = list(runs), -1
-    while left:
-        rounds = _shared(left)
-        rounds = rounds[rounds > end]
-        if rounds.size:
-            parts.append(_part(left, rounds))
-        end = min(int(run.rounds[-1]) for run in left)
-        left = [run for run in left if run.rounds[-1] > end]
-
     return MeanLine(
         label,
         np.concatenate([part.rounds for part in parts]),
@@ -137,12 +127,30 @@ def _mean_line(label: str, runs: Sequence[_Run]) -> MeanLine:
     )
 
 
+def _parts(runs: Sequence[_Run]) -> list[_Part]:
+    """The rounds that all runs share, then those of the runs that go on, until the last one ends."""
+    if not all(run.rounds.size for run in runs):
+        return []
+    parts = []
+    left, end = list(runs), -1
+    while left:
+        rounds = _shared(left)
+        rounds = rounds[rounds > end]
+        if rounds.size:
+            parts.append(_part(left, rounds))
+        end = min(int(run.rounds[-1]) for run in left)
+        left = [run for run in left if run.rounds[-1] > end]
+    return parts
+
+
 def _part(runs: Sequence[_Run], rounds: Array) -> _Part:
     """What these runs have at these rounds."""
-    places = [np.searchsorted(run.rounds, rounds) for run in runs]
-    x = np.stack([run.x[place] for run, place in zip(runs, places, strict=True)])
-    values = np.stack([run.values[place] for run, place in zip(runs, places, strict=True)])
-    return _Part(rounds, x.mean(axis=0), values)
+    x, values = [], []
+    for run in runs:
+        places = np.searchsorted(run.rounds, rounds)
+        x.append(run.x[places])
+        values.append(run.values[places])
+    return _Part(rounds, np.mean(x, axis=0), np.stack(values))
 
 
 def _shared(runs: Sequence[_Run]) -> Array:
