@@ -114,7 +114,7 @@ def panel_axes(figure: Figure, plan: Layout, *, x_label: str) -> list[Axes]:
     width = float(figure.get_size_inches()[0])
     columns = _columns(plan, width)
     rows = math.ceil(len(panels) / columns)
-    letters = max(12, int((width / columns - 0.3) / CHARACTER))
+    letters = max(14, int((width / columns - 0.3) / CHARACTER))
     if len(panels) > 1:
         x_label = textwrap.fill(x_label, letters)
     grid = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)

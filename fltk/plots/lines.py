@@ -173,7 +173,7 @@ def draw_lines(
     for index, line in enumerate(lines):
         style = styles[line.label]
         every = max(1, line.whole // MARKERS_A_LINE)
-        first = index * every // max(1, len(lines))  # staggered: markers of equal lines do not cover each other
+        first = index % every  # staggered: markers of equal lines do not cover each other
         handles[line.label] = _draw_line(ax, line, style, (first, every))
         if bands:
             _draw_band(ax, line, style.color, share=share)
