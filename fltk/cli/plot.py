@@ -75,7 +75,7 @@ def attention_maps(
     """Who learns from whom, round by round, or in the last round of several runs.
 
     Rows receive, columns contribute. Clients are ordered by known group or by similarity of their label distributions,
-    which is drawn beside the maps. Where groups are known, the title has the share of the weight on other clients that
+    which is drawn next to the maps. Where groups are known, the title has the share of the weight on other clients that
     stays inside them, and that of a uniform map; otherwise the correlation with label similarity. Works for every
     method. Several layers are shown in the last round, unless --rounds names others. Maps of several runs have one
     colour scale.

@@ -1,4 +1,4 @@
-"""Accuracy of every client, or its gain over local training, sorted: who gains and who is left behind."""
+"""Accuracy of every client, or its gain over local training, sorted: which clients gain and which lose."""
 
 from __future__ import annotations
 

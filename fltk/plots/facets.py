@@ -155,7 +155,7 @@ def draw_legend(figure: Figure, plan: Layout, handles: Mapping[str, object], mor
 
 
 def _columns(plan: Layout, width: float) -> int:
-    """Panels beside each other: as many as fit, in rows of equal length where that is possible."""
+    """Panels side by side: as many as fit, in rows of equal length where that is possible."""
     count = len(plan.panels)
     narrowest = NARROWEST_ALONE if plan.one_each else NARROWEST
     fit = max(1, min(count, int(width / narrowest)))

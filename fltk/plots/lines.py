@@ -19,7 +19,7 @@ MARKERS_A_LINE = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Tag:
-    """What a figure has to know of a run beside its numbers and its label.
+    """What a figure has to know of a run, apart from its numbers and its label.
 
     method: gives colour and marker; without one the label does.  setting: what the runs of a panel share, where a
     figure has a panel for each setting.  row: the label without its setting.  seed: for the caption.

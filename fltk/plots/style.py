@@ -30,7 +30,7 @@ PALETTE = ("#0072B2", "#E69F00", "#882255", "#56B4E9", "#009E73", "#CC79A7", "#D
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "p")
 ALERT = "#D55E00"
 EMPTY = "#d9d9d9"  # a cell without a value
-CHARACTER, _HANDLE = 0.058, 0.42  # inches, of a legend's 7 pt and of its line with the gap behind
+CHARACTER, _HANDLE = 0.058, 0.42  # inches, of a legend's 7 pt and of its line with the gap after it
 
 _RC: dict[str, Any] = {
     "font.family": "sans-serif",
