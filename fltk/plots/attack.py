@@ -20,7 +20,7 @@ from fltk.plots.method_styles import LineStyle, line_styles
 from fltk.plots.style import COLUMN, DOUBLE, Array, Row, new_figure, paper, whole_ticks
 
 LINE = 18  # characters of a name
-NARROWEST_LINES = 2.3  # inches of height for the lines beside a matrix
+NARROWEST_LINES = 2.3  # inches of height for the lines next to a matrix
 LINES_BELOW = 2.0  # inches of height for the lines below a matrix
 ONE_LABEL = 0.14  # inches of a legend's line
 
@@ -82,7 +82,7 @@ def attack_figure(runs: Sequence[AttackedRun], *, width: float | None = None) ->
     Each data set and partition has a matrix and lines of its own. Runs of one cell (seeds) are averaged; their standard
     deviation stands below the mean. A line is the mean over a column's runs, with a band of one standard deviation
     where there is one attack; of several it is the mean of their means. Attacks and columns are drawn in the order of
-    the runs. Where the width (in inches) leaves no room beside the matrix, the lines stand below it, and it is drawn
+    the runs. Where the width (in inches) leaves no room next to the matrix, the lines stand below it, and it is drawn
     methods x attacks. FltkError without runs.
     """
     if not runs:
@@ -178,7 +178,7 @@ def _height(block: _Block, width: float, *, upright: bool) -> float:
 
 
 def _draw_block(part: SubFigure, block: _Block, styles: Mapping[str, LineStyle], *, top: float, upright: bool) -> None:
-    """The matrix of one data set and, where known, its lines beside or below it."""
+    """The matrix of one data set and, where known, its lines next to it or below it."""
     if block.data:
         part.suptitle(block.data, fontsize=7.5, fontweight="bold")
     matrix = block.matrix(upright=upright)
@@ -237,12 +237,15 @@ def _curves(block: _Block) -> list[Curve]:
 
 def _mean_curve(column: str, runs: Sequence[AttackedRun]) -> Curve:
     """The mean over runs at each round that any of them has."""
-    known = [np.isfinite(run.share) for run in runs]
-    rounds = np.unique(np.concatenate([run.rounds[there] for run, there in zip(runs, known, strict=True)]))
-    table = np.full((len(runs), len(rounds)), np.nan)
-    for k, (run, there) in enumerate(zip(runs, known, strict=True)):
-        table[k, np.searchsorted(rounds, run.rounds[there])] = run.share[there]
-    return Curve(column, rounds, np.nanmean(table, axis=0))
+    shares: dict[int, list[float]] = {}
+    for run in runs:
+        for number, share in zip(run.rounds.tolist(), run.share.tolist(), strict=True):
+            if math.isfinite(share):
+                shares.setdefault(number, []).append(share)
+
+    rounds = sorted(shares)
+    means = [float(np.mean(shares[number])) for number in rounds]
+    return Curve(column, np.array(rounds), np.array(means))
 
 
 def _caption(runs: Sequence[AttackedRun], blocks: Sequence[_Block]) -> str:

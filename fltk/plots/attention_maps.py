@@ -16,7 +16,7 @@ from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 
 from fltk.errors import FltkError
-from fltk.plots.captions import CHARACTER_WIDTH, GREY, SIZE, seeds_told
+from fltk.plots.captions import CHARACTER_WIDTH, GREY, SIZE, seeds_told, sentence
 from fltk.plots.map_data import Clients, MapPanel, MapSet, colour_limit, map_rows, order_clients, spread_rounds
 from fltk.plots.map_grid import GAP, TICKS, Grid, grid_of
 from fltk.plots.style import ALERT, DOUBLE, EMPTY, Array, Row, new_figure, paper, thin_ticks
@@ -134,23 +134,38 @@ def _inside(panel: MapPanel, clients: Clients) -> str:
 def _note(sets: Sequence[MapSet], tiles: Sequence[_Tile], limit: float, width: float) -> list[str]:
     """The caption, in lines."""
     maps = [tile for tile in tiles if not tile.similarity]
-    sentences = []
-    if any("in groups" in tile.title for tile in maps):
-        text = "In groups: share of the weight on other clients that stays inside the true groups"
-        sentences.append(f"{text}; in brackets: that of a uniform map.")
-    if any("rho" in tile.title for tile in maps):
-        sentences.append("\u03c1: Spearman correlation with label similarity off the diagonal, mean over rows.")
+    sentences = _titles_told(maps)
     if any(_by_similarity(tile) for tile in maps):
         sentences.append("Ticks: client ids; neighbours have similar labels.")
-    if any(tile.clients.malicious is not None and np.any(tile.clients.malicious) for tile in maps):
+    if any(_has_malicious(tile) for tile in maps):
         sentences.append("Triangles: malicious clients.")
-    if any(np.nanmax(tile.table, initial=0.0) > limit for tile in maps):
+    if any(_exceeds(tile, limit) for tile in maps):
         sentences.append("Weights above the scale, which ends at the largest off the diagonal, have its top colour.")
-    seeds = {one.seed for one in sets if one.seed is not None}
+
+    seeds = [one.seed for one in sets if one.seed is not None]
     if seeds:
-        told = seeds_told(seeds)
-        sentences.append(f"{told[:1].upper()}{told[1:]}.")
+        sentences.append(sentence(seeds_told(seeds)))
     return textwrap.wrap(" ".join(sentences), int((width - 0.1) / CHARACTER_WIDTH))
+
+
+def _titles_told(maps: Sequence[_Tile]) -> list[str]:
+    """What the numbers in the titles are."""
+    titles = " ".join(tile.title for tile in maps)
+    told = []
+    if "in groups" in titles:
+        text = "In groups: share of the weight on other clients that stays inside the true groups"
+        told.append(f"{text}; in brackets: that of a uniform map.")
+    if "rho" in titles:
+        told.append("\u03c1: Spearman correlation with label similarity off the diagonal, mean over rows.")
+    return told
+
+
+def _has_malicious(tile: _Tile) -> bool:
+    return tile.clients.malicious is not None and bool(np.any(tile.clients.malicious))
+
+
+def _exceeds(tile: _Tile, limit: float) -> bool:
+    return bool(np.nanmax(tile.table, initial=0.0) > limit)
 
 
 def _by_similarity(tile: _Tile) -> bool:
@@ -247,8 +262,11 @@ def _mark_malicious(ax: Axes, places: Array, n: int) -> None:
 
 def _bars(figure: Figure, grid: Grid, tiles: Sequence[_Tile], images: Sequence[AxesImage]) -> None:
     """Horizontal colour bars in one strip: under their panels if these form one line, else side by side."""
-    maps = [image for image, tile in zip(images, tiles, strict=True) if not tile.similarity]
-    similar = [image for image, tile in zip(images, tiles, strict=True) if tile.similarity]
+    maps: list[AxesImage] = []
+    similar: list[AxesImage] = []
+    for image, tile in zip(images, tiles, strict=True):
+        (similar if tile.similarity else maps).append(image)
+
     below = grid.lines == 1
     room = grid.span * (0.5 if similar else 1.0)
     if below:

@@ -48,28 +48,37 @@ def seeds_caption(items: Sequence[Seeded], *, spread: str = "Band: one standard 
 
     spread: what is added where a line is the mean over several seeds. Empty where no seed is known.
     """
+    groups = _by_seeds(items)
+    if not groups:
+        return ""
+    several = any(len(numbers) > 1 for numbers in groups)
+    if len(groups) == 1:
+        told = seeds_told(next(iter(groups)))
+        text = f"Mean over {told}." if several else sentence(told)
+    else:
+        text = sentence("; ".join(_group_told(numbers, labels, items) for numbers, labels in groups.items()))
+    return f"{text} {spread}".strip() if several else text
+
+
+def _by_seeds(items: Sequence[Seeded]) -> dict[tuple[int, ...], list[str]]:
+    """Seeds -> the labels that have them, the seeds of most labels first."""
     seeds: dict[str, set[int]] = {}
     for item in items:
         if item.seed is not None:
             seeds.setdefault(item.label, set()).add(item.seed)
+
     groups: dict[tuple[int, ...], list[str]] = {}
     for label, found in seeds.items():
         groups.setdefault(tuple(sorted(found)), []).append(label)
-    if not groups:
-        return ""
-
-    several = any(len(numbers) > 1 for numbers in groups)
-    if len(groups) == 1:
-        (numbers,) = groups
-        text = f"Mean over {seeds_told(numbers)}." if several else _sentence(seeds_told(numbers))
-    else:
-        ordered = sorted(groups.items(), key=lambda group: -len(group[1]))
-        told = [f"{seeds_told(numbers)}: {listed(_by_setting(labels, items))}" for numbers, labels in ordered]
-        text = _sentence("; ".join(told))
-    return f"{text} {spread}" if several and spread else text
+    return dict(sorted(groups.items(), key=lambda group: -len(group[1])))
 
 
-def _sentence(text: str) -> str:
+def _group_told(seeds: tuple[int, ...], labels: Sequence[str], items: Sequence[Seeded]) -> str:
+    return f"{seeds_told(seeds)}: {listed(_by_setting(labels, items))}"
+
+
+def sentence(text: str) -> str:
+    """The text with a capital letter and a full stop."""
     return f"{text[:1].upper()}{text[1:]}."
 
 
@@ -114,13 +123,20 @@ def overlap_caption(lines: Sequence[MeanLine], *, percent: bool) -> str:
 
     lines: those of one panel.
     """
-    told = []
-    for group in _overlapping(lines):
-        labels = [line.label for line in group]
-        most = max(_distance(group[0], line) for line in group[1:])
-        gap = f"{100 * most:.1f} points" if percent else f"{most:.2g}"
-        told.append(f"{' and '.join(labels) if len(labels) == 2 else listed(labels)} (at most {gap} apart)")
+    told = [_overlap_told(group, percent=percent) for group in _overlapping(lines)]
     return f"Lines that cover each other: {'; '.join(told)}." if told else ""
+
+
+def _overlap_told(group: Sequence[MeanLine], *, percent: bool) -> str:
+    labels = [line.label for line in group]
+    names = " and ".join(labels) if len(labels) == 2 else listed(labels)
+
+    most = 0.0
+    for place, line in enumerate(group):
+        for other in group[:place]:
+            most = max(most, _distance(line, other))
+    gap = f"{100 * most:.1f} points" if percent else f"{most:.2g}"
+    return f"{names} (at most {gap} apart)"
 
 
 def _overlapping(lines: Sequence[MeanLine]) -> list[list[MeanLine]]:
@@ -132,12 +148,20 @@ def _overlapping(lines: Sequence[MeanLine]) -> list[list[MeanLine]]:
 
     groups: list[list[MeanLine]] = []
     for line in lines:
-        fitting = [group for group in groups if all(_distance(line, other) <= near for other in group)]
-        if fitting:
-            fitting[0].append(line)
-        else:
+        group = _near_group(line, groups, near)
+        if group is None:
             groups.append([line])
+        else:
+            group.append(line)
     return [group for group in groups if len(group) > 1]
+
+
+def _near_group(line: MeanLine, groups: Sequence[list[MeanLine]], near: float) -> list[MeanLine] | None:
+    """The first group whose lines are all near to this one."""
+    for group in groups:
+        if max(_distance(line, other) for other in group) <= near:
+            return group
+    return None
 
 
 def _distance(one: MeanLine, other: MeanLine) -> float:

@@ -11,7 +11,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from fltk.plots.style import PALETTE
+from fltk.plots.style import CHARACTER, PALETTE
 
 MOST = 20  # categories that have a legend entry of their own
 NONE = "#999999"
@@ -40,7 +40,6 @@ RAINBOW = (
     "#A5170E",
     "#72190E",
 )
-_CHARACTER = 0.058  # inches, of 7 pt
 
 
 @dataclass(frozen=True)
@@ -93,16 +92,18 @@ def legend_lines(figure: Figure, lines: Sequence[tuple[str, list[Line2D], list[s
     lines: (title, handles, labels). What does not fit the width goes on in another row.
     """
     width, height = figure.get_size_inches()
-    blank = Line2D([], [], linestyle="")
+    columns = _columns(lines, width)
     rows: list[list[tuple[Line2D, str]]] = []
     for title, handles, labels in lines:
-        room = width - max(len(name) for name, _, _ in lines) * _CHARACTER - 0.2
-        columns = max(1, int(room / (max(len(label) for _, _, names in lines for label in names) * _CHARACTER + 0.24)))
         marks = list(zip(handles, labels, strict=True))
         for start in range(0, len(marks), columns):
-            rows.append([(blank, "" if start else title), *marks[start : start + columns]])
+            head = (_blank(), "" if start else title)
+            rows.append([head, *marks[start : start + columns]])
+
     longest = max(map(len, rows))
-    cells = [row[c] if c < len(row) else (blank, "") for c in range(longest) for row in rows]  # column by column
+    for row in rows:
+        row += [(_blank(), "")] * (longest - len(row))
+    cells = [row[column] for column in range(longest) for row in rows]  # a legend is filled column by column
     figure.set_size_inches(width, height + 0.15 * len(rows) + 0.02)
     figure.legend(
         *zip(*cells, strict=True),
@@ -113,3 +114,17 @@ def legend_lines(figure: Figure, lines: Sequence[tuple[str, list[Line2D], list[s
         columnspacing=0.8,
         labelspacing=0.25,
     )
+
+
+def _blank() -> Line2D:
+    return Line2D([], [], linestyle="")
+
+
+def _columns(lines: Sequence[tuple[str, list[Line2D], list[str]]], width: float) -> int:
+    """Marks that fit a row after its title."""
+    titles, labels = [], []
+    for title, _, names in lines:
+        titles.append(len(title))
+        labels += [len(name) for name in names]
+    room = width - max(titles) * CHARACTER - 0.2
+    return max(1, int(room / (max(labels) * CHARACTER + 0.24)))

@@ -1,4 +1,4 @@
-"""Accuracy of every client, or its gain over local training, sorted: who gains and who is left behind."""
+"""Accuracy of every client, or its gain over local training, sorted: which clients gain and which lose."""
 
 from __future__ import annotations
 
@@ -191,19 +191,17 @@ def _draw(
             for line in lines.values():
                 ax.plot(np.arange(1, len(line.mean) + 1), line.mean, color="#d0d0d0", linewidth=0.6, zorder=1)
         for index, label in enumerate(panel.labels):
-            place = (index, len(panel.labels))
-            handles[label] = _draw_line(ax, lines[label], plan.styles[label], place, percent=percent)
+            handles[label] = _draw_line(ax, lines[label], plan.styles[label], index, percent=percent)
         ax.set_xlim(0.5, max(len(line.mean) for line in lines.values()) + 0.5)
         whole_ticks(ax.xaxis, 8 if len(axes) == 1 else 4)
     return figure, axes, handles
 
 
-def _draw_line(ax: Axes, line: _Ranked, style: LineStyle, place: tuple[int, int], *, percent: bool) -> Line2D:
-    """place: the number of the line and how many there are, so that no marker covers another."""
+def _draw_line(ax: Axes, line: _Ranked, style: LineStyle, index: int, *, percent: bool) -> Line2D:
+    """index: the number of the line, so that its markers do not cover those of the last one."""
     ranks = np.arange(1, len(line.mean) + 1)
     every = max(1, len(ranks) // MARKERS_A_LINE)
-    index, count = place
-    handle = plot_line(ax, ranks, line.mean, style, markevery=(index * every // count, every))
+    handle = plot_line(ax, ranks, line.mean, style, markevery=(index % every, every))
     if line.runs > 1:
         low, high = line.mean - line.std, line.mean + line.std
         if percent:

@@ -78,20 +78,17 @@ def accuracy_bytes(
     if not curves:
         raise FltkError("no curve to draw: name at least one run")
     lines = mean_lines(curves)
-    most = max(float(line.x.max()) for line in lines.values())
-    unit, unit_name = (1e9, "GB") if most > 2e9 else (1e6, "MB")
-    scaled = {label: replace(line, x=line.x / unit) for label, line in lines.items()}
     silent = [label for label, line in lines.items() if line.x.max() == 0]
     if len(silent) == len(lines):
         raise FltkError("these runs send nothing: there are no bytes to draw accuracy against")
+    scaled, unit = _in_unit(lines)
 
     with paper():
-        x_label = f"sent and received by all clients ({unit_name})"
+        x_label = f"sent and received by all clients ({unit})"
         figure, drawn = _draw(scaled, layout(curves), width, x_label, share=percent, silent=silent)
         label_y(figure, drawn.axes, y_label, percent=percent)
-        sending = [line for label, line in scaled.items() if label not in silent]
         for ax in drawn.axes:
-            _byte_axis(ax, sending)
+            _byte_axis(ax, scaled.values())
 
         nothing = dict.fromkeys(silent, " (sends nothing)")
         draw_legend(figure, drawn.plan, drawn.handles, nothing)
@@ -139,10 +136,18 @@ def _overlaps(drawn: _Drawn, *, percent: bool) -> str:
     return overlap_caption(list(drawn.lines.values()), percent=percent)
 
 
-def _byte_axis(ax: Axes, lines: Sequence[MeanLine]) -> None:
-    """Logarithmic where methods send very different amounts."""
-    ends = [float(line.x[-1]) for line in lines]
-    if max(ends) > BYTES * min(ends):
+def _in_unit(lines: Mapping[str, MeanLine]) -> tuple[dict[str, MeanLine], str]:
+    """The lines with bytes in the unit that suits the largest number, and its name."""
+    most = max(float(line.x.max()) for line in lines.values())
+    unit, name = (1e9, "GB") if most > 2e9 else (1e6, "MB")
+    return {label: replace(line, x=line.x / unit) for label, line in lines.items()}, name
+
+
+def _byte_axis(ax: Axes, lines: Collection[MeanLine]) -> None:
+    """Logarithmic where methods that send anything send very different amounts."""
+    ends = np.array([line.x[-1] for line in lines])
+    ends = ends[ends > 0]
+    if ends.max() > BYTES * ends.min():
         ax.set_xscale("log")
     ax.margins(x=0.02)
 

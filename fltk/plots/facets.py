@@ -17,7 +17,7 @@ from fltk.plots.style import CHARACTER, legend_above, value_axis
 MOST_OF_SETTINGS = 8  # lines of several settings that share a panel
 MOST = 12  # lines of one setting that share a panel
 NARROWEST, HEIGHT = 1.45, 1.15  # inches of a panel among others
-NARROWEST_ALONE, HEIGHT_ALONE = 1.05, 0.8  # of a panel that shows one line
+NARROWEST_ALONE, HEIGHT_ALONE = 1.05, 0.95  # of a panel that shows one line
 
 
 class Tagged(Protocol):
@@ -59,33 +59,45 @@ class Layout:
 
 def layout(items: Sequence[Tagged]) -> Layout:
     """How the lines of these runs share panels; runs of one label share a line."""
-    lines = {item.label: item for item in reversed(items)}
-    lines = {item.label: lines[item.label] for item in items}
-    settings = dict.fromkeys(item.setting for item in lines.values())
+    lines: dict[str, Tagged] = {}
+    for item in items:
+        lines.setdefault(item.label, item)
+    settings = {item.setting for item in lines.values()}
 
-    if len(settings) > 1 and len(lines) > MOST_OF_SETTINGS and len(lines) >= 2 * len(settings):
-        return _by_setting(list(lines.values()), list(settings))
-    styles = line_styles((label, item.method or label) for label, item in lines.items())
+    crowded = len(lines) > MOST_OF_SETTINGS and len(settings) > 1
+    if crowded and len(lines) >= 2 * len(settings):
+        return _by_setting(list(lines.values()))
+
+    styles = line_styles((label, _method(item)) for label, item in lines.items())
     if len(lines) > MOST:
-        return Layout(tuple(Panel(label, (label,)) for label in lines), styles, {}, one_each=True)
-    return Layout((Panel("", tuple(lines)),), styles, {label: (label,) for label in lines})
+        panels = [Panel(label, (label,)) for label in lines]
+        return Layout(tuple(panels), styles, {}, one_each=True)
+    legend = {label: (label,) for label in lines}
+    return Layout((Panel("", tuple(lines)),), styles, legend)
 
 
-def _by_setting(lines: Sequence[Tagged], settings: Sequence[str]) -> Layout:
+def _by_setting(lines: Sequence[Tagged]) -> Layout:
     """A panel for each setting; lines of one row have the same style in all of them."""
-    of_row = line_styles((item.row or item.label, item.method or item.row or item.label) for item in lines)
-    styles = {item.label: of_row[item.row or item.label] for item in lines}
-
-    panels = []
-    for setting in settings:
-        inside = [item.label for item in lines if item.setting == setting]
-        panels.append(Panel(setting, tuple(inside)))
-
-    legend: dict[str, tuple[str, ...]] = {}
+    of_row = line_styles((_row(item), _method(item)) for item in lines)
+    styles: dict[str, LineStyle] = {}
+    inside: dict[str, list[str]] = {}
+    legend: dict[str, list[str]] = {}
     for item in lines:
-        row = item.row or item.label
-        legend[row] = (*legend.get(row, ()), item.label)
-    return Layout(tuple(panels), styles, legend)
+        styles[item.label] = of_row[_row(item)]
+        inside.setdefault(item.setting, []).append(item.label)
+        legend.setdefault(_row(item), []).append(item.label)
+
+    panels = [Panel(setting, tuple(labels)) for setting, labels in inside.items()]
+    entries = {row: tuple(labels) for row, labels in legend.items()}
+    return Layout(tuple(panels), styles, entries)
+
+
+def _row(item: Tagged) -> str:
+    return item.row or item.label
+
+
+def _method(item: Tagged) -> str:
+    return item.method or _row(item)
 
 
 def figure_height(plan: Layout, width: float, alone: float) -> float:
@@ -102,7 +114,7 @@ def panel_axes(figure: Figure, plan: Layout, *, x_label: str) -> list[Axes]:
     width = float(figure.get_size_inches()[0])
     columns = _columns(plan, width)
     rows = math.ceil(len(panels) / columns)
-    letters = max(12, int((width / columns - 0.3) / CHARACTER))
+    letters = max(14, int((width / columns - 0.3) / CHARACTER))
     if len(panels) > 1:
         x_label = textwrap.fill(x_label, letters)
     grid = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
@@ -143,7 +155,7 @@ def draw_legend(figure: Figure, plan: Layout, handles: Mapping[str, object], mor
 
 
 def _columns(plan: Layout, width: float) -> int:
-    """Panels beside each other: as many as fit, in rows of equal length where that is possible."""
+    """Panels side by side: as many as fit, in rows of equal length where that is possible."""
     count = len(plan.panels)
     narrowest = NARROWEST_ALONE if plan.one_each else NARROWEST
     fit = max(1, min(count, int(width / narrowest)))

@@ -31,6 +31,7 @@ __all__ = ["JoinRun", "join_figure"]
 
 BESIDE = 5.0  # inches: two panels beside each other need at least so many
 HEIGHT = 2.0  # inches of a panel
+HOLLOW = "Filled: tuned, where validation loss fell; hollow: before."
 LIKE_REFERENCE = "fedavg-ft"  # the method that newcomers join by fine-tuning the FedAvg model
 
 
@@ -61,7 +62,7 @@ def join_figure(
     if not runs:
         raise FltkError("no newcomers to draw: name at least one run of join-new-client")
     chosen = _shots(runs, shots)
-    several = sorted({number for run in runs for number in run.shots}, key=_order)
+    several = _all_shots(runs)
     plan = layout(runs)
     blocks = [_panels(runs, panel, plan, chosen, several) for panel in plan.panels]
     both = len(several) > 1
@@ -74,16 +75,19 @@ def join_figure(
             handles |= _draw_block(block, axes, chosen, several)
         if len(blocks) > 1:
             _shorten(grid)
-        _within(grid[0][0], [line for block in blocks for line in block.lines])
+        _within(grid[0][0])
         _legend(figure, plan, blocks, handles)
-        hollow = "Filled: tuned, where validation loss fell; hollow: before." if both else ""
-        add_caption(figure, [hollow, seeds_caption(runs), _alike(runs, blocks)])
+        add_caption(figure, [HOLLOW if both else "", seeds_caption(runs), _alike(runs, blocks)])
+    return figure, _rows(blocks, several)
 
-    rows: list[Row] = []
+
+def _rows(blocks: Sequence[_Panels], several: Sequence[str]) -> list[Row]:
+    """The drawn points as data."""
+    made: list[Row] = []
     for block in blocks:
         for line in block.lines:
-            rows += line_rows(line, several)
-    return figure, rows
+            made += line_rows(line, several)
+    return made
 
 
 def _panels(runs: Sequence[JoinRun], panel: Panel, plan: Layout, shots: str, several: Sequence[str]) -> _Panels:
@@ -104,6 +108,14 @@ def _shots(runs: Sequence[JoinRun], wanted: str | None) -> str:
         known = f"these runs share {', '.join(shared)}" if shared else "these runs share none; name runs that do"
         raise UsageError(f"--shots {wanted}: {known}" if wanted else f"--shots: {known}")
     return wanted
+
+
+def _all_shots(runs: Sequence[JoinRun]) -> list[str]:
+    """The numbers of shots of all runs, ascending."""
+    found: set[str] = set()
+    for run in runs:
+        found |= set(run.shots)
+    return sorted(found, key=_order)
 
 
 def _order(shots: str) -> float:
@@ -221,11 +233,10 @@ def _legend(figure: Figure, plan: Layout, blocks: Sequence[_Panels], handles: Ma
     legend_above(figure, list(shown.values()), list(shown))
 
 
-def _within(ax: Axes, lines: Sequence[JoinLine]) -> None:
+def _within(ax: Axes) -> None:
     """No accuracy lies below 0 or above 1; points on these edges keep their markers."""
     low, high = ax.get_ylim()
-    if lines:
-        ax.set_ylim(max(low, -0.03), min(high, 1.03))
+    ax.set_ylim(max(low, -0.03), min(high, 1.03))
 
 
 def _last(lines: Sequence[JoinLine]) -> int:
@@ -261,16 +272,24 @@ def _shot_axis(ax: Axes, several: Sequence[str]) -> None:
 
 def _alike(runs: Sequence[JoinRun], blocks: Sequence[_Panels]) -> str:
     """Why fedavg-ft and the reference FedAvg, fine-tuned are nearly the same line, where both are drawn."""
-    taken = [run for block in blocks for chosen in block.sources["fedavg_ft"].values() for run in chosen]
-    methods = [run for run in runs if run.method == LIKE_REFERENCE]
-    if not taken or not methods:
+    works = [run.work for run in runs if run.method == LIKE_REFERENCE]
+    taken = [work for block in blocks for work in _reference_work(block)]
+    if not taken or not works:
         return ""
-    names = " and ".join(dict.fromkeys(run.label for run in methods))
-    ahead = max(run.work for run in taken) - min(run.work for run in methods)
+    names = dict.fromkeys(run.label for run in runs if run.method == LIKE_REFERENCE)
+    ahead = max(taken) - min(works)
     told = "as many epochs"
     if ahead > 0:
         told = "up to 1 more epoch" if ahead == 1 else f"up to {ahead:g} more epochs"
     return (
-        f"{names} and FedAvg, fine-tuned start from the same global model; the latter, the reference for all methods, "
-        f"has made {told} at each point."
+        f"{' and '.join(names)} and FedAvg, fine-tuned start from the same global model; the latter, the reference for "
+        f"all methods, has made {told} at each point."
     )
+
+
+def _reference_work(block: _Panels) -> list[float]:
+    """Epochs of joining that the reference FedAvg, fine-tuned made up for, by the runs that it is taken from."""
+    works = []
+    for runs in block.sources["fedavg_ft"].values():
+        works += [run.work for run in runs]
+    return works

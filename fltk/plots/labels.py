@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
@@ -59,13 +59,7 @@ def line_labels(runs: Sequence[RunRow]) -> Labels:
         names[run.id] = own_line(f"{place.method} {place.setting}".strip(), run)
         rows[run.id] = own_line(place.method, run)
 
-    latest: dict[tuple[str, tuple[int, ...]], int] = {}
-    for run in sorted(distinct, key=lambda run: run.id):
-        latest[names[run.id], places[run.id].seeds] = run.id
-    kept = set(latest.values())
-    drawn = [run for run in distinct if run.id in kept]
-    repeated = [run for run in distinct if run.id not in kept]
-
+    drawn, repeated = _latest(distinct, {run.id: (names[run.id], places[run.id].seeds) for run in distinct})
     notes = _repeated(repeated)
     if len(drawn) > 1:
         notes += [f"no part of a mean: {stopped(run)}" for run in drawn if run.status != "done"]
@@ -86,6 +80,20 @@ def run_labels(runs: Sequence[RunRow]) -> dict[int, str]:
         if known.count(name) > 1:
             names[number] = f"{name} (run{number})"
     return names
+
+
+def _latest(runs: Sequence[RunRow], keys: Mapping[int, Hashable]) -> tuple[list[RunRow], list[RunRow]]:
+    """The latest run of each key, in the order of the runs, and the others."""
+    latest: dict[Hashable, int] = {}
+    for run in runs:
+        key = keys[run.id]
+        latest[key] = max(run.id, latest.get(key, run.id))
+
+    drawn: list[RunRow] = []
+    repeated: list[RunRow] = []
+    for run in runs:
+        (drawn if latest[keys[run.id]] == run.id else repeated).append(run)
+    return drawn, repeated
 
 
 def _repeated(runs: Sequence[RunRow]) -> list[str]:
@@ -111,15 +119,10 @@ def attack_labels(runs: Sequence[RunRow]) -> AttackLabels:
     places = attack_places(done)
     seeds = {number: entry.seeds for number, entry in lines(done).items()}
 
-    latest: dict[tuple[AttackPlace, tuple[int, ...]], int] = {}
-    for run in sorted(done, key=lambda run: run.id):
-        latest[places[run.id], seeds[run.id]] = run.id
-    kept = set(latest.values())
-    drawn = tuple(run for run in done if run.id in kept)
-
-    notes = _repeated([run for run in done if run.id not in kept])
+    drawn, repeated = _latest(done, {run.id: (places[run.id], seeds[run.id]) for run in done})
+    notes = _repeated(repeated)
     notes += [f"not finished, left out: {stopped(run)}" for run in runs if run.status != "done"]
-    return AttackLabels(drawn, places, tuple(notes))
+    return AttackLabels(tuple(drawn), places, tuple(notes))
 
 
 def stopped(run: RunRow) -> str:

@@ -19,7 +19,7 @@ MARKERS_A_LINE = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Tag:
-    """What a figure has to know of a run beside its numbers and its label.
+    """What a figure has to know of a run, apart from its numbers and its label.
 
     method: gives colour and marker; without one the label does.  setting: what the runs of a panel share, where a
     figure has a panel for each setting.  row: the label without its setting.  seed: for the caption.
@@ -114,19 +114,9 @@ def _evaluated(curve: Curve) -> _Run:
 
 
 def _mean_line(label: str, runs: Sequence[_Run]) -> MeanLine:
-    if not _shared(runs).size:
+    parts = _parts(runs)
+    if not parts or len(parts[0].values) < len(runs):
         raise FltkError(f"{label!r} has no evaluated round that all of its runs share")
-
-    parts = []
-    left, end = list(runs), -1
-    while left:
-        rounds = _shared(left)
-        rounds = rounds[rounds > end]
-        if rounds.size:
-            parts.append(_part(left, rounds))
-        end = min(int(run.rounds[-1]) for run in left)
-        left = [run for run in left if run.rounds[-1] > end]
-
     return MeanLine(
         label,
         np.concatenate([part.rounds for part in parts]),
@@ -137,12 +127,30 @@ def _mean_line(label: str, runs: Sequence[_Run]) -> MeanLine:
     )
 
 
+def _parts(runs: Sequence[_Run]) -> list[_Part]:
+    """The rounds that all runs share, then those of the runs that go on, until the last one ends."""
+    if not all(run.rounds.size for run in runs):
+        return []
+    parts = []
+    left, end = list(runs), -1
+    while left:
+        rounds = _shared(left)
+        rounds = rounds[rounds > end]
+        if rounds.size:
+            parts.append(_part(left, rounds))
+        end = min(int(run.rounds[-1]) for run in left)
+        left = [run for run in left if run.rounds[-1] > end]
+    return parts
+
+
 def _part(runs: Sequence[_Run], rounds: Array) -> _Part:
     """What these runs have at these rounds."""
-    places = [np.searchsorted(run.rounds, rounds) for run in runs]
-    x = np.stack([run.x[place] for run, place in zip(runs, places, strict=True)])
-    values = np.stack([run.values[place] for run, place in zip(runs, places, strict=True)])
-    return _Part(rounds, x.mean(axis=0), values)
+    x, values = [], []
+    for run in runs:
+        places = np.searchsorted(run.rounds, rounds)
+        x.append(run.x[places])
+        values.append(run.values[places])
+    return _Part(rounds, np.mean(x, axis=0), np.stack(values))
 
 
 def _shared(runs: Sequence[_Run]) -> Array:
@@ -165,7 +173,7 @@ def draw_lines(
     for index, line in enumerate(lines):
         style = styles[line.label]
         every = max(1, line.whole // MARKERS_A_LINE)
-        first = index * every // max(1, len(lines))  # staggered: markers of equal lines do not cover each other
+        first = index % every  # staggered: markers of equal lines do not cover each other
         handles[line.label] = _draw_line(ax, line, style, (first, every))
         if bands:
             _draw_band(ax, line, style.color, share=share)

@@ -48,21 +48,23 @@ def map_evolution(
         raise FltkError("no collaboration map to draw: the run stored none at these rounds")
     clients = clients or Clients()
     order = order_clients(clients, len(panels[0].weights))
-    limit = _limit(panels)
+    cells = np.ix_(order, order)
+    frames = []
     with paper():
         # The panel with the largest weights makes the figure, so that its scale fits every frame.
-        figure, _ = attention_maps([limit], clients, width=width, seed=seed)
+        figure, _ = attention_maps([_limit(panels)], clients, width=width, seed=seed)
         ax = figure.axes[0]
-        image, frames = ax.get_images()[0], []
+        image = ax.get_images()[0]
         for panel in panels:
-            image.set_data(np.asarray(panel.weights, np.float64)[np.ix_(order, order)])
+            image.set_data(np.asarray(panel.weights, np.float64)[cells])
             # p would flicker, and set_title would put the text back over the marks of attackers
             ax.title.set_text(panel_title(replace(panel, p_value=math.nan), clients))
             frames.append(_pixels(figure))
+
     step = round(1000 / fps)
-    return Film(tuple(frames), (*[step] * (len(frames) - 1), min(HOLD * step, MOST_MS))), map_rows(
-        panels, clients, order
-    )
+    durations = [step] * len(frames)
+    durations[-1] = min(HOLD * step, MOST_MS)
+    return Film(tuple(frames), tuple(durations)), map_rows(panels, clients, order)
 
 
 def _pixels(figure: Figure) -> Array:

@@ -88,7 +88,7 @@ def _name(ax: Axes, matrix: Matrix) -> None:
 def _turned(matrix: Matrix, width: float) -> bool:
     """Whether the numbers stand upright, because the columns are too narrow for them."""
     room = width - LETTER * _longest(matrix.down) - 0.5
-    if width > 5:  # lines stand beside the matrix
+    if width > 5:  # lines stand next to the matrix
         room = 0.45 * room
     return room / len(matrix.across) < CELL
 

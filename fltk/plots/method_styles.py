@@ -25,7 +25,7 @@ DASHES: tuple[Any, ...] = (SOLID, LONG, DOTTED, DASH_DOT, SHORT)
 # Methods that are often compared differ in colour and marker; relatives share a colour and differ in marker and dash.
 TABLE: dict[str, tuple[str, str, Any]] = {
     "local": (BLACK, "X", DOTTED),
-    "oracle": (BLACK, "*", LONG),
+    "oracle": (BLACK, "*", SHORT),
     "fedavg": (VERMILION, "s", SOLID),
     "fedprox": (VERMILION, "v", LONG),
     "scaffold": (VERMILION, "P", DOTTED),

@@ -82,10 +82,12 @@ def map_rounds(store: Store, run: RunRow) -> list[int]:
 def last_values(store: Store, run: RunRow, key: str) -> ClientScores:
     """The last stored values of its clients, without malicious ones; the label tells how many these are."""
     rounds, values = store.client_values(run.id, key)
-    bad = malicious_of(run, values.shape[1])
+    last, number = values[-1], int(rounds[-1])
+    bad = malicious_of(run, len(last))
     if bad is None:
-        return ClientScores("", values[-1], round=int(rounds[-1]))
-    return ClientScores("", np.where(bad, np.nan, values[-1]), round=int(rounds[-1]), malicious=int(bad.sum()))
+        return ClientScores("", last, round=number)
+    benign = np.where(bad, np.nan, last)
+    return ClientScores("", benign, round=number, malicious=int(bad.sum()))
 
 
 def last_gains(store: Store, run: RunRow, key: str, named: Sequence[RunRow]) -> ClientScores | None:

@@ -5,6 +5,7 @@ Figures are built from `Figure` objects inside `paper()`; pyplot and its global 
 
 from __future__ import annotations
 
+import math
 import textwrap
 from contextlib import AbstractContextManager
 from typing import Any
@@ -29,7 +30,7 @@ PALETTE = ("#0072B2", "#E69F00", "#882255", "#56B4E9", "#009E73", "#CC79A7", "#D
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "p")
 ALERT = "#D55E00"
 EMPTY = "#d9d9d9"  # a cell without a value
-CHARACTER, _HANDLE = 0.058, 0.42  # inches, of a legend's 7 pt and of its line with the gap behind
+CHARACTER, _HANDLE = 0.058, 0.42  # inches, of a legend's 7 pt and of its line with the gap after it
 
 _RC: dict[str, Any] = {
     "font.family": "sans-serif",
@@ -91,11 +92,20 @@ def whole_ticks(axis: Axis, most: int = 8) -> None:
 
 def thin_ticks(axis: Axis, labels: list[str], most: int) -> None:
     """Ticks at 0..len(labels)-1 with every k-th label only, so that at most `most` are written."""
-    steps = (factor * 10**power for power in range(9) for factor in (1, 2, 5))
-    step = next(step for step in steps if -(-len(labels) // step) <= max(1, most))
+    least = math.ceil(len(labels) / max(1, most))
+    step = _round_step(least)
     places = list(range(0, len(labels), step))
     axis.set_major_locator(FixedLocator(places))
     axis.set_major_formatter(FixedFormatter([labels[place] for place in places]))
+
+
+def _round_step(least: int) -> int:
+    """The smallest of 1, 2, 5, 10, 20, 50, ... that is not below `least`."""
+    power = 1
+    while 5 * power < least:
+        power *= 10
+    steps = (power, 2 * power, 5 * power)
+    return min(step for step in steps if step >= least)
 
 
 def value_axis(ax: Axes, label: str, *, percent: bool) -> None:
@@ -114,10 +124,16 @@ def legend_above(figure: Figure, handles: list[Any], labels: list[str]) -> None:
     width, height = figure.get_size_inches()
     room = max(12, int((width - _HANDLE) / CHARACTER))
     labels = [textwrap.fill(label, room, break_long_words=True) for label in labels]
-    widest = max(len(line) for label in labels for line in label.split("\n")) * CHARACTER + _HANDLE
-    columns = max(1, min(len(labels), int(width / widest)))
-    rows = -(-len(labels) // columns)
-    columns = -(-len(labels) // rows)
-    lines = max(sum(1 + label.count("\n") for label in labels[k : k + rows]) for k in range(0, len(labels), rows))
-    figure.set_size_inches(width, height + 0.15 * lines)
+    lines = [label.split("\n") for label in labels]
+
+    longest = max(len(line) for of_label in lines for line in of_label)
+    fit = int(width / (longest * CHARACTER + _HANDLE))
+    columns = max(1, min(len(labels), fit))
+    rows = math.ceil(len(labels) / columns)
+    columns = math.ceil(len(labels) / rows)
+
+    tallest = 0
+    for start in range(0, len(labels), rows):
+        tallest = max(tallest, sum(map(len, lines[start : start + rows])))
+    figure.set_size_inches(width, height + 0.15 * tallest)
     figure.legend(handles, labels, loc="outside upper center", ncols=columns)

@@ -291,7 +291,7 @@ def test_attacks_on_two_data_sets_are_not_mixed(tmp_path: Path) -> None:
 
 
 def test_captions_of_single_runs_name_their_seeds(db: Path, tmp_path: Path) -> None:
-    """Read from the text that an SVG holds for each glyph path, which matplotlib names in a comment."""
+    """Read from the comments of an SVG, where matplotlib keeps the text that it draws as paths."""
     for args, told in ((("partition", "part1"), "Partition seed 0."), (("attention-maps", "run3"), "Seed 0.")):
         done(db, "plot", *args, "-o", str(tmp_path / "a.svg"))
         assert told in (tmp_path / "a.svg").read_text(encoding="utf-8")

@@ -181,3 +181,10 @@ def test_panels_have_ticks_below_the_lowest_of_each_column_and_names_in_the_last
     assert [ax.get_xlabel() != "" for ax in figure.axes] == [False] * 18 + [True] * 2
     for place, ax in enumerate(figure.axes):
         assert ax.xaxis.get_tick_params()["labelbottom"] is (place + columns >= 20)
+
+
+def test_markers_of_lines_that_coincide_stand_apart() -> None:
+    rounds = np.arange(1, 31)
+    pair = [Curve(name, rounds, rounds / 31, method=name) for name in ("a", "b", "c", "oracle", "attn")]
+    places = [line.get_markevery() for line in accuracy_curves(pair)[0].axes[0].get_lines()]
+    assert places == [(0, 3), (1, 3), (2, 3), (0, 3), (1, 3)]
