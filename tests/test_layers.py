@@ -17,7 +17,7 @@ PACKAGE = Path(fltk.__file__).parent
 
 # Lowest first; a package may import from its own layer and from those before it.
 LAYERS = (
-    {"bounded", "errors", "names", "config", "hyper", "parallel", "shared", "signals", "undo"},
+    {"bounded", "errors", "names", "config", "hyper", "lifeline", "parallel", "shared", "signals", "undo"},
     {"train", "attention", "clustering", "models", "partition", "data"},
     {"defences", "attacks"},
     {"methods", "engine"},
@@ -112,7 +112,7 @@ def test_every_module_has_a_layer_and_imports_downwards(file: Path) -> None:
 
 
 def test_the_lowest_layer_uses_the_standard_library_alone() -> None:
-    for file in sources("bounded", "errors", "names", "config", "hyper", "parallel", "signals"):
+    for file in sources("bounded", "errors", "names", "config", "hyper", "lifeline", "parallel", "signals"):
         tops = {found.target.split(".")[0] for found in imports(file)}
         assert tops <= {"fltk", *sys.stdlib_module_names}, file
 

@@ -10,7 +10,7 @@ import click
 
 from fltk.cli.command import Group, Option, epilog
 from fltk.cli.context import Settings, uncollected
-from fltk.cli.filters import ALL, check_kind
+from fltk.cli.filters import ALL, check_kind, named
 from fltk.cli.output import Column, emit, output_options
 from fltk.cli.runs_edit import EDITS
 from fltk.config import ignored
@@ -106,8 +106,12 @@ def runs() -> None:
 
 @runs.command("list", epilog=epilog("fltk runs list --status failed", "fltk runs list run42"))
 @click.argument("run", required=False)
-@click.option("--method", cls=Option, section="Filter", help="only runs of this method")
-@click.option("--dataset", cls=Option, section="Filter", help="only runs on this data set")
+@click.option(
+    "--method", cls=Option, section="Filter", help="only runs of this method, or of several separated by commas"
+)
+@click.option(
+    "--dataset", cls=Option, section="Filter", help="only runs on this data set, or on several separated by commas"
+)
 @click.option("--status", cls=Option, section="Filter", help="running, done, interrupted, failed or stale")
 @click.option("--kind", cls=Option, section="Filter", help=f"only runs of this kind: {', '.join(KINDS)}")
 @click.option("--tag", cls=Option, section="Filter", metavar="KEY[=VALUE]", help="only runs with this tag")
@@ -147,7 +151,8 @@ def listing(
             emit(_details(store, found), [Column("key"), Column("value"), Column("origin")], format)
             return
         kind = check_kind(kind or ALL)
-        rows = [row for row in store.runs(**filters) if kind in (ALL, row.kind)]
+        method, dataset = filters.pop("method"), filters.pop("dataset")
+        rows = named(store.runs(**filters), method, dataset, kind)
         if by_seed:
             trained = [r for r in rows if r.status == "done" and r.kind == "train"]
             emit(_groups(store, trained), GROUPS, format)
