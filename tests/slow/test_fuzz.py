@@ -156,9 +156,9 @@ class Found:
         """Nothing went wrong."""
         kinds = ("tracebacks", "internal", "endless", "obeyed")
         counts = {kind: len(getattr(self, kind)) for kind in kinds}
-        few = {kind: getattr(self, kind)[:12] for kind in kinds}
+        few = {kind: getattr(self, kind)[:20] for kind in kinds}
         print(f"{self.count} command lines: {counts}")
-        assert not any(counts.values()), (counts, few)
+        assert not any(counts.values()), f"{counts}: {few}"
 
 
 @contextmanager
