@@ -300,9 +300,11 @@ def train(
     started: Callable[[int], None] | None = None,
     twin: int | None = None,
     watch: Watch = unwatched,
+    claim: bool = False,
 ) -> int:
     """Play a new run into the registry; returns its number. What is refused is refused before a row is written.
 
+    claim: `fltk.registry.attempts.Claimed` where another process has begun the same run, or has finished it.
     twin: the number of the same run without attackers and defence; the new one is stored as its child, of kind attack.
     watch: measures where the time goes, such as `fltk.bench.profile.Profile.watch`.
     """
@@ -325,6 +327,7 @@ def train(
             environment=around,
             git={**git, METHOD_CODE: method_digest(config.method)},
             seed=config.seed,
+            claim=claim,
         )
         try:
             with beating(store, run):

@@ -81,25 +81,40 @@ def resolved(made: Any) -> dict[str, Any]:
 
 def _admissible(name: str, f: Field[Any], value: Any, option: str) -> Any:
     """`value` in the type of the field and within its range, or the line that says what is."""
-    kinds, whole = str(f.type), str(f.type).startswith("int")
+    kinds = str(f.type)
     say = f"{option} {f.name}={value}: {name} takes"
     unset = value is None or (isinstance(value, str) and value.lower() in ("none", "default"))
+    unset &= "None" in kinds
+
     choices = f.metadata.get("choices")
-    if choices:
-        if value not in choices and not (unset and "None" in kinds):
+    if choices and value not in choices:
+        if not unset:
             raise UsageError(f"{say} one of {', '.join(choices)}")
-        return value if value in choices else None
-    if unset and "None" in kinds:
         return None
+    if choices:
+        return value
+    return None if unset else _number(f, value, say)
+
+
+def _number(f: Field[Any], value: Any, say: str) -> int | float:
+    """The number in the type of the field; UsageError, which begins with `say`, outside its range."""
+    whole = str(f.type).startswith("int")
     try:
         number = int(str(value)) if whole else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise UsageError(f"{say} {'a whole number' if whole else 'a number'}") from None
+
     low, high = f.metadata.get("low"), f.metadata.get("high")
-    most = MANY if whole else FLOAT32
-    if high is None and abs(number) > most and not (number == math.inf and f.metadata.get("infinite")):
-        raise UsageError(f"{say} a number up to {most:.10g}")
-    if number != number or (low is not None and number < low) or (high is not None and number > high):
-        span = f"{'-inf' if low is None else low:g}" if low is not None else "any"
-        raise UsageError(f"{say} a value from {span} to {'inf' if high is None else f'{high:g}'}")
+    below = low is not None and number < low
+    above = high is not None and number > high
+    if below or above or number != number:
+        least = "any" if low is None else f"{low:g}"
+        most = "inf" if high is None else f"{high:g}"
+        raise UsageError(f"{say} a value from {least} to {most}")
+
+    # Without a range of its own, a number has to fit into what is computed with it.
+    limit = MANY if whole else FLOAT32
+    endless = number == math.inf and bool(f.metadata.get("infinite"))
+    if high is None and abs(number) > limit and not endless:
+        raise UsageError(f"{say} a number up to {limit:.10g}")
     return number

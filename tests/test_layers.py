@@ -45,7 +45,7 @@ LAYERS = (
     {"hyper"},
     {"config"},
     {"names", "signals"},
-    {"bounded"},
+    {"bounded", "lifeline"},
     {"errors"},
 )
 RANK = {name: rank for rank, names in enumerate(reversed(LAYERS)) for name in names}
@@ -155,7 +155,7 @@ def test_a_simple_method_loads_few_modules() -> None:
 
 
 def test_the_lowest_layer_uses_the_standard_library_alone() -> None:
-    for file in sources("bounded", "errors", "names", "config", "hyper", "signals"):
+    for file in sources("bounded", "errors", "names", "config", "hyper", "lifeline", "signals"):
         tops = {found.target.split(".")[0] for found in imports(file)}
         assert tops <= {"fltk", *sys.stdlib_module_names}, file
 

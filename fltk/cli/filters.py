@@ -75,15 +75,7 @@ def select_runs(
         return list({run.id: run for run in store.find_runs(refs)}.values())
     kind, status = check_kind(filters["kind"] or kind), filters["status"] or status
     found = store.runs(status=None if status == ALL else status, tag=filters["tag"], where=filters["where"])
-    methods = _names(filters["method"], "method", (*METHODS, *(run.method for run in found)))
-    datasets = _names(filters["dataset"], "dataset", (*DATASETS, IMPORTED, *(run.dataset for run in found)))
-    chosen = [
-        run
-        for run in found
-        if (not methods or run.method in methods)
-        and (not datasets or run.dataset in datasets)
-        and kind in (ALL, run.kind)
-    ]
+    chosen = named(found, filters["method"], filters["dataset"], kind)
     if not chosen:
         what = " ".join(word for word in ("finished" if status == "done" else status, kind) if word != ALL)
         raise FltkError(
@@ -112,6 +104,20 @@ def runs_to_draw(
         return found, ()
     tuning = best_trials(found)
     return tuning.runs, arrange_best(tuning).notes
+
+
+def named(found: Sequence[RunRow], method: str | None, dataset: str | None, kind: str) -> list[RunRow]:
+    """The runs with one of the methods, on one of the data sets, of the kind; UsageError for a name that is none."""
+    methods = _names(method, "method", (*METHODS, *(run.method for run in found)))
+    datasets = _names(dataset, "dataset", (*DATASETS, IMPORTED, *(run.dataset for run in found)))
+    chosen = []
+    for run in found:
+        fits = not methods or run.method in methods
+        fits &= not datasets or run.dataset in datasets
+        fits &= kind in (ALL, run.kind)
+        if fits:
+            chosen.append(run)
+    return chosen
 
 
 def check_kind(kind: str) -> str:

@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import select
-import signal
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -27,7 +26,7 @@ from fltk.cli.command import Group, epilog
 from fltk.cli.context import Settings, global_options
 from fltk.cli.terminal import echo
 from fltk.errors import FltkError
-from fltk.signals import STOPS
+from fltk.signals import ignore, interrupt_once
 
 
 @dataclass(frozen=True)
@@ -223,11 +222,11 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     """
     _open_streams()
     try:
-        for number in STOPS:
-            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup, or a script's background
-                signal.signal(number, signal.default_int_handler)
+        interrupt_once()
         code = run(sys.argv[1:] if args is None else args)
+        ignore()
     except KeyboardInterrupt:  # before or after the command
+        ignore()
         code = 130
     gc.freeze()  # all memory goes with the process; Python would first look for cycles in it, ten thousand runs long
     sys.exit(code)

@@ -10,12 +10,12 @@ import click
 
 from fltk.cli.command import Group, Option, epilog
 from fltk.cli.context import Settings, uncollected
-from fltk.cli.filters import ALL, best_on_option, check_kind
+from fltk.cli.filters import ALL, best_on_option, check_kind, named
 from fltk.cli.output import Column, emit, output_options
 from fltk.cli.runs_edit import EDITS
 from fltk.config import ignored
 from fltk.errors import UsageError
-from fltk.names import DATASETS, KINDS, METHODS, canonical
+from fltk.names import KINDS
 
 if TYPE_CHECKING:
     from fltk.registry import RunRow, Store
@@ -106,8 +106,12 @@ def runs() -> None:
 
 @runs.command("list", epilog=epilog("fltk runs list --status failed", "fltk runs list run42"))
 @click.argument("run", required=False)
-@click.option("--method", cls=Option, section="Filter", help="only runs of this method")
-@click.option("--dataset", cls=Option, section="Filter", help="only runs on this data set")
+@click.option(
+    "--method", cls=Option, section="Filter", help="only runs of this method, or of several separated by commas"
+)
+@click.option(
+    "--dataset", cls=Option, section="Filter", help="only runs on this data set, or on several separated by commas"
+)
 @click.option("--status", cls=Option, section="Filter", help="running, done, interrupted, failed or stale")
 @click.option("--kind", cls=Option, section="Filter", help=f"only runs of this kind: {', '.join(KINDS)}")
 @click.option("--tag", cls=Option, section="Filter", metavar="KEY[=VALUE]", help="only runs with this tag")
@@ -157,8 +161,8 @@ def listing(
             emit(_details(store, found), [Column("key"), Column("value"), Column("origin")], format)
             return
         kind = check_kind(kind or ALL)
-        filters |= _canonical(filters)
-        rows = [row for row in store.runs(**filters) if kind in (ALL, row.kind)]
+        method, dataset = filters.pop("method"), filters.pop("dataset")
+        rows = named(store.runs(**filters), method, dataset, kind)
         if by_seed:
             trained = [r for r in rows if r.status == "done" and r.kind == "train"]
             settings.notes(_emit_groups(store, trained, best_on, format))
@@ -170,12 +174,6 @@ def listing(
 for edit in EDITS:
     runs.add_command(edit)
 MEMBERS = tuple(runs.commands)
-
-
-def _canonical(filters: Mapping[str, Any]) -> dict[str, str]:
-    """Method and data set of the filters as they are stored, in whatever case they were typed."""
-    known = {"method": METHODS, "dataset": DATASETS}
-    return {key: canonical(filters[key], names) for key, names in known.items() if filters[key]}
 
 
 def _line(run: RunRow) -> dict[str, Any]:

@@ -33,6 +33,7 @@ from fltk.engine.base import Bench, Job, Reduce, Take, Work, check_device, settl
 from fltk.engine.lockstep import fold_through, succeeded, work_through
 from fltk.engine.transport import pack, unpack
 from fltk.errors import FltkError
+from fltk.lifeline import Lifeline, serve
 from fltk.memory.shared import SHELF, Borrowed, SharedFile, rooms
 from fltk.signals import FROM_TERMINAL, leave_to_driver
 
@@ -236,7 +237,7 @@ def _start(job: Job) -> _Worker:
     here, there = context.Pipe()
     size = IN_FLIGHT * min(MOST, max(LEAST, ROWS * 4 * job.width))
     tasks, results = SharedFile.of(size), SharedFile.of(size)
-    process = context.Process(target=_serve, args=(there, job, tasks, results), daemon=True)
+    process = context.Process(target=serve, args=(Lifeline(), _serve, there, job, tasks, results), daemon=True)
     with no_interrupt():
         process.start()
     there.close()

@@ -21,6 +21,14 @@ STALE = "stale"
 STATUSES = (RUNNING, *ENDINGS, STALE)
 
 
+class Claimed(FltkError):
+    """Another process works on this run, or on another run of the same configuration, or has finished it: `run`."""
+
+    def __init__(self, message: str, run: int) -> None:
+        super().__init__(message)
+        self.run = run
+
+
 def refuse_other(connection: Connection, run_id: int, process: Process) -> RowMapping | None:
     """The run's last attempt; FltkError when it is another process's, such as after this one slept for hours."""
     last = connection.execute(attempts_of(run_id).order_by(attempt.c.id.desc()).limit(1)).mappings().first()

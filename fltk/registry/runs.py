@@ -23,6 +23,7 @@ from fltk.registry.attempts import (
     RUNNING,
     STALE,
     STATUSES,
+    Claimed,
     attempts_of,
     complete_before,
     insert_attempt,
@@ -58,10 +59,12 @@ class Runs(Base):
         environment: Mapping[str, Any],
         git: Mapping[str, Any],
         seed: int,
+        claim: bool = False,
     ) -> int:
         """Make a run and return its number. `git["diff"]` (bytes), where present, becomes an artifact file.
 
-        UsageError for a name that is taken.
+        UsageError for a name that is taken. claim: `Claimed` where the configuration has a run that is done, or that
+        another process works on, so that of several processes one makes the run.
         """
         diff = git.get("diff")
         values = _run_values(config, git) | {
@@ -79,6 +82,8 @@ class Runs(Base):
             # The diff is staged first: no file is written and flushed while the database is locked.
             staged = stack.enter_context(self._stage_bytes(diff)) if diff else None
             sealing = stack.enter_context(self._write())
+            if claim:
+                self._refuse_claimed(sealing.connection, config_hash)
             if staged is not None:
                 self._publish(sealing, staged, "diff")
                 values["diff_sha256"] = staged.sha256
@@ -99,7 +104,8 @@ class Runs(Base):
                 raise removed_error(f"run{run_id}", run_id)
             last = connection.execute(attempts_of(run_id).order_by(attempt.c.id.desc()).limit(1)).first()
             if last is not None and row.status == RUNNING and is_other(last, process, now):
-                raise FltkError(f"run{run_id} is being worked on by process {last.pid} on {last.host}; wait for it")
+                busy = f"run{run_id} is being worked on by process {last.pid} on {last.host}; wait for it"
+                raise Claimed(busy, run_id)
             for lost in connection.execute(_open_attempts(run_id)).mappings().all():
                 sealing.update_row(attempt, lost, {"ended": lost["heartbeat"], "status": STALE})
             sealing.update_run(run_id, {"status": RUNNING, "finished": None, "message": None})
@@ -227,6 +233,13 @@ class Runs(Base):
         with self._db.read() as connection:
             row = self._row(connection, run_id)
         return None if row.diff_sha256 is None else self._files.verified(row.diff_sha256).read_bytes()
+
+    def _refuse_claimed(self, connection: Connection, config_hash: str) -> None:
+        """`Claimed` where a run of this configuration is there that counts, inside the caller's write transaction."""
+        same = select(run).where(run.c.config_hash == config_hash, run.c.kind.in_(TRAINED), run.c.removed.is_(None))
+        for row in self._rows(connection, same):
+            if row.status in (DONE, RUNNING):
+                raise Claimed(f"{row.label} has this configuration and is {row.status}", row.id)
 
     def _touch(self, sealing: Sealing, run_id: int) -> None:
         """The heartbeat, inside a transaction; a run that was never started gets its first attempt."""

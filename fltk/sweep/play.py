@@ -1,6 +1,7 @@
 """Playing cells: one after another in this process, or several at once in processes of their own.
 
-A cell that fails is told and left; the others go on. Every worker opens the registry itself.
+A cell that fails is told and left; the others go on. Every worker opens the registry itself. The row of a run is the
+claim on its cell: of several sweeps one gets it, and when its process is gone, another one takes the run over.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from fltk.evaluation.deploy import Deployment
 from fltk.evaluation.stored import evaluate_run
 from fltk.experiment import Place, Prepared
 from fltk.registry import RunRow, Store
+from fltk.registry.attempts import Claimed
 from fltk.resume import Changed, resume
 from fltk.rounds.loop import RoundDone
 from fltk.sweep.cells import Cell
@@ -77,6 +79,9 @@ class Player:
                 self._play(errand.cell, errand.again)
             else:
                 self._evaluate(errand.cell, errand.deploy)
+        except Claimed as claimed:  # another sweep was faster
+            run = self.store.find_run(claimed.run)
+            self.tell(Event(digest, DONE if run.status == DONE else RUNNING, run.id, run.rounds_done))
         except FltkError as error:
             self.tell(Event(digest, FAILED, message=str(error)))
         except Exception as error:  # a bug in one method must not cost the others their night
@@ -131,6 +136,7 @@ class Player:
             on_round=lambda done: self._told(cell, numbers[0], done),
             started=started,
             twin=None if twin is None else twin.id,
+            claim=True,
         )
 
     def _told(self, cell: Cell, run: int, done: RoundDone) -> None:

@@ -18,6 +18,7 @@ from types import FrameType
 from fltk.engine.base import settle
 from fltk.engine.process import no_interrupt
 from fltk.experiment import Place
+from fltk.lifeline import Lifeline, serve
 from fltk.registry import Store
 from fltk.signals import leave_to_driver
 from fltk.sweep.play import Errand, Event, Player, Tell
@@ -57,7 +58,7 @@ def _start(db: str, place: Place, name: str, errand: Errand) -> _Worker:
     resource_tracker.ensure_running()  # it would let Ctrl-C through if it started below
     here, there = context.Pipe()
     # No daemon: a daemon may have no children, which --engine process:N needs. It ends with its pipe.
-    process = context.Process(target=_serve, args=(there, db, place, name), daemon=False)
+    process = context.Process(target=serve, args=(Lifeline(), _serve, there, db, place, name), daemon=False)
     with no_interrupt():
         process.start()
     there.close()

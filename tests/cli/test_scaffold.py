@@ -245,6 +245,50 @@ def test_ctrl_c_is_quiet_and_gives_130() -> None:
     assert err == "fltk: interrupted\n"
 
 
+SAVER = """
+import sys, fltk.cli.main as m
+from fltk.cli.command import command
+@command("save", examples=("fltk save", "fltk save"))
+def save():
+    "Save."
+    try:
+        print("at work", flush=True)
+        sys.stdin.readline()
+    except KeyboardInterrupt:
+        print("saving", flush=True)
+        sys.stdin.readline()
+        print("saved", flush=True)
+        raise
+sys.modules["save"] = type(sys)("save"); sys.modules["save"].save = save
+m.COMMANDS["save"] = m.Entry("save:save", "Test", "Save.")
+m.main(["save"])
+"""
+
+
+@pytest.mark.parametrize("third", [False, True])
+def test_a_second_ctrl_c_disturbs_nothing_and_a_third_ends_at_once(third: bool) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", SAVER],
+        env=clean_environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None and process.stderr is not None
+    assert process.stdout.readline() == "at work\n"
+    process.send_signal(signal.SIGINT)
+    assert process.stdout.readline() == "saving\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.stderr.readline() == "fltk: ending; once more ends at once, and saves nothing\n"
+    if third:
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=60)
+    out, err = process.communicate("" if third else "go on\n", timeout=60)
+    assert process.returncode == 130
+    assert (out, err) == (("", "") if third else ("saved\n", "fltk: interrupted\n"))
+
+
 FLOOD = """
 import sys, fltk.cli.main as m, click
 from fltk.cli.command import command

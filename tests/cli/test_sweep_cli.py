@@ -147,6 +147,54 @@ def test_a_cell_that_is_stopped_before_it_begins_is_played_later(db: Path, monke
         assert [(run.status, run.rounds_done) for run in store.runs()] == [("done", 3), ("done", 3)]
 
 
+@pytest.mark.parametrize("status", ["running", "done"])
+def test_a_cell_that_another_sweep_has_claimed_is_not_played(
+    db: Path, status: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one begins after this one has looked, and before this one begins."""
+    grid = write(db, ENDLESS.replace("1_000_000", "2"))
+    begin, claims = Store.begin_run, [0]
+
+    def slower(self: Store, config: Any, digest: str, **more: Any) -> int:
+        claims[0] += 1
+        if claims[0] == 1:
+            with Store(db) as other:
+                run = begin(other, config, digest, **{**more, "claim": False})
+                other.start_attempt(run)
+                if status == "done":
+                    other.finish(run, "done")
+        return begin(self, config, digest, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "begin_run", slower)
+        found = rows(db, grid)
+    assert [(r["run"], r["state"], r["rounds"]) for r in found] == [("run1", status, 0), ("run2", "done", 2)]
+    with Store(db) as store:
+        assert len(store.runs()) == 2
+
+
+def test_a_run_that_another_sweep_has_taken_up_is_no_failure(db: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    grid = write(db, ENDLESS.replace("1_000_000", "2"))
+    done(db, "sweep", grid)
+    with Store(db) as store, store._db.write() as connection:
+        connection.exec_driver_sql("UPDATE run SET status = 'interrupted' WHERE id = 1")
+
+    start_attempt = Store.start_attempt
+
+    def slower(self: Store, run: int, *more: Any) -> int:
+        with Store(db) as other:
+            start_attempt(other, run)
+        with other._db.write() as connection:
+            connection.exec_driver_sql("UPDATE attempt SET pid = 1, process = NULL WHERE ended IS NULL")
+        return start_attempt(self, run, *more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "start_attempt", slower)
+        called = fltk(db, "sweep", grid, "--json", quiet=False)
+    assert called.code == 0 and "failed" not in called.err
+    assert [row["state"] for row in json.loads(called.out)["rows"]] == ["running", "done"]
+
+
 def test_several_processes_come_to_the_bits_of_one(db: Path, tmp_path: Path) -> None:
     grid = write(db, GRID)
     process = start(db, "sweep", grid, "--jobs", "2", "--json")

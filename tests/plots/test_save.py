@@ -14,6 +14,7 @@ import matplotlib
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from processes import clean_environment
 
 from fltk.errors import FltkError, UsageError
 from fltk.plots.curves import Curve, accuracy_curves
@@ -121,3 +122,15 @@ def test_data_reads_back_exactly(tmp_path: Path) -> None:
     assert back[0] == {"label": 'a, "b" é', "value": repr(0.1 + 0.2), "extra": ""}
     assert back[1] == {"label": "c", "value": "", "extra": ""}
     assert b"\r" not in (tmp_path / "a.csv").read_bytes()
+
+
+def test_a_home_that_cannot_be_written_is_no_matter() -> None:
+    """matplotlib would tell of its cache in lines of its own."""
+    shown = subprocess.run(
+        [sys.executable, "-c", "import fltk.plots.save"],
+        env=clean_environment({"MPLCONFIGDIR": "/proc/none"}),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert (shown.stdout, shown.stderr) == ("", "")
