@@ -39,7 +39,7 @@ LAYERS = (
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 # What only one part of fltk may know.
-OWNERS = {"click": {"cli"}, "rich": {"cli"}, "sqlalchemy": {"registry"}, "alembic": {"registry"}}
+OWNERS = {"jinja2": {"report"}, "click": {"cli"}, "rich": {"cli"}, "sqlalchemy": {"registry"}, "alembic": {"registry"}}
 
 
 @dataclass(frozen=True)

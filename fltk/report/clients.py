@@ -1,10 +1,11 @@
-"""Who gains and who is left behind: the accuracy of every client."""
+"""Which clients gain and which do not: the accuracy of every client."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
+from markupsafe import Markup
 
 from fltk.evaluation.readings import Floats, Metric, choose, client_values
 from fltk.evaluation.settings import Entry
@@ -12,9 +13,9 @@ from fltk.plots.clients import ClientScores, client_accuracy
 from fltk.plots.labels import own_line
 from fltk.plots.stored import malicious_of
 from fltk.plots.style import Array
-from fltk.report.content import Content, Section
+from fltk.report.content import Content, Section, run_link
 from fltk.report.figures import image, row
-from fltk.report.markup import Safe, element, folded, joined, number, numbers, table, words
+from fltk.report.markup import folded, heading, joined, number, numbers, table, words
 
 QUANTILES = {"Lowest": 0.0, "10 %": 0.1, "25 %": 0.25, "Median": 0.5, "75 %": 0.75, "90 %": 0.9, "Highest": 1.0}
 MOST = 500  # clients that get a line each
@@ -27,17 +28,17 @@ def section(content: Content) -> Section | None:
     found = client_values(content.store, runs, metric)
     values = {run: accuracies for run, accuracies in found.items() if np.isfinite(accuracies).any()}
     first = {entry.run.id for entry in content.first_seeds(content.trained)}
-    parts: list[Safe] = []
+    parts: list[Markup] = []
     for setting, entries in content.by_setting(content.trained):
         own = [entry for entry in entries if entry.run.id in values and entry.run.id in first]
         if own:
-            parts += [element("h3", setting), *_setting(content, setting, own, values, metric)]
+            parts += [heading(setting), *_setting(content, setting, own, values, metric)]
     return Section("clients", "Clients", joined(parts)) if parts else None
 
 
 def _setting(
     content: Content, setting: str, own: Sequence[Entry], values: dict[int, Floats], metric: Metric
-) -> list[Safe]:
+) -> list[Markup]:
     what = f"Test accuracy of the {metric.source} model" if metric.evaluated else "Personal test accuracy, last round"
     bad = {entry.run.id: malicious_of(entry.run, values[entry.run.id].size) for entry in own}
     scores = [_scores(entry, values[entry.run.id], bad[entry.run.id]) for entry in own]
@@ -46,7 +47,7 @@ def _setting(
     alt = f"Accuracy of every client from worst to best, {setting}: {runs}."
     left_out = " Malicious clients are left out." if any(found is not None for found in bad.values()) else ""
     heads = [*words("Method", "Run"), *numbers(*QUANTILES)]
-    rows = [[entry.method, f"run{entry.run.id}", *_quantiles(values[entry.run.id])] for entry in own]
+    rows = [[entry.method, run_link(entry.run.id), *_quantiles(values[entry.run.id])] for entry in own]
     made = [
         row(image(figure, alt, f"{what}; each method's clients sorted on their own, its lowest seed.{left_out}")),
         table(f"{setting}: distribution over clients (%)", heads, rows),
@@ -60,11 +61,11 @@ def _scores(entry: Entry, values: Floats, bad: Array | None) -> ClientScores:
     return ClientScores(own_line(entry.method, entry.run), values, malicious=count)
 
 
-def _quantiles(values: Floats) -> list[Safe]:
+def _quantiles(values: Floats) -> list[Markup]:
     return [number(v, percent=True) for v in np.nanquantile(values, list(QUANTILES.values())).tolist()]
 
 
-def _each(setting: str, own: Sequence[Entry], values: dict[int, Floats]) -> list[Safe]:
+def _each(setting: str, own: Sequence[Entry], values: dict[int, Floats]) -> list[Markup]:
     """One line for each client."""
     most = max(values[entry.run.id].size for entry in own)
     if most > MOST:
