@@ -13,7 +13,7 @@ from fltk.plots.save import render
 from fltk.report import markup
 
 PIXELS = 96  # CSS pixels of an inch
-DPI = 180  # of images: sharp on a phone's screen, and when a figure grows with the window
+DPI = 160  # of images: sharp on a phone's screen, and when a figure grows with the window
 COLOURS = 128  # of an image: enough for smooth colour scales
 WIDE = 420  # CSS pixels: broader figures scroll on a phone, so that their type stays readable
 
