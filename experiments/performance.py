@@ -40,7 +40,7 @@ def number(value: float | None, digits: int = 3) -> str:
 
 def speed(rows: Sequence[Row]) -> str:
     """Workloads against the plain loop."""
-    heads = ("workload", "fltk, s", "plain loop, s", "times faster", "share of peak")
+    heads = ("workload", "fltk, s", "plain loop, s", "speed-up", "share of peak")
     return table(
         heads,
         (
@@ -53,7 +53,7 @@ def speed(rows: Sequence[Row]) -> str:
 
 def price(rows: Sequence[Row]) -> str:
     """What methods and evaluation cost more than the run that they are compared with."""
-    heads = ("workload", "s", "against", "its s", "times slower")
+    heads = ("workload", "s", "baseline", "baseline, s", "slowdown")
     return table(
         heads,
         (

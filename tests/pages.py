@@ -82,6 +82,25 @@ def values(row: list[Element]) -> list[list[float]]:
 
 # What a browser makes of it: the page stands in a frame of some width, and what is measured comes back as an attribute.
 _PROBE = """
+const numbers = (table, column) => [...table.tBodies[0].rows].map(row => row.cells[column].querySelector('data')?.value)
+const rises = values => values.every((value, at) => at === 0 || Number(values[at - 1]) <= Number(value))
+// Every column of numbers that are all known: sorted by a click, and the other way round by another.
+const sorting = page => {
+  let sortable = 0, sorted = 0
+  for (const table of page.querySelectorAll('table')) {
+    for (const [column, head] of [...table.tHead.rows[0].cells].entries()) {
+      const button = head.querySelector('button')
+      if (!button || numbers(table, column).includes(undefined)) continue
+      sortable += 1
+      button.click()
+      const up = rises(numbers(table, column)) && head.getAttribute('aria-sort') === 'ascending'
+      button.click()
+      const down = rises(numbers(table, column).reverse()) && head.getAttribute('aria-sort') === 'descending'
+      sorted += up && down
+    }
+  }
+  return { sortable, sorted }
+}
 addEventListener('load', () => {
   const frame = document.querySelector('iframe').contentWindow, page = frame.document
   page.querySelectorAll('details').forEach(e => e.open = true)
@@ -92,7 +111,10 @@ addEventListener('load', () => {
     outside: all.filter(e => !e.closest('.box') && e.getBoundingClientRect().right > frame.innerWidth + 1).length,
     images: page.images.length,
     drawn: [...page.images].filter(i => i.complete && i.naturalWidth > 0).length,
-    boxes: [...page.querySelectorAll('.box')].filter(b => b.scrollWidth > b.clientWidth).length,
+    boxes: [...page.querySelectorAll('.box')].filter(b => b.scrollWidth > b.clientWidth + 1).length,
+    hints: page.querySelectorAll('.box.scrolls').length,
+    filled: page.querySelector('main').clientWidth / frame.innerWidth,
+    ...sorting(page),
     loaded: frame.performance.getEntriesByType('resource').filter(r => !r.name.startsWith('data:')).length,
     type: Math.min(...all.map(e => parseFloat(frame.getComputedStyle(e).fontSize)))
   }

@@ -51,7 +51,7 @@ LAYERS = (
 RANK = {name: rank for rank, names in enumerate(reversed(LAYERS)) for name in names}
 MOST_LOADED = 12  # modules of fltk, packages aside, that importing a simple method loads; the number may only fall
 # What only one part of fltk may know.
-OWNERS = {"click": {"cli"}, "rich": {"cli"}, "sqlalchemy": {"registry"}, "alembic": {"registry"}}
+OWNERS = {"jinja2": {"report"}, "click": {"cli"}, "rich": {"cli"}, "sqlalchemy": {"registry"}, "alembic": {"registry"}}
 
 
 @dataclass(frozen=True)

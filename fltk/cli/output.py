@@ -25,6 +25,8 @@ Row = Mapping[str, Any]
 FORMATS = ("table", "json", "jsonl", "csv", "tsv", "latex")
 SCHEMA = 1  # of the JSON objects; raised when a key changes its meaning
 PIPED_WIDTH = 100_000  # no value is cut or wrapped to fit a terminal that is not there
+BREAKABLE = 24  # characters; longer words are hashes and paths, which may be broken anywhere
+GAP = 3  # characters between two columns on a terminal
 
 
 @dataclass(frozen=True)
@@ -151,20 +153,60 @@ def _table(rows: Sequence[Row], columns: Sequence[Column], title: str | None, ex
     if not terminal and not settings.colour:
         return _told(title, _aligned(rows, columns), extra)
 
+    console = settings.console(stderr=False, width=None if terminal else PIPED_WIDTH)
+    cells = [[_cell(row.get(column.key), column.digits) for column in columns] for row in rows]
+    widths = _widths(cells, columns, console.width)
+    if widths is None:
+        return _told(title, _blocks(cells, columns), extra)
+
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD if terminal else None, pad_edge=False, show_edge=False)
-    for column in columns:
+    for column, width in zip(columns, widths, strict=True):
         justify: Any = "right" if _right(rows, column.key) else "left"
-        table.add_column(Text(column.heading), justify=justify, overflow="fold", no_wrap=not terminal)
-    for row in rows:  # Text, because names may hold what rich would take for markup
-        table.add_row(*(Text(_cell(row.get(column.key), column.digits)) for column in columns))
-    console = settings.console(stderr=False, width=None if terminal else PIPED_WIDTH)
+        table.add_column(Text(column.heading), justify=justify, overflow="fold", width=width)
+    for line in cells:  # Text, because names may hold what rich would take for markup
+        table.add_row(*map(Text, line))
     with console.capture() as captured:
         console.print(table)
     return _told(title, [line.rstrip() for line in captured.get().splitlines()], extra)
+
+
+def _widths(cells: Sequence[Sequence[str]], columns: Sequence[Column], room: int) -> list[int] | None:
+    """A width for each column so that a table fits into `room` and breaks no word; None where there is no such.
+
+    Words longer than BREAKABLE, such as hashes and paths, may be broken anywhere.
+    """
+    from rich.cells import cell_len
+
+    widths, needs = [], []
+    for place, column in enumerate(columns):
+        texts = [column.heading, *(line[place] for line in cells)]
+        widths.append(max(map(cell_len, texts)))
+        words = [word for text in texts for word in text.split()]
+        needs.append(min(BREAKABLE, max(map(cell_len, words), default=0)))
+
+    room -= GAP * (len(columns) - 1)
+    if sum(needs) > room:
+        return None
+    while sum(widths) > room:  # take from the column that has most to spare
+        spare = [width - need for width, need in zip(widths, needs, strict=True)]
+        widths[spare.index(max(spare))] -= 1
+    return widths
+
+
+def _blocks(cells: Sequence[Sequence[str]], columns: Sequence[Column]) -> list[str]:
+    """Every row as lines `key: value`, for a terminal that is too narrow for a table; unknown values are left out."""
+    lines: list[str] = []
+    for line in cells:
+        if lines:
+            lines.append("")
+        for column, text in zip(columns, line, strict=True):
+            if text != "-":
+                lines.append(f"{column.heading}: {text}")
+    return lines
 
 
 def _aligned(rows: Sequence[Row], columns: Sequence[Column]) -> list[str]:

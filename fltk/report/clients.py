@@ -1,10 +1,11 @@
-"""Who gains and who is left behind: the accuracy of every client."""
+"""Which clients gain and which do not: the accuracy of every client."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
+from markupsafe import Markup
 
 from fltk.evaluation.readings import Floats, Metric, choose, client_values
 from fltk.evaluation.settings import Entry
@@ -12,9 +13,9 @@ from fltk.plots.clients import ClientScores, client_accuracy
 from fltk.plots.labels import own_line
 from fltk.plots.stored import malicious_of
 from fltk.plots.style import Array
-from fltk.report.content import Content, Section
+from fltk.report.content import Content, Section, run_link
 from fltk.report.figures import image, row
-from fltk.report.markup import Safe, element, folded, joined, number, numbers, table, words
+from fltk.report.markup import folded, heading, joined, number, numbers, table, words
 
 QUANTILES = {"Lowest": 0.0, "10 %": 0.1, "25 %": 0.25, "Median": 0.5, "75 %": 0.75, "90 %": 0.9, "Highest": 1.0}
 MOST = 500  # clients that get a line each
@@ -27,17 +28,17 @@ def section(content: Content) -> Section | None:
     found = client_values(content.store, runs, metric)
     values = {run: accuracies for run, accuracies in found.items() if np.isfinite(accuracies).any()}
     first = {entry.run.id for entry in content.first_seeds(content.trained)}
-    parts: list[Safe] = []
+    parts: list[Markup] = []
     for setting, entries in content.by_setting(content.trained):
         own = [entry for entry in entries if entry.run.id in values]
         if own:
             shown = [entry for entry in own if entry.run.id in first]
             figure = _figure(setting, own, values, metric)
-            parts += [element("h3", setting), row(figure), *_tables(setting, shown, values)]
+            parts += [heading(setting), row(figure), *_tables(setting, shown, values)]
     return Section("clients", "Clients", joined(parts)) if parts else None
 
 
-def _figure(setting: str, own: Sequence[Entry], values: dict[int, Floats], metric: Metric) -> Safe:
+def _figure(setting: str, own: Sequence[Entry], values: dict[int, Floats], metric: Metric) -> Markup:
     """The clients of every method, sorted and averaged over seeds by rank."""
     what = f"Test accuracy of the {metric.source} model" if metric.evaluated else "Personal test accuracy, last round"
     scores = []
@@ -54,10 +55,10 @@ def _figure(setting: str, own: Sequence[Entry], values: dict[int, Floats], metri
     return image(drawn, f"Accuracy of every client from worst to best, {setting}: {runs}.", caption)
 
 
-def _tables(setting: str, shown: Sequence[Entry], values: dict[int, Floats]) -> list[Safe]:
+def _tables(setting: str, shown: Sequence[Entry], values: dict[int, Floats]) -> list[Markup]:
     """The distribution over clients and every client, of each method's lowest seed."""
     heads = [*words("Method", "Run"), *numbers(*QUANTILES)]
-    rows = [[entry.method, f"run{entry.run.id}", *_quantiles(values[entry.run.id])] for entry in shown]
+    rows = [[entry.method, run_link(entry.run.id), *_quantiles(values[entry.run.id])] for entry in shown]
     spread = table(f"{setting}: distribution over clients (%)", heads, rows)
     return [spread, *_each(setting, shown, values)]
 
@@ -69,11 +70,11 @@ def _scores(entry: Entry, values: Floats, bad: Array | None) -> ClientScores:
     return ClientScores(label, values, malicious=count, method=entry.run.method, seed=entry.run.seed)
 
 
-def _quantiles(values: Floats) -> list[Safe]:
+def _quantiles(values: Floats) -> list[Markup]:
     return [number(v, percent=True) for v in np.nanquantile(values, list(QUANTILES.values())).tolist()]
 
 
-def _each(setting: str, own: Sequence[Entry], values: dict[int, Floats]) -> list[Safe]:
+def _each(setting: str, own: Sequence[Entry], values: dict[int, Floats]) -> list[Markup]:
     """One line for each client."""
     most = max(values[entry.run.id].size for entry in own)
     if most > MOST:

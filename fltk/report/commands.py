@@ -13,7 +13,7 @@ from fltk.names import METHODS, OWN
 from fltk.registry import EvaluationRow, RunRow
 from fltk.registry.rows import TRAINED
 from fltk.report.content import Content, Section
-from fltk.report.markup import code, element, joined, paragraph
+from fltk.report.markup import code, heading, joined, paragraph
 
 ATTACK = "attack"
 KNOWN = {"partition", "train", "method", "params", "seed"}  # what `fltk train` settles
@@ -26,12 +26,12 @@ def section(content: Content) -> Section:
     parts = []
     if again:
         told = "With the registry: re-run a stored run and compare it round by round, bit for bit."
-        parts += [element("h3", "From the registry"), paragraph(told), code("\n".join(again))]
+        parts += [heading("From the registry"), paragraph(told), code("\n".join(again))]
     anew = [line for run in content.runs for line in _anew(content, run)]
     if anew:
         told = "Without it: what the configurations say, each with the partition's seed. Data sets that do not come "
         told += "with fltk are looked for in --data-dir or FLTK_DATA. Run numbers are those of this report."
-        parts += [element("h3", "From scratch"), paragraph(told), code("\n".join(anew))]
+        parts += [heading("From scratch"), paragraph(told), code("\n".join(anew))]
     return Section("commands", "Commands", joined(parts))
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from markupsafe import Markup
+
 from fltk.evaluation.compare import CLIENTS, SEEDS, Comparison, Difference, Pairing, compare
 from fltk.evaluation.readings import DEPLOYED, FALLBACK
 from fltk.evaluation.statistics import ALPHA, least_p
@@ -14,7 +16,7 @@ from fltk.plots.labels import stopped
 from fltk.registry import RunRow, Store
 from fltk.report.content import Content, Section
 from fltk.report.figures import image, row
-from fltk.report.markup import Safe, element, folded, items, joined, number, numbers, paragraph, table, words
+from fltk.report.markup import folded, items, joined, mark, number, numbers, paragraph, strong, table, words
 
 WORST, GLOBAL = "worst10", "global_test_acc"
 TITLES = {
@@ -38,7 +40,7 @@ def section(content: Content) -> Section | None:
     pairings = {name: Pairing(content.store, made) for name, made in tables.items()}
     ties = {name: {s: pairing.ties(s) for s in first.settings} for name, pairing in pairings.items()}
     several = len(first.methods) > 1
-    parts: list[Safe] = [paragraph(_legend(tables, ties, several))]
+    parts: list[Markup] = [paragraph(_legend(tables, ties, several))]
     if content.tuning is not None:
         parts.append(paragraph(content.tuning.caption))
     parts += [_setting(setting, tables, ties) for setting in first.settings]
@@ -78,7 +80,7 @@ def _finite(value: float | None) -> bool:
     return value is not None and math.isfinite(value)
 
 
-def _legend(tables: dict[str, Comparison], ties: dict[str, dict[str, list[str]]], several: bool) -> Safe:
+def _legend(tables: dict[str, Comparison], ties: dict[str, dict[str, list[str]]], several: bool) -> Markup:
     first = next(iter(tables.values()))
     parts = [f"Test accuracy in percent. {seeds_told(first)}"]
     if DEPLOYED in tables:
@@ -93,7 +95,7 @@ def _legend(tables: dict[str, Comparison], ties: dict[str, dict[str, list[str]]]
     return joined(parts, " ")
 
 
-def _setting(setting: str, tables: dict[str, Comparison], ties: dict[str, dict[str, list[str]]]) -> Safe:
+def _setting(setting: str, tables: dict[str, Comparison], ties: dict[str, dict[str, list[str]]]) -> Markup:
     """Methods x measures."""
     first = next(iter(tables.values()))
     heads = [*words("Method"), *numbers("Seeds", *(TITLES[name] for name in tables))]
@@ -106,20 +108,20 @@ def _setting(setting: str, tables: dict[str, Comparison], ties: dict[str, dict[s
     return table(setting, heads, rows)
 
 
-def _cell(made: Comparison, method: str, setting: str, ties: list[str]) -> Safe | None:
+def _cell(made: Comparison, method: str, setting: str, ties: list[str]) -> Markup | None:
     cell = made.cells[method, setting]
     if not cell.scores:
         return None
     scale = made.metric.accuracy
     mean = number(cell.mean, percent=scale)
     best = len(made.methods) > 1 and method in made.best(setting)
-    mark = element("span", "≈" if method in ties else "", class_="mark") if ties else ""
+    tie = mark("≈" if method in ties else "") if ties else ""
     spread = "" if math.isnan(cell.std) else joined([" ± ", number(cell.std, percent=scale)])
     few = f" ({len(cell.scores)})" if len(cell.scores) < cell.planned else ""
-    return joined([element("strong", mean) if best else mean, spread, few, mark])
+    return joined([strong(mean) if best else mean, spread, few, tie])
 
 
-def _ranks(tables: dict[str, Comparison]) -> list[Safe]:
+def _ranks(tables: dict[str, Comparison]) -> list[Markup]:
     """Average ranks by each measure, and the diagram of the first."""
     found = {name: ranks for name, made in tables.items() if (ranks := made.ranks()) is not None}
     if not found:
@@ -146,7 +148,7 @@ def _second(pair: tuple[str, float]) -> float:
     return pair[1]
 
 
-def _differences(pairings: dict[str, Pairing]) -> list[Safe]:
+def _differences(pairings: dict[str, Pairing]) -> list[Markup]:
     """Every method against the usual reference, in the first measure."""
     pairing = next(iter(pairings.values()))
     made = pairing.comparison

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from markupsafe import Markup
+
 from fltk.config import canonical_json
 from fltk.evaluation.settings import Facts, differing_keys, short, written
 from fltk.registry import RunRow
 from fltk.registry.where import flatten
-from fltk.report.content import Content, Section, told_runs
-from fltk.report.markup import Safe, element, folded, joined, table, words
+from fltk.report.content import Content, Section, linked_runs
+from fltk.report.markup import emphasis, folded, joined, table, words
 
 PARAMS = "params"
 
@@ -56,7 +58,7 @@ def _facts(run: RunRow) -> Facts:
     return {key: value for key, value in flatten(kept).items() if not key.endswith("_seed")}
 
 
-def _differing(variants: Sequence[_Variant], keys: Sequence[str]) -> Safe:
+def _differing(variants: Sequence[_Variant], keys: Sequence[str]) -> Markup:
     """Configurations x differing settings; of hyper-parameters those that were chosen."""
     chosen = any(variant.runs[0].set_params for variant in variants)
     heads = words("Runs", "Method", *(_named(key, keys) for key in keys), *(["Chosen"] if chosen else []), "Seeds")
@@ -66,7 +68,7 @@ def _differing(variants: Sequence[_Variant], keys: Sequence[str]) -> Safe:
         given = ", ".join(f"{key}={written(value)}" for key, value in first.set_params.items())
         values = [_value(variant.facts[key]) if key in variant.facts else None for key in keys]
         seeds = ", ".join(dict.fromkeys(map(_seeds, variant.runs)))
-        rows.append([told_runs(variant.runs), first.method, *values, *([given or None] if chosen else []), seeds])
+        rows.append([linked_runs(variant.runs), first.method, *values, *([given or None] if chosen else []), seeds])
     return table("What differs" if len(variants) > 1 else "Configuration", heads, rows)
 
 
@@ -82,7 +84,7 @@ def _parameters(runs: Sequence[RunRow]) -> list[list[object]]:
         for key, value in run.config[PARAMS].items():
             found.setdefault((run.method, key, written(value)), []).append(run)
     return [
-        [key, method, _value(value), own[0].origin.get(f"{PARAMS}.{key}", "default"), told_runs(own)]
+        [key, method, _value(value), own[0].origin.get(f"{PARAMS}.{key}", "default"), linked_runs(own)]
         for (method, key, value), own in found.items()
     ]
 
@@ -93,7 +95,7 @@ def _named(key: str, keys: Sequence[str]) -> str:
     return end if [short(other) for other in keys].count(end) == 1 else key
 
 
-def _value(value: Any) -> Safe | str:
+def _value(value: Any) -> Markup | str:
     """An empty text is shown as such."""
     shown = ", ".join(map(written, value)) if isinstance(value, list) else written(value)
-    return shown if shown else element("em", "empty")
+    return shown if shown else emphasis("empty")

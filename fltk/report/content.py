@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from markupsafe import Markup
+
 from fltk.errors import FltkError
 from fltk.evaluation.newcomers import KIND as JOIN
 from fltk.evaluation.settings import Arrangement, Entry, arrange
 from fltk.evaluation.tuning import Tuning, arrange_best, best_trials
 from fltk.registry import RunRow, Store
-from fltk.report.markup import Safe
+from fltk.report.markup import joined, link
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,7 @@ class Section:
 
     anchor: str
     title: str
-    body: Safe
+    body: Markup
 
 
 @dataclass(frozen=True)
@@ -97,3 +99,22 @@ def told_runs(runs: Iterable[RunRow], labels: bool = False) -> str:
         else:
             spans.append([run.id, run.id])
     return ", ".join(f"run{first}" if first == last else f"run{first}–run{last}" for first, last in spans)
+
+
+def anchor(run: int) -> str:
+    """The place of a run on the page: its row in the table of all runs."""
+    return f"run{run}"
+
+
+def run_link(run: int, label: str | None = None) -> Markup:
+    """A run by number, or by label, that leads to its row; for runs of the page only."""
+    return link(anchor(run), label or f"run{run}")
+
+
+def linked_runs(runs: Iterable[RunRow]) -> Markup:
+    """As `told_runs`, with links."""
+    parts: list[object] = []
+    for word in told_runs(runs).split(", "):
+        ends = [run_link(int(name.removeprefix("run"))) for name in word.split("–")]
+        parts.append(joined(ends, "–"))
+    return joined(parts, ", ")

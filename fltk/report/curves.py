@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from markupsafe import Markup
 
 from fltk.evaluation.settings import Entry
 from fltk.metrics.keys import is_percent, is_share, named
@@ -12,22 +13,22 @@ from fltk.plots.curves import Curve, accuracy_curves
 from fltk.plots.labels import own_line
 from fltk.report.content import Content, Section
 from fltk.report.figures import image, row
-from fltk.report.markup import Safe, element, joined
+from fltk.report.markup import heading, joined
 
 KEYS = ("personal_test_acc", "global_test_acc", "train_loss")
 
 
 def section(content: Content) -> Section | None:
     """For each setting what its runs recorded; None where no round was."""
-    parts: list[Safe] = []
+    parts: list[Markup] = []
     for setting, entries in content.by_setting(content.trained):
         figures = [drawn for key in KEYS if (drawn := _figure(content, setting, entries, key)) is not None]
         if figures:
-            parts += [element("h3", setting), row(*figures)]
+            parts += [heading(setting), row(*figures)]
     return Section("curves", "Curves", joined(parts)) if parts else None
 
 
-def _figure(content: Content, setting: str, entries: Sequence[Entry], key: str) -> Safe | None:
+def _figure(content: Content, setting: str, entries: Sequence[Entry], key: str) -> Markup | None:
     curves = []
     for entry in entries:
         if key not in entry.run.last:

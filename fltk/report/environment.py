@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from markupsafe import Markup
+
 from fltk.registry import RunRow
 from fltk.registry.capture import DIFF_LIMIT
 from fltk.registry.changes import ABSENT, facts
 from fltk.report.content import Content, Section, told_runs
-from fltk.report.markup import Safe, folded, joined, table, words
+from fltk.report.markup import folded, joined, table, words
 
 Facts = dict[str, str]
 PACKAGE = "package "
@@ -26,7 +28,7 @@ def section(content: Content) -> Section:
     packages = [key for key in keys if key.startswith(PACKAGE)]
     rest = [key for key in keys if key not in packages]
     differing = [key for key in keys if len({found.get(key, ABSENT) for _, found in columns}) > 1]
-    parts: list[Safe] = []
+    parts: list[Markup] = []
     if differing:
         parts.append(_table("What differs between the runs", differing, columns))
     alike = [key for key in rest if key not in differing]
@@ -58,7 +60,7 @@ def _facts(environment: dict[str, Any], git: dict[str, Any]) -> Facts:
 
 def _table(
     title: str, keys: Sequence[str], columns: Sequence[tuple[str, Facts]], differing: Sequence[str] = ()
-) -> Safe:
+) -> Markup:
     """Facts x groups of runs; a single column needs no names of runs where all are meant."""
     named = ["all" if differing else runs for runs, _ in columns]
     rows = [[key.removeprefix(PACKAGE), *(_known(found.get(key)) for _, found in columns)] for key in keys]

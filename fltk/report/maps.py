@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from markupsafe import Markup
+
 from fltk.evaluation.maps import MAPS, of_maps
 from fltk.evaluation.settings import Entry
 from fltk.plots.attention_maps import attention_maps
 from fltk.plots.map_data import spread_rounds
 from fltk.plots.stored import map_panels
 from fltk.registry import Store
-from fltk.report.content import Content, Section
+from fltk.report.content import Content, Section, run_link
 from fltk.report.figures import image, row
-from fltk.report.markup import Safe, joined, number, numbers, paragraph, table, words
+from fltk.report.markup import joined, number, numbers, paragraph, table, words
 
 MOST = 30  # figures; the maps of the others are in the registry
 
@@ -42,25 +44,25 @@ def _has_maps(store: Store, entry: Entry) -> bool:
     return run.partition_id is not None and run.config["partition"]["clients"] > 1 and bool(store.map_rounds(run.id))
 
 
-def _numbers(store: Store, entries: list[Entry]) -> Safe:
+def _numbers(store: Store, entries: list[Entry]) -> Markup:
     """One line for each run."""
     runs = [entry.run for entry in entries]
     found = {name: of_maps(store, runs, name) for name in MAPS}
     kept = [name for name in MAPS if any(value is not None and value == value for value in found[name].values())]
     heads = [*words("Method", "Setting", "Run"), *numbers(*(TITLES[name] for name in kept))]
     rows = [
-        [e.method, e.setting, f"run{e.run.id}", *(number(found[name][e.run.id], digits=3) for name in kept)]
+        [e.method, e.setting, run_link(e.run.id), *(number(found[name][e.run.id], digits=3) for name in kept)]
         for e in entries
     ]
     told = "; ".join(f"{TITLES[name]}: {MAPS[name].removeprefix('last map, ')}" for name in kept)
     return joined([table("What the last maps say", heads, rows), paragraph(told + ".")])
 
 
-def _figure(store: Store, entry: Entry) -> Safe:
+def _figure(store: Store, entry: Entry) -> Markup:
     rounds = spread_rounds(store.map_rounds(entry.run.id))
     panels, clients = map_panels(store, entry.run, rounds, "whole")
     figure, _ = attention_maps(panels, clients, seed=entry.run.seed)
     who = f"{entry.method}, {entry.setting}, run{entry.run.id}"
     fits = ", ".join(f"round {p.round} {p.alignment:.2f}" for p in panels if p.alignment == p.alignment)
-    alt = f"Collaboration maps of {who}, beside the similarity of labels." + (f" Correlation: {fits}." if fits else "")
+    alt = f"Collaboration maps of {who}, next to the similarity of labels." + (f" Correlation: {fits}." if fits else "")
     return image(figure, alt, f"{who}: rows receive, columns contribute.")

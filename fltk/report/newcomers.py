@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from markupsafe import Markup
+
 from fltk.evaluation.settings import Entry
 from fltk.evaluation.statistics import sample_std
 from fltk.plots.join import join_figure
 from fltk.plots.stored import JOIN_STEPS, join_run
 from fltk.report.content import Content, Section, told_runs
 from fltk.report.figures import image, row
-from fltk.report.markup import Safe, element, joined, number, numbers, paragraph, table, words
+from fltk.report.markup import heading, joined, number, numbers, paragraph, table, words
 
 TITLES = ("Arrival", "Joined", "After fine-tuning", "From scratch", "FedAvg, fine-tuned")
 LEGEND = (
@@ -23,7 +25,7 @@ LEGEND = (
 def section(content: Content) -> Section | None:
     """For each setting the steps of joining; None where no run has newcomers."""
     stored = content.store.last_evaluations(entry.run.id for entry in content.joins.entries)
-    parts: list[Safe] = []
+    parts: list[Markup] = []
     for setting, entries in content.by_setting(content.joins):
         done = [entry for entry in entries if entry.run.id in stored]
         if not done:
@@ -34,11 +36,11 @@ def section(content: Content) -> Section | None:
         alt = f"Accuracy of newcomers over epochs of fine-tuning, {setting}: {told_runs(e.run for e in done)}."
         caption = "From arrival over joining through every epoch of fine-tuning; training from scratch and FedAvg to "
         caption += "compare with. Over samples per class: what was kept, where the validation loss fell."
-        parts += [element("h3", setting), _steps(setting, done, rows), row(image(figure, alt, caption))]
+        parts += [heading(setting), _steps(setting, done, rows), row(image(figure, alt, caption))]
     return Section("newcomers", "Newcomers", joined([paragraph(LEGEND), *parts])) if parts else None
 
 
-def _steps(setting: str, entries: Sequence[Entry], rows: dict[int, list[dict[str, object]]]) -> Safe:
+def _steps(setting: str, entries: Sequence[Entry], rows: dict[int, list[dict[str, object]]]) -> Markup:
     """Methods and shots x steps, over seeds."""
     heads = [*words("Method", "Samples per class"), *numbers("Seeds", *TITLES)]
     lines = []
@@ -49,7 +51,7 @@ def _steps(setting: str, entries: Sequence[Entry], rows: dict[int, list[dict[str
     return table(f"{setting}: steps of joining (%)", heads, lines)
 
 
-def _cell(own: Sequence[Sequence[dict[str, object]]], shots: object, step: str) -> Safe | None:
+def _cell(own: Sequence[Sequence[dict[str, object]]], shots: object, step: str) -> Markup | None:
     found = [line["acc_mean"] for rows in own for line in rows if line["shots"] == shots and line["step"] == step]
     values = [float(value) for value in found if isinstance(value, int | float) and value == value]
     if not values:

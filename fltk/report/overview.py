@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+from markupsafe import Markup
+
 from fltk.registry import RunRow
-from fltk.report.content import Content, Section
-from fltk.report.markup import Safe, folded, items, joined, number, numbers, paragraph, table, words
+from fltk.report.content import Content, Section, anchor, run_link
+from fltk.report.markup import folded, items, joined, measured, number, numbers, paragraph, table, words
 
 LONG = 300  # characters of a note that are shown at once
 HEADS = (
@@ -23,22 +25,24 @@ HEADS = (
 
 def section(content: Content) -> Section:
     """A table of all runs, with tags and notes below."""
-    rows = [_row(run) for run in content.runs]
+    rows = [_row(content, run) for run in content.runs]
     # a column that no run fills says nothing
     kept = [k for k in range(len(HEADS)) if any(row[k] is not None for row in rows)]
-    made = table("Runs of this report", [HEADS[k] for k in kept], ([row[k] for k in kept] for row in rows))
+    heads = [HEADS[k] for k in kept]
+    cells = [[row[k] for k in kept] for row in rows]
+    made = table("Runs of this report", heads, cells, ids=[anchor(run.id) for run in content.runs])
     left_out = items(content.trained.notes + content.joins.notes)
     return Section("runs", "Runs", joined([made, left_out, _labels(content), _drift(content)]))
 
 
-def _row(run: RunRow) -> list[object]:
+def _row(content: Content, run: RunRow) -> list[object]:
     partition, planned = run.config["partition"], run.config["train"]["rounds"]
     joins = run.last.get("acc_new")
     accuracy = run.last.get("personal_test_acc")
     return [
         run.label,
         run.method,
-        None if run.parent is None else f"{run.kind} of run{run.parent}",
+        _kind(content, run),
         run.seed,
         f"{partition['dataset']} {partition['scheme']}",
         run.rounds_done if joins is not None else f"{run.rounds_done} of {planned}",
@@ -50,16 +54,27 @@ def _row(run: RunRow) -> list[object]:
     ]
 
 
-def _lasted(seconds: float) -> str:
+def _kind(content: Content, run: RunRow) -> Markup | None:
+    """Of which run it was made, with a link to that one where the page has it; None for a run of its own."""
+    if run.parent is None:
+        return None
+    there = any(other.id == run.parent for other in content.runs)
+    parent = run_link(run.parent) if there else f"run{run.parent}"
+    return joined([f"{run.kind} of ", parent])
+
+
+def _lasted(seconds: float) -> Markup:
     """3.2 s, 12.5 min, 4.75 h."""
     if seconds < 60:
-        return f"{seconds:.1f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.2f} h"
+        return measured(seconds, f"{seconds:.1f} s")
+    if seconds < 3600:
+        return measured(seconds, f"{seconds / 60:.1f} min")
+    return measured(seconds, f"{seconds / 3600:.2f} h")
 
 
-def _labels(content: Content) -> Safe:
+def _labels(content: Content) -> Markup:
     """Tags and notes of the runs that have some."""
-    parts: list[Safe] = []
+    parts: list[Markup] = []
     for run in content.runs:
         tags = ", ".join(f"{key}={value}" for key, value in run.tags.items())
         if tags:
@@ -73,7 +88,7 @@ def _labels(content: Content) -> Safe:
     return joined(parts) if few else folded("Tags and notes", *parts)
 
 
-def _drift(content: Content) -> Safe:
+def _drift(content: Content) -> Markup:
     """Attempts that went on with other code or another environment, which somebody allowed."""
     told = []
     for run in content.runs:

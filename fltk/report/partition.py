@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from markupsafe import Markup
+
 from fltk.evaluation.settings import written
 from fltk.plots.partition import partition_bubbles
 from fltk.plots.stored import partition_table
 from fltk.registry import PartitionRow
-from fltk.report.content import Content, Section, told_runs
+from fltk.report.content import Content, Section, linked_runs
 from fltk.report.figures import image, row
-from fltk.report.markup import Safe, element, joined, number, numbers, paragraph, table, words
+from fltk.report.markup import joined, literal, number, numbers, paragraph, table, words
 
 MOST = 12  # figures
 SKEW = {"label-emd": "Label distance", "classes": "Classes a client", "size-cv": "Size variation"}
@@ -47,12 +49,12 @@ def _line(content: Content, part: PartitionRow) -> list[object]:
         summary.get("newcomers"),
         *(sum(sizes[name]) if name in sizes else None for name in ("train", "val", "test")),
         *(number(summary.get("skew", {}).get(name), digits=3) for name in SKEW),
-        told_runs(runs),
-        element("code", part.fingerprint[:12]),
+        linked_runs(runs),
+        literal(part.fingerprint[:12]),
     ]
 
 
-def _figure(part: PartitionRow) -> Safe:
+def _figure(part: PartitionRow) -> Markup:
     figure, _ = partition_bubbles(partition_table(part.summary), seed=part.config.get("partition_seed"))
     counts = part.summary["label_counts"]
     held = [sum(1 for count in row if count) for row in counts]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from markupsafe import Markup
+
 from fltk.evaluation.robustness import ACC, summary
 from fltk.registry import RunRow
-from fltk.report.content import Content, Section
-from fltk.report.markup import Safe, joined, number, numbers, paragraph, table, words
+from fltk.report.content import Content, Section, run_link
+from fltk.report.markup import joined, number, numbers, paragraph, table, words
 
 LEGEND = (
     "Personal test accuracy of benign clients after the last round, compared with the same clients of the "
@@ -34,7 +36,7 @@ def section(content: Content) -> Section | None:
 
 def _row(run: RunRow, found: dict[str, Any]) -> list[object]:
     return [
-        run.label,
+        run_link(run.id, run.label),
         run.method,
         found["attack"],
         found["defence"],
@@ -46,5 +48,5 @@ def _row(run: RunRow, found: dict[str, Any]) -> list[object]:
     ]
 
 
-def _percent(value: float | None) -> Safe:
+def _percent(value: float | None) -> Markup:
     return number(value, percent=True)

@@ -117,7 +117,7 @@ def test_without_validation_data_nothing_is_tuned(tmp_path: Path) -> None:
     done(db, "train", *TINY, "--val-share", "0")
     for mode in ("vote", "client"):
         found = json.loads(done(db, "evaluate", "run1", "--deploy", mode, "--json"))
-        assert found["run1 deployed"].endswith("nothing was chosen: mixed (4 clients), after round 2")
+        assert found["run1 deployed"].endswith("nothing was selected: mixed (4 clients), after round 2")
         assert found["rows"][0]["val_mean"] is None
 
 
@@ -140,7 +140,7 @@ def test_without_validation_data_nothing_is_chosen_and_that_is_said(tmp_path: Pa
     assert "part1: no client has validation data" in trained.err and "test data" not in trained.err
     found = fltk(db, "evaluate", "run1", quiet=False)
     assert "run1: there are no validation data, so nothing was selected" in found.err
-    assert "vote" not in found.out and "nan" not in found.out and "nothing was chosen: mixed (4 clients)" in found.out
+    assert "vote" not in found.out and "nan" not in found.out and "nothing was selected: mixed (4 clients)" in found.out
     asked = fltk(db, "evaluate", "run1", "--deploy", "ft1", quiet=False)
     assert "no validation data" not in asked.err + asked.out and "ft1: ft1 (4 clients)" in asked.out
 

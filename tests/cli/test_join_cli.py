@@ -252,7 +252,7 @@ def test_attention_goes_on_with_the_newcomers(db: Path) -> None:
     assert [m.round for m in maps] == list(range(7, 13))
     assert all(m.array.shape[1:] == (7, 7) for m in maps)
     assert maps[-1].array[0][:4, 4:].sum() > 0, "those who were there never listen to the newcomers"
-    assert "those who were there before: " in done(db, JOIN, "run3", "--at-round", "11")
+    assert "clients that were there before: " in done(db, JOIN, "run3", "--at-round", "11")
 
 
 def test_a_replay_that_comes_out_otherwise_is_told(db: Path, monkeypatch: pytest.MonkeyPatch) -> None:

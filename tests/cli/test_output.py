@@ -6,13 +6,16 @@ import csv
 import io
 import json
 import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from fltk.cli.command import command
-from fltk.cli.output import Column, emit, output_options
+from fltk.cli.output import Column, emit, output_options, render
 from fltk.errors import UsageError
 
 ROWS = [
@@ -89,3 +92,68 @@ def test_json_and_another_format_exclude_each_other() -> None:
     done = CliRunner().invoke(listing, ["--json", "--format", "csv"], standalone_mode=False)
     assert isinstance(done.exception, UsageError) and "--json" in str(done.exception)
     assert json.loads(printed("--format", "json", "--json"))
+
+
+# On terminals of any width
+
+
+def on_terminal(monkeypatch: pytest.MonkeyPatch, width: int, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The lines of a table on a terminal of this width."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("LINES", "50")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setattr("sys.stdout", Terminal())
+    columns = [Column("run"), Column("method"), Column("dataset"), Column("status"), Column("acc", "personal acc", 4)]
+    text = render(rows, columns, "table", extra={"folder": "here"})
+    return re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines()  # heads are bold
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+RUNS = [
+    {"run": "run1", "method": "cluster-kmeans", "dataset": "digit-domains", "status": "interrupted", "acc": 0.91234},
+    {"run": "run2", "method": "attn", "dataset": "mnist", "status": "done: after round 3", "acc": None},
+]
+
+
+@pytest.mark.parametrize("width", range(8, 121, 4))
+def test_no_width_breaks_a_word(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    lines = on_terminal(monkeypatch, width, RUNS)
+    words = {word for line in lines for word in line.split()}
+    for row in RUNS:
+        for value in row.values():
+            for word in str(value).split():
+                assert word in words or word in ("0.91234", "None"), (width, word, lines)
+    assert "0.9123" in words and lines[-1] == "folder: here"
+
+
+def test_below_the_needed_width_rows_are_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert on_terminal(monkeypatch, 50, RUNS) == [
+        "run: run1",
+        "method: cluster-kmeans",
+        "dataset: digit-domains",
+        "status: interrupted",
+        "personal acc: 0.9123",
+        "",
+        "run: run2",
+        "method: attn",
+        "dataset: mnist",
+        "status: done: after round 3",
+        "folder: here",
+    ]
+    wide = on_terminal(monkeypatch, 100, RUNS)
+    assert wide[0].split() == ["run", "method", "dataset", "status", "personal", "acc"]
+    assert all(len(line) <= 100 for line in wide)
+    tight = on_terminal(monkeypatch, 70, RUNS)
+    assert tight[0].split()[:2] == ["run", "method"] and all(len(line) <= 70 for line in tight)
+
+
+def test_hashes_may_be_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = on_terminal(monkeypatch, 80, [{"run": "run1", "method": "m", "dataset": "0123456789abcdef" * 4}])
+    assert lines[0].split()[:2] == ["run", "method"] and all(len(line) <= 80 for line in lines)
