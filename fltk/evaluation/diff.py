@@ -44,7 +44,7 @@ class Spread:
 def diff(store: Store, runs: Sequence[RunRow]) -> list[Line]:
     """Everything that is known of the runs, section by section; `Line.differs` picks what is not the same."""
     around = store.environments(run.id for run in runs)
-    circumstances = [facts(around[run.id], run.git) for run in runs]
+    circumstances = [facts(around.get(run.id, {}), run.git) for run in runs]
     of_git = [{key: value for key, value in found.items() if _is_git(key)} for found in circumstances]
     rest = [{key: value for key, value in found.items() if not _is_git(key)} for found in circumstances]
     return [

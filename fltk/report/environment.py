@@ -22,7 +22,7 @@ def section(content: Content) -> Section:
     around = content.store.environments(run.id for run in content.runs)
     groups: dict[tuple[tuple[str, str], ...], list[RunRow]] = {}
     for run in content.runs:
-        groups.setdefault(tuple(_facts(around[run.id], run.git).items()), []).append(run)
+        groups.setdefault(tuple(_facts(around.get(run.id, {}), run.git).items()), []).append(run)
     columns = [(told_runs(runs), dict(found)) for found, runs in groups.items()]
     keys = list(dict.fromkeys(key for _, found in columns for key in found))
     packages = [key for key in keys if key.startswith(PACKAGE)]

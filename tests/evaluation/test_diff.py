@@ -127,3 +127,11 @@ def test_a_result_that_one_seed_lacks_has_no_mean(store: Store) -> None:
     add_run(store, "local", 1, np.full(CLIENTS, np.nan), evaluated=0.5)
     (found,) = spreads(diff(store, store.runs()), store.runs())
     assert set(found.results) == {"train_loss"}
+
+
+def test_an_environment_that_cannot_be_read_is_unknown(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    add_run(store)
+    add_run(store)
+    known = store.environments([2])
+    monkeypatch.setattr(store, "environments", lambda runs: known)
+    assert differing(store)["environment"]["python"] == ("-", "3")
