@@ -14,6 +14,7 @@ from fltk.cli.context import Settings
 from fltk.cli.figures import figure_name, figure_options, rounds_of, write_figure
 from fltk.cli.filters import best_on_option, filter_options, runs_to_draw, select_runs
 from fltk.cli.plot_clients import attention_gif, attention_stats, clusters, embeddings
+from fltk.cli.sweep_trials import search_figure
 from fltk.errors import UsageError
 from fltk.names import ATTACKS, DEFENCES, METHODS
 
@@ -353,5 +354,5 @@ def _place(run: RunRow) -> tuple[int, ...]:
     return tuple([*names].index(name) if name in names else -1 for names, name in known)
 
 
-for member in (embeddings, clusters, attention_gif, attention_stats):
+for member in (embeddings, clusters, attention_gif, attention_stats, search_figure):
     plot.add_command(member)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from fltk.errors import UsageError
 from fltk.evaluation.deploy import Deployment
@@ -14,7 +15,11 @@ from fltk.sweep.grid import Plan
 from fltk.sweep.play import Errand, Event, Tell, needs_evaluation, play
 from fltk.sweep.state import CHANGED, DONE, FAILED, RUNNING, CellState, states
 
+if TYPE_CHECKING:
+    from fltk.sweep.search import Study, Trial
+
 Announce = Callable[[Sequence[CellState]], None]
+OnTrial = Callable[["Study", "Trial"], None]
 
 
 @dataclass(frozen=True)
@@ -56,9 +61,11 @@ def run(
     rerun_changed: bool = False,
     tell: Tell = lambda event: None,
     announce: Announce = lambda found: None,
+    on_trial: OnTrial = lambda study, trial: None,
 ) -> Outcome:
     """Play a sweep into the registry `db`, `jobs` cells at once. `announce` is told of cells before they are played.
 
+    on_trial: is told of each trial of a search when it is over.
     rerun_changed: cells that were finished with other code of their method are played again.
     UsageError for a file that cannot be played at all; a cell that fails is an entry of the outcome.
     """
@@ -95,7 +102,7 @@ def run(
         if plan.trials:
             from fltk.sweep.search import search
 
-            found += search(plan, place, store, jobs, play_all)
+            found += search(plan, place, store, jobs, play_all, on_trial)
         if deploy is not None:
             # After the last cell: the scores of `local` on the same data stand in the evaluation of the others.
             runs = [(state.cell, state.run) for state in states(store, found)]
