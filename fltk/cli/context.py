@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -51,7 +52,8 @@ class Settings:
     def say(self, message: str, *, level: int = 0) -> None:
         """One line on stderr for a person; `level` 1 needs -v, and -q silences all."""
         if self.verbosity >= level:
-            click.echo(message, err=True)
+            # Through sys.stderr as it is now: click would write below a live display, which then stays on the screen.
+            print(message, file=sys.stderr)
 
     def notes(self, texts: Iterable[str]) -> None:
         """What a reader of a figure or table should know, a line each."""

@@ -166,11 +166,11 @@ def _look(
 
 def _play(plan: Plan, place: Place, jobs: int, settings: Settings, *, rerun_changed: bool) -> Outcome:
     from fltk.registry import Store
-    from fltk.sweep.run import run
+    from fltk.sweep.run import expected, run
 
     with Store(settings.db, create=True) as store:
         store.require_writable()
-    with Board(settings, plan.name) as board:
+    with Board(settings, plan.name, expected(plan, place)) as board:
         try:
             return run(
                 plan,
@@ -219,6 +219,11 @@ def _deployed(store: Store, found: Sequence[CellState], deploy: Deployment | Non
         deployed = [row["acc_mean"] for row in rows if row["model"] == "deployed"]
         values[state.cell.digest] = deployed[-1] if deployed else None
     return values
+
+
+def emit_cells(found: Sequence[CellState], format: str) -> None:
+    """How the cells of a sweep stand."""
+    _print(found, {}, format, dry_run=False, best=False, rerun_changed=False)
 
 
 def _print(

@@ -52,6 +52,16 @@ def known(plan: Plan, place: Place, store: Store | None) -> list[Cell]:
     return found
 
 
+def expected(plan: Plan, place: Place) -> int:
+    """How many cells a sweep comes to; of a search an upper bound, since trials may meet in a cell."""
+    count = len(cells(plan, place))
+    if plan.trials:
+        from fltk.sweep.search import asked
+
+        count += asked(plan)
+    return count
+
+
 def run(
     plan: Plan,
     db: str,
@@ -100,8 +110,9 @@ def run(
         if found:
             play_all(found)
         if plan.trials:
-            from fltk.sweep.search import search
+            from fltk.sweep.search import begun, search
 
+            announce(states(store, begun(plan, place, store)))
             found += search(plan, place, store, jobs, play_all, on_trial)
         if deploy is not None:
             # After the last cell: the scores of `local` on the same data stand in the evaluation of the others.

@@ -120,6 +120,11 @@ def search(
     return begun(plan, place, store)
 
 
+def asked(plan: Plan) -> int:
+    """How many cells the trials of a search come to."""
+    return sum(plan.trials * len(point.seeds) for point in _points(plan))
+
+
 def begun(plan: Plan, place: Place, store: Store) -> list[Cell]:
     """The cells of all trials so far, each once."""
     found: dict[str, Cell] = {}
