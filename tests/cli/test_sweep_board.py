@@ -29,11 +29,20 @@ rounds = 2
 """
 
 
-class Terminal(io.StringIO):
-    """Stands for a terminal."""
+class Terminal(io.TextIOWrapper):
+    """Stands for a terminal, with bytes below its text as a real one has."""
+
+    def __init__(self) -> None:
+        super().__init__(io.BytesIO(), encoding="utf-8", errors="backslashreplace", write_through=True)
 
     def isatty(self) -> bool:
         return True
+
+    def getvalue(self) -> str:
+        """What was written to it."""
+        self.flush()
+        assert isinstance(self.buffer, io.BytesIO)
+        return self.buffer.getvalue().decode()
 
 
 @pytest.fixture
