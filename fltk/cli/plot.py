@@ -15,6 +15,7 @@ from fltk.cli.figures import figure_name, figure_options, rounds_of, write_figur
 from fltk.cli.filters import best_on_option, filter_options, runs_to_draw, select_runs
 from fltk.cli.plot_clients import attention_gif, attention_stats, clusters, embeddings
 from fltk.cli.plot_compare import bytes_, gains
+from fltk.cli.sweep_trials import search_figure
 from fltk.errors import UsageError
 from fltk.names import ATTACKS, DEFENCES, METHODS
 
@@ -382,5 +383,5 @@ def _place(run: RunRow) -> tuple[int, ...]:
     return tuple([*names].index(name) if name in names else -1 for names, name in known)
 
 
-for member in (bytes_, gains, embeddings, clusters, attention_gif, attention_stats):
+for member in (bytes_, gains, embeddings, clusters, attention_gif, attention_stats, search_figure):
     plot.add_command(member)

@@ -13,6 +13,7 @@ from fltk.cli.context import Settings
 from fltk.cli.output import Column, emit, output_options
 from fltk.cli.runs import short_names
 from fltk.cli.sweep_board import Board, outcome_line
+from fltk.cli.sweep_trials import emit_trials, trial_line
 from fltk.cli.train import clean_option, keep_option, place_options, refuse_unclean
 from fltk.errors import FltkError, UsageError
 
@@ -47,6 +48,13 @@ NEXT = {"done": "skip", "done (other code)": "skip", "running": "wait", "new": "
 @click.option("--dry-run", is_flag=True, cls=Option, section="Sweep", help="list the cells and what would be run")
 @click.option("--status", is_flag=True, cls=Option, section="Sweep", help="list the cells and their states")
 @click.option(
+    "--trials",
+    is_flag=True,
+    cls=Option,
+    section="Sweep",
+    help="list the trials of a search, the best so far and which setting mattered (fltk plot search draws them)",
+)
+@click.option(
     "--rerun-changed",
     is_flag=True,
     cls=Option,
@@ -72,6 +80,7 @@ def sweep(
     jobs: int,
     dry_run: bool,
     status: bool,
+    trials: bool,
     rerun_changed: bool,
     best_on: str | None,
     format: str,
@@ -108,7 +117,8 @@ def sweep(
 
     A value may be a distribution: lr = { log_uniform = [0.001, 1.0] }, or uniform, integers, choice. Then [random]
     with samples = 20 draws so many, the same for all methods and seeds, and [search] with trials = 20 searches on
-    validation accuracy (needs fltk[optuna]). The runs carry the tag sweep=NAME of the file.
+    validation accuracy (needs fltk[optuna]). Its trials are kept beside the registry, or where storage = "URL" says, in
+    a form that optuna-dashboard opens; --trials lists them. The runs carry the tag sweep=NAME of the file.
     """
     from fltk.experiment import Place
     from fltk.sweep.grid import read
@@ -116,7 +126,12 @@ def sweep(
 
     if dry_run and (status or best_on):
         raise UsageError("--dry-run goes with neither --status nor --best-on; leave one of them out")
+    if trials and (dry_run or status or best_on):
+        raise UsageError("--trials goes with none of --dry-run, --status and --best-on; leave one of them out")
     plan = read(file)
+    if trials:
+        emit_trials(plan, settings, format)
+        return
     deploy = deployment(plan)
     place = Place(settings.data_dir, params["download"], params["engine"], params["device"], params["keep_checkpoints"])
     failures: dict[str, str] = {}
@@ -152,11 +167,11 @@ def _look(
 
 def _play(plan: Plan, place: Place, jobs: int, settings: Settings, *, rerun_changed: bool) -> Outcome:
     from fltk.registry import Store
-    from fltk.sweep.run import run
+    from fltk.sweep.run import expected, run
 
     with Store(settings.db, create=True) as store:
         store.require_writable()
-    with Board(settings, plan.name) as board:
+    with Board(settings, plan.name, expected(plan, place)) as board:
         try:
             return run(
                 plan,
@@ -166,6 +181,7 @@ def _play(plan: Plan, place: Place, jobs: int, settings: Settings, *, rerun_chan
                 rerun_changed=rerun_changed,
                 tell=board.hear,
                 announce=board.add,
+                on_trial=lambda study, trial: settings.say(trial_line(study, trial)),
             )
         except KeyboardInterrupt:
             raise KeyboardInterrupt("the same command goes on with what is left") from None
@@ -204,6 +220,11 @@ def _deployed(store: Store, found: Sequence[CellState], deploy: Deployment | Non
         deployed = [row["acc_mean"] for row in rows if row["model"] == "deployed"]
         values[state.cell.digest] = deployed[-1] if deployed else None
     return values
+
+
+def emit_cells(found: Sequence[CellState], format: str) -> None:
+    """How the cells of a sweep stand."""
+    _print(found, {}, format, dry_run=False, best=False, rerun_changed=False)
 
 
 def _print(

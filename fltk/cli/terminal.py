@@ -21,7 +21,11 @@ UNSAFE = ("Cc", "Cs", "Zl", "Zp", "Cf")
 
 def echo(text: object = "", *, nl: bool = True, err: bool = False) -> None:
     """Print text for a person to read."""
-    click.echo(visible(str(text)), nl=nl, err=err)
+    if not err:
+        click.echo(visible(str(text)), nl=nl)
+        return
+    # Through sys.stderr as it is now: click would write below a live display, which then stays on the screen.
+    print(visible(str(text)), end="\n" if nl else "", file=sys.stderr, flush=True)
 
 
 def echo_exact(text: str, *, nl: bool = True) -> None:

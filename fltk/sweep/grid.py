@@ -37,7 +37,7 @@ TABLES: Mapping[str, type] = {"partition": PartitionConfig, "train": TrainConfig
 TOP: Mapping[str, type] = {"method": str, "seed": int}
 OWN_TABLES = {
     "random": ("samples", "seed"),
-    "search": ("trials", "seed"),
+    "search": ("trials", "seed", "storage"),
     "evaluate": ("deploy", "deploy_prior", "deploy_w"),
 }
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text in quotes"}
@@ -86,6 +86,7 @@ class Plan:
     trials: int = 0
     draw_seed: int = 0
     deploy: Mapping[str, str] | None = None
+    storage: str = ""  # where Optuna keeps the trials of a search, as a URL; empty: beside the registry
     given: frozenset[str] = field(default_factory=frozenset)
 
     @property
@@ -139,7 +140,10 @@ def _plan(path: Path, data: Mapping[str, Any], blocks: list[Block], given: froze
         raise UsageError(f"{path}: seed must be a whole number from 0, not {seed!r}")
     deploy = tables.get("evaluate")
     asked = None if deploy is None else {key: str(value) for key, value in deploy.items()}
-    return Plan(path, tuple(blocks), samples, trials, seed, asked, given)
+    storage = tables.get("search", {}).get("storage", "")
+    if not isinstance(storage, str) or (storage and "://" not in storage):
+        raise UsageError(f"{path} [search]: storage is a URL such as sqlite:///trials.db, not {storage!r}")
+    return Plan(path, tuple(blocks), samples, trials, seed, asked, storage, given)
 
 
 def _blocks(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from fltk.errors import UsageError
 from fltk.evaluation.deploy import Deployment
@@ -14,7 +15,11 @@ from fltk.sweep.grid import Plan
 from fltk.sweep.play import Errand, Event, Tell, needs_evaluation, play
 from fltk.sweep.state import CHANGED, DONE, FAILED, RUNNING, CellState, states
 
+if TYPE_CHECKING:
+    from fltk.sweep.search import Study, Trial
+
 Announce = Callable[[Sequence[CellState]], None]
+OnTrial = Callable[["Study", "Trial"], None]
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,16 @@ def known(plan: Plan, place: Place, store: Store | None) -> list[Cell]:
     return found
 
 
+def expected(plan: Plan, place: Place) -> int:
+    """How many cells a sweep comes to; of a search an upper bound, since trials may meet in a cell."""
+    count = len(cells(plan, place))
+    if plan.trials:
+        from fltk.sweep.search import asked
+
+        count += asked(plan)
+    return count
+
+
 def run(
     plan: Plan,
     db: str,
@@ -56,9 +71,11 @@ def run(
     rerun_changed: bool = False,
     tell: Tell = lambda event: None,
     announce: Announce = lambda found: None,
+    on_trial: OnTrial = lambda study, trial: None,
 ) -> Outcome:
     """Play a sweep into the registry `db`, `jobs` cells at once. `announce` is told of cells before they are played.
 
+    on_trial: is told of each trial of a search when it is over.
     rerun_changed: cells that were finished with other code of their method are played again.
     UsageError for a file that cannot be played at all; a cell that fails is an entry of the outcome.
     """
@@ -93,9 +110,10 @@ def run(
         if found:
             play_all(found)
         if plan.trials:
-            from fltk.sweep.search import search
+            from fltk.sweep.search import begun, search
 
-            found += search(plan, place, store, jobs, play_all)
+            announce(states(store, begun(plan, place, store)))
+            found += search(plan, place, store, jobs, play_all, on_trial)
         if deploy is not None:
             # After the last cell: the scores of `local` on the same data stand in the evaluation of the others.
             runs = [(state.cell, state.run) for state in states(store, found)]

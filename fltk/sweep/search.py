@@ -1,7 +1,8 @@
 """Search on validation accuracy with Optuna: for each method on each federation, one study over the distributions.
 
 The value of a trial is the mean validation accuracy of the last round over the seeds. Studies live in an SQLite file of
-their own beside the registry, since Optuna and fltk each keep their own tables; the runs live in the registry.
+their own beside the registry, or where the file's `storage` says, since Optuna and fltk each keep their own tables; the
+runs live in the registry.
 """
 
 from __future__ import annotations
@@ -10,18 +11,21 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from fltk.config import canonical_json
 from fltk.data.dataset import stream
 from fltk.errors import FltkError, UsageError
+from fltk.evaluation.settings import differing_keys, written
 from fltk.experiment import Place
 from fltk.registry import Store
 from fltk.sweep.cells import Cell, cell, combinations
 from fltk.sweep.grid import Block, Draw, Plan, Value, rounded
 from fltk.sweep.state import DONE, VALIDATION, run_of
 
+ENOUGH = 4  # finished trials, for the importance of settings
 PLAYED = "played"  # marks a failed trial that counts, unlike one that was abandoned
 
 
@@ -47,12 +51,61 @@ class Point:
         return [cell(plan, self.block.method, {**self.values, **drawn, "seed": s}, place) for s in self.seeds]
 
 
-def search(plan: Plan, place: Place, store: Store, jobs: int, play: Callable[[Sequence[Cell]], None]) -> list[Cell]:
+@dataclass(frozen=True)
+class Trial:
+    """One trial of a study. `value`: mean validation accuracy over the seeds; None while it is open or if it failed.
+
+    number: from 0, as Optuna counts, open and abandoned trials included.
+    """
+
+    number: int
+    params: Mapping[str, Value]
+    value: float | None
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study as it stands.
+
+    label: its method, and its settings where the method has several studies.  asked, over: how many trials the
+    file wants, and how many are over.
+    importance: of each searched setting the share of the variance of the values that it explains (fANOVA); empty for
+    fewer than `ENOUGH` finished trials, or equal ones.  name, storage: how Optuna and optuna-dashboard find it.
+    """
+
+    label: str
+    asked: int
+    over: int
+    trials: tuple[Trial, ...]
+    importance: Mapping[str, float]
+    name: str
+    storage: str
+
+    @property
+    def done(self) -> list[Trial]:
+        """The finished trials that have a value."""
+        return [trial for trial in self.trials if trial.value is not None]
+
+    @property
+    def best(self) -> Trial | None:
+        """The finished trial with the highest value, the first of equal ones."""
+        return max(self.done, key=lambda trial: trial.value or 0.0, default=None)
+
+
+def search(
+    plan: Plan,
+    place: Place,
+    store: Store,
+    jobs: int,
+    play: Callable[[Sequence[Cell]], None],
+    heard: Callable[[Study, Trial], None] = lambda study, trial: None,
+) -> list[Cell]:
     """Play trials until each study has as many as the file asks for; returns the cells of all of them.
 
-    Trials that a killed sweep left open are played again first, with the same values.
+    Trials that a killed sweep left open are played again first, with the same values. `heard` is told of every trial
+    when it is over.
     """
-    for point in _points(plan):
+    for point, label in _labelled(plan):
         study = _study(plan, point, store)
         _reopen(study)
         while (left := plan.trials - _counted(study)) > 0:
@@ -62,20 +115,74 @@ def search(plan: Plan, place: Place, store: Store, jobs: int, play: Callable[[Se
             play([one for group in asked for one in group])
             for trial, group in zip(trials, asked, strict=True):
                 _tell(study, trial, [_value(store, one) for one in group])
+                seen = _seen(plan, point, label, study, _storage(plan, store), weigh=False)
+                heard(seen, next(one for one in seen.trials if one.number == trial.number))
     return begun(plan, place, store)
+
+
+def asked(plan: Plan) -> int:
+    """How many cells the trials of a search come to."""
+    return sum(plan.trials * len(point.seeds) for point in _points(plan))
 
 
 def begun(plan: Plan, place: Place, store: Store) -> list[Cell]:
     """The cells of all trials so far, each once."""
     found: dict[str, Cell] = {}
-    if not _path(store).exists():
+    if _unopened(_storage(plan, store)):
         return []
     for point in _points(plan):
         for trial in _study(plan, point, store).get_trials(deepcopy=False):
             if trial.params.keys() == point.block.draws.keys():
-                drawn = {key: _typed(draw, trial.params[key]) for key, draw in point.block.draws.items()}
-                found |= {one.digest: one for one in point.cells(plan, place, drawn)}
+                found |= {one.digest: one for one in point.cells(plan, place, _drawn(point, trial))}
     return list(found.values())
+
+
+def studies(plan: Plan, store: Store) -> list[Study]:
+    """The studies of a search as they stand; none where it has not begun."""
+    storage = _storage(plan, store)
+    if _unopened(storage):
+        return []
+    return [
+        _seen(plan, point, label, _study(plan, point, store), storage, weigh=True) for point, label in _labelled(plan)
+    ]
+
+
+def _seen(plan: Plan, point: Point, label: str, study: Any, storage: str, *, weigh: bool) -> Study:
+    """An Optuna study in plain data; `weigh`: with the importance of its settings."""
+    trials = []
+    for trial in study.get_trials(deepcopy=False):
+        if trial.params.keys() == point.block.draws.keys():
+            trials.append(Trial(trial.number, _drawn(point, trial), trial.value))
+    importance = _importance(study) if weigh else {}
+    return Study(label, plan.trials, _counted(study), tuple(trials), importance, study.study_name, storage)
+
+
+def _importance(study: Any) -> dict[str, float]:
+    """Setting -> share of the variance of the finished trials' values that it explains."""
+    from optuna.importance import FanovaImportanceEvaluator, get_param_importances
+    from optuna.trial import TrialState
+
+    values = [trial.value for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))]
+    if len(values) < ENOUGH or len(set(values)) == 1:
+        return {}
+    found = get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=0))
+    return {str(key): float(share) for key, share in found.items()}
+
+
+def _drawn(point: Point, trial: Any) -> dict[str, Value]:
+    """The values of a trial, as its cells have them."""
+    return {key: _typed(draw, trial.params[key]) for key, draw in point.block.draws.items()}
+
+
+def _labelled(plan: Plan) -> list[tuple[Point, str]]:
+    """The studies of a plan, each with its method and those of its settings that tell it from the others."""
+    points = list(_points(plan))
+    differing = differing_keys([dict(point.values) for point in points])
+    found = []
+    for point in points:
+        words = [f"{key.rpartition('.')[2]}={written(point.values[key])}" for key in differing if key in point.values]
+        found.append((point, " ".join([point.block.method, *words])))
+    return found
 
 
 def _points(plan: Plan) -> Iterator[Point]:
@@ -90,8 +197,15 @@ def _points(plan: Plan) -> Iterator[Point]:
             yield Point(block, values)
 
 
-def _path(store: Store) -> Any:
-    return store.artifact_folder.with_suffix(".optuna.db")
+def _storage(plan: Plan, store: Store) -> str:
+    """Where the trials are kept, as a URL that Optuna and optuna-dashboard open."""
+    return plan.storage or f"sqlite:///{store.artifact_folder.with_suffix('.optuna.db')}"
+
+
+def _unopened(storage: str) -> bool:
+    """Whether it is a file that no search has made yet: looking must not make it."""
+    scheme, _, path = storage.partition(":///")
+    return scheme == "sqlite" and not Path(path).exists()
 
 
 def _study(plan: Plan, point: Point, store: Store) -> Any:
@@ -101,9 +215,13 @@ def _study(plan: Plan, point: Point, store: Store) -> Any:
     except ModuleNotFoundError as error:
         raise FltkError(f"{plan.path}: [search] needs Optuna: pip install 'fltk[optuna]' ({error})") from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(
-        study_name=point.name(plan), storage=f"sqlite:///{_path(store)}", direction="maximize", load_if_exists=True
-    )
+    try:
+        study = optuna.create_study(
+            study_name=point.name(plan), storage=_storage(plan, store), direction="maximize", load_if_exists=True
+        )
+    except Exception as error:  # whatever a driver of a database raises; the URL may hold a password
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise FltkError(f"{plan.path} [search]: its storage cannot be opened: {reason}") from None
     # A sampler that began with the same seed again would ask for the first trials again. The liar keeps trials that are
     # played at once from all going to the same place.
     seed = stream(plan.draw_seed, "sweep/search", len(study.get_trials(deepcopy=False))).integers(2**31)

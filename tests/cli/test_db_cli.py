@@ -60,7 +60,7 @@ def test_runs_lists_and_shows_as_before(lab: Path) -> None:
     assert done(lab, "runs", "run1") == done(lab, "runs", "list", "run1") == done(lab, "runs", "größe")
     assert "went on" not in done(lab, "runs", "-h") and "Commands:" in done(lab, "runs", "-h")
     assert "no run 'frob'" in fltk(lab, "runs", "frob").line
-    assert "filters and --by-seed go with the list" in fltk(lab, "runs", "run1", "--tag", "keep").line
+    assert "filters, --by-seed and --best-on go with the list" in fltk(lab, "runs", "run1", "--tag", "keep").line
 
 
 def test_global_options_may_stand_anywhere(lab: Path) -> None:

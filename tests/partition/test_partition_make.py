@@ -67,7 +67,8 @@ def test_every_sample_is_in_exactly_one_place(
     )  # fmt: skip
     p = make(TOY, c)
     check(p, TOY)
-    assert p.n_clients == 8 and p.n_newcomers == 2 and p.config == c
+    assert p.n_clients == 8 and p.n_newcomers == 2
+    assert p.config == replace(c, dataset="own:toy")
     tests = p.test[:1] if test_split == "global" else p.test
     assert sum(len(part) for part in (*p.train, *p.val, *tests)) == N
     if test_split != "local":
