@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -40,4 +40,5 @@ def replacing(path: Path, option: str = "--output") -> Iterator[IO[bytes]]:
     except OSError as error:
         raise FltkError(f"{option}: cannot write {str(path)!r}: {error.strerror or error}") from None
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # a read-only system refuses it even where there is nothing
+            part.unlink()
