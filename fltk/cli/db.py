@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -21,7 +22,7 @@ GARBAGE = [Column("what"), Column("name"), Column("bytes"), Column("state")]
 
 @group("db", examples=("fltk db info", "fltk db merge laptop/results.db", "fltk db gc"))
 def db() -> None:
-    """Merge, upgrade, clean and describe the registry."""
+    """Merge, back up, upgrade, clean and describe the registry."""
 
 
 @db.command("info", epilog=epilog("fltk db info", "fltk db info --db old.db --json"))
@@ -105,6 +106,24 @@ def _merged(entry: Merged, shown: str) -> dict[str, Any]:
         "state": entry.state,
         "note": "; ".join(entry.notes) or None,
     }
+
+
+@db.command("backup", epilog=epilog("fltk db backup results-2026-12-01.db"))
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@output_options
+@click.pass_obj
+def backup(settings: Settings, /, file: Path, format: str) -> None:
+    """Copy the registry to FILE, with its folder of files, while runs go on.
+
+    Copying results.db by hand while it is in use loses the newest rounds: they are in results.db-wal until the last
+    process closes the registry. A server's database is saved with pg_dump.
+    """
+    from fltk.registry.backup import backup as copy
+
+    done = copy(settings.db, file)
+    facts = {"database": str(done.database), "artifact folder": str(done.artifacts)}
+    counts = {"files": done.files, "bytes": done.size, "missing files": done.missing}
+    emit([{"key": key, "value": value} for key, value in {**facts, **counts}.items()], FACTS, format)
 
 
 @db.command("gc", epilog=epilog("fltk db gc", "fltk db gc --yes"))

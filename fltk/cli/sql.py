@@ -22,9 +22,26 @@ SCHEMA = [Column("view"), Column("column"), Column("meaning")]
 )
 @click.argument("statement", required=False)
 @click.option("--schema", is_flag=True, cls=Option, section="SQL", help="print the views and their columns instead")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0, 1e9),
+    default=60.0,
+    cls=Option,
+    section="SQL",
+    metavar="SECONDS",
+    help="give up after so many seconds; 0: never",
+)
+@click.option(
+    "--max-rows",
+    type=click.IntRange(1, 10**9),
+    default=1_000_000,
+    cls=Option,
+    section="SQL",
+    help="refuse an answer with more rows",
+)
 @output_options
 @click.pass_obj
-def sql(settings: Settings, /, statement: str | None, schema: bool, format: str) -> None:
+def sql(settings: Settings, /, statement: str | None, schema: bool, timeout: float, max_rows: int, format: str) -> None:
     """Query the registry with one SELECT.
 
     The views that --schema lists keep their columns from version to version; the underlying tables may change. Nothing
@@ -41,9 +58,9 @@ def sql(settings: Settings, /, statement: str | None, schema: bool, format: str)
     if statement is None:
         raise UsageError("name a SELECT, or --schema to see what there is")
     from fltk.registry import Store
-    from fltk.registry.query import query
+    from fltk.registry.query import Limits, query
 
     with Store(settings.db, readonly=True) as store:
-        answer = query(store, statement)
+        answer = query(store, statement, Limits(timeout, max_rows))
     names = answer.columns
     emit([dict(zip(names, row, strict=True)) for row in answer.rows], [Column(name) for name in names], format)

@@ -6,7 +6,8 @@ content at this moment has its row before the lock is free. What a kept run refe
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from fltk.registry.rows import RunRow
 from fltk.registry.runs import Runs
 from fltk.registry.schema import artifact, checkpoint, environment, partition, run
 
+_LOG = logging.getLogger("fltk.registry")
 CHUNK = 500  # files under one lock, so that writers wait for moments only
 
 
@@ -64,6 +66,7 @@ class Cleanup(Runs):
         """
         with self._db.read() as connection:
             doomed, held = self._removed(connection)
+        self._part_circles(doomed)
         gone = [row for row in doomed if self._delete_run(row.id)]
         with self._write() as sealing:
             kept = _referred(sealing.connection)
@@ -95,8 +98,17 @@ class Cleanup(Runs):
                 held.append(Held(row, "a process works on it"))
             else:
                 doomed.append(row)
-        doomed.sort(key=lambda row: len(ancestors(row.id, parents)), reverse=True)
+        straight = _without_circles(parents)
+        doomed.sort(key=lambda row: len(ancestors(row.id, straight)), reverse=True)
         return doomed, held
+
+    def _part_circles(self, doomed: Sequence[RunRow]) -> None:
+        """Forget parents that lead back to their run, as only damage can make them: they would keep each other."""
+        parents = {row.id: row.parent for row in doomed}
+        with self._write() as sealing:
+            for row in doomed:
+                if row.id in ancestors(row.id, parents):
+                    sealing.update_run(row.id, {"parent": None})
 
     def _delete_run(self, run_id: int) -> bool:
         """Delete one run in one transaction; False where it was restored or used in the meantime."""
@@ -148,7 +160,10 @@ class Cleanup(Runs):
         with self._db.read() as connection:
             if any(row.status == RUNNING for row in self._rows(connection, select(run).where(run.c.status == RUNNING))):
                 return
-        self._db.vacuum()
+        try:
+            self._db.vacuum()
+        except FltkError as error:  # what was to be deleted is gone, whatever comes of the room
+            _LOG.warning("all was deleted, and the room in the database file is kept for what comes: %s", error)
 
 
 def ancestors(number: int, parents: Mapping[int, int | None]) -> list[int]:
@@ -159,6 +174,14 @@ def ancestors(number: int, parents: Mapping[int, int | None]) -> list[int]:
         found.append(above)
         above = parents.get(above)
     return found
+
+
+def _without_circles(parents: Mapping[int, int | None]) -> dict[int, int | None]:
+    """The parents, but for runs that are said to be made of themselves."""
+    straight: dict[int, int | None] = {}
+    for number, parent in parents.items():
+        straight[number] = None if number in ancestors(number, parents) else parent
+    return straight
 
 
 def _referred(connection: Connection, without: Any = ()) -> set[str]:

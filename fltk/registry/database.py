@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 
 from sqlalchemy import create_engine, event, inspect
 from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.exc import DBAPIError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import NoSuchModuleError, SQLAlchemyError, StatementError
 from sqlalchemy.pool import QueuePool
 
 from fltk.errors import FltkError, UsageError
@@ -62,8 +62,10 @@ def advice(error: Exception) -> str | None:
 
 def reason_of(error: Exception) -> str:
     """What the database itself says, on one line."""
-    cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
-    return " ".join(str(cause).split()) or type(cause).__name__
+    cause: BaseException | None = error
+    if isinstance(error, StatementError):  # as text it quotes the statement with its values
+        cause = error.orig
+    return " ".join(str(cause or "").split()) or type(cause or error).__name__
 
 
 def explain(error: Exception, shown: str) -> FltkError:
@@ -138,7 +140,7 @@ class Database:
             yield connection
 
     def vacuum(self) -> None:
-        """Give the unused room of an SQLite file back to the disk; others wait meanwhile."""
+        """Give the unused room of an SQLite file back to the disk, for which it needs room; others wait meanwhile."""
         with guard(self.shown), closing(self.engine.raw_connection()) as connection:
             connection.cursor().execute("VACUUM")
 
@@ -214,7 +216,13 @@ def _open_file(location: Location, path: Path, *, readonly: bool, create: bool, 
 
 def _open_copy(location: Location, path: Path, revision: str) -> Database:
     """An older file that must stay as it is: read from a copy with the newest schema, which goes when it is closed."""
-    scratch = TemporaryDirectory(prefix="fltk-")
+    try:
+        scratch = TemporaryDirectory(prefix="fltk-")
+    except OSError as error:
+        raise FltkError(
+            f"--db: {location.shown} has the older schema {revision} and is read from a copy, for which there is no "
+            f"folder ({error.strerror}): let TMPDIR name one that can be written"
+        ) from error
     copy = Path(scratch.name, "copy.db")
     with guard(location.shown):
         migrate.copy_to(path, copy)

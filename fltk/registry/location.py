@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import sqlite3
 import stat
 import time
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,7 @@ from fltk.registry.schema import VERSION_TABLE
 
 # File systems on which computers see each other's locks late or never.
 NETWORK = ("nfs", "cifs", "smb", "9p", "afs", "ceph", "lustre", "gpfs", "beegfs", "glusterfs", "fuse.sshfs", "orangefs")
+_SECRET = re.compile("pass|secret|token|key", re.IGNORECASE)  # in names of parameters of a URL
 MOUNTS = Path("/proc/self/mounts")
 
 
@@ -45,8 +48,12 @@ def locate(target: str | Path) -> Location:
         return _file(text, Path(text).expanduser())
     try:
         url = make_url(text)
-    except ArgumentError as error:
-        raise UsageError(f"--db: {text!r} is not a database URL such as postgresql+psycopg://host/name") from error
+    except (ArgumentError, ValueError) as error:
+        kind = text.partition("://")[0]  # what follows may hold a password
+        reason = "the port is no number" if isinstance(error, ValueError) else "it cannot be read"
+        raise UsageError(
+            f"--db: '{kind}://...' is not a database URL such as postgresql+psycopg://host/name: {reason}"
+        ) from error
     if url.get_backend_name() != "sqlite":
         return _server(url)
     if not url.database or url.database == ":memory:" or url.database.startswith("file:"):
@@ -60,16 +67,26 @@ def _server(url: URL) -> Location:
     address = url.difference_update_query(["artifacts"])
     if url.get_backend_name() != "postgresql":
         raise UsageError(
-            f"--db: {address.render_as_string()}: a registry is an SQLite file or a PostgreSQL database "
+            f"--db: {_without_secrets(address)}: a registry is an SQLite file or a PostgreSQL database "
             "(postgresql+psycopg://host/name)"
         )
     if address.drivername == "postgresql":
         address = address.set(drivername="postgresql+psycopg")
     artifacts = Path(str(folder)).expanduser() if folder else Path(f"{url.database or 'fltk'}.artifacts")
-    return Location(address.render_as_string(), None, address.render_as_string(hide_password=False), artifacts)
+    return Location(_without_secrets(address), None, address.render_as_string(hide_password=False), artifacts)
+
+
+def _without_secrets(url: URL) -> str:
+    """A URL as messages show it: passwords are hidden, also those that stand behind the question mark."""
+    query: dict[str, str | Sequence[str]] = {}
+    for key, value in url.query.items():
+        query[key] = "***" if _SECRET.search(key) else value
+    return url.set(query=query).render_as_string().replace("%2A%2A%2A", "***")
 
 
 def _file(shown: str, path: Path) -> Location:
+    if not path.name:
+        raise FltkError(f"--db: {shown} is a folder; name a file in it, such as {path / 'results.db'}")
     return Location(shown, path, None, path.with_name(f"{path.stem}.artifacts"))
 
 

@@ -6,7 +6,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 from sqlalchemy import select
@@ -66,7 +66,8 @@ def backup(path: Path, shown: str) -> Path:
     except (sqlite3.Error, OSError) as error:
         raise FltkError(f"--db: {shown} needs an upgrade, and its backup failed ({error}); free some space") from error
     finally:
-        unfinished.unlink(missing_ok=True)
+        with suppress(OSError):  # a read-only system refuses it even where there is nothing
+            unfinished.unlink()
     return copy
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sqlite3
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from decimal import Decimal
+from itertools import islice
 from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -22,6 +25,7 @@ _FIRST = re.compile(r"(?:\s|\(|--[^\n]*(?:\n|$)|/\*.*?\*/)*([A-Za-z]*)", re.DOTA
 _READING = ("SELECT", "WITH", "VALUES", "EXPLAIN")
 _ALLOWED = (sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE)
 _STEPS = 10_000  # of SQLite's machine between two calls
+_LONGEST = 100_000_000  # bytes of one value
 
 
 @dataclass(frozen=True)
@@ -32,15 +36,24 @@ class Answer:
     rows: list[tuple[Any, ...]]
 
 
-def query(store: Store, statement: str) -> Answer:
-    """Run one SELECT. UsageError, with what the database says, for anything else and for wrong SQL."""
+@dataclass(frozen=True)
+class Limits:
+    """What a query may take, so that one without an end has one: seconds (0: any time) and rows."""
+
+    seconds: float = 60.0
+    rows: int = 1_000_000
+
+
+def query(store: Store, statement: str, limits: Limits = Limits()) -> Answer:  # it is frozen
+    """Run one SELECT. UsageError, with what the database says, for anything else, for wrong SQL and beyond a limit."""
     match = _FIRST.match(statement)
     word = match[1].upper() if match else ""
     if word not in _READING:
         raise UsageError(f"SQL: one SELECT is taken, not {word or 'nothing'}: the registry is only read here")
     with guard(store.shown), closing(store._db.engine.raw_connection()) as connection:
         try:
-            return _on_server(connection, statement) if store._db.on_server else _on_file(connection, statement)
+            ask = _on_server if store._db.on_server else _on_file
+            return ask(connection, statement, limits)
         except (sqlite3.Error, SQLAlchemyError) as error:
             if advice(error):
                 raise explain(error, store.shown) from error
@@ -54,19 +67,42 @@ def query(store: Store, statement: str) -> Answer:
             connection.invalidate()  # its restrictions must not meet another user of the pool
 
 
-def _on_file(connection: PoolProxiedConnection, statement: str) -> Answer:
+def _on_file(connection: PoolProxiedConnection, statement: str, limits: Limits) -> Answer:
     driver = connection.driver_connection
     assert isinstance(driver, sqlite3.Connection)
     driver.set_authorizer(_authorize)
-    # SQLite computes outside Python, which looks for Ctrl-C only when it is called; raising in there ends the query.
-    driver.set_progress_handler(lambda: 0, _STEPS)
+    driver.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST)
+    deadline = time.monotonic() + limits.seconds if limits.seconds else math.inf
+    late = False
+
+    def progress() -> int:
+        # SQLite computes outside Python, which looks for Ctrl-C only when it is called; raising in here ends the query.
+        nonlocal late
+        late = time.monotonic() > deadline
+        return int(late)
+
+    driver.set_progress_handler(progress, _STEPS)
     try:
         with closing(driver.execute(statement)) as cursor:
-            return _answer(cursor.description, cursor.fetchall())
+            return _answer(cursor.description, _limited(cursor, limits))
     except sqlite3.OperationalError as error:
+        if late:
+            raise _too_slow(limits) from None
         if "interrupted" in str(error):
             raise KeyboardInterrupt from None
         raise
+
+
+def _limited(rows: Iterable[Sequence[Any]], limits: Limits) -> list[Sequence[Any]]:
+    """All rows; UsageError when there are more than is allowed."""
+    found = list(islice(rows, limits.rows + 1))
+    if len(found) > limits.rows:
+        raise UsageError(f"SQL: more than {limits.rows:,} rows; add LIMIT to the statement, or raise --max-rows")
+    return found
+
+
+def _too_slow(limits: Limits) -> UsageError:
+    return UsageError(f"SQL: no answer within {limits.seconds:g} s; narrow the statement, or raise --timeout (0: none)")
 
 
 def _authorize(action: int, name: str | None, *_: str | None) -> int:
@@ -74,14 +110,21 @@ def _authorize(action: int, name: str | None, *_: str | None) -> int:
     return sqlite3.SQLITE_OK if action in _ALLOWED and not dangerous else sqlite3.SQLITE_DENY
 
 
-def _on_server(connection: PoolProxiedConnection, statement: str) -> Answer:
+def _on_server(connection: PoolProxiedConnection, statement: str, limits: Limits) -> Answer:
     driver: Any = connection.driver_connection
     driver.rollback()  # the transaction that the pool's own look has begun
     driver.read_only = True
     with closing(driver.cursor()) as cursor:
-        # A prepared statement is one statement: "SELECT 1; COMMIT; DROP ..." is refused by the server.
-        cursor.execute(statement, prepare=True)
-        return _answer(cursor.description, cursor.fetchall())
+        cursor.execute(f"SET LOCAL statement_timeout = {int(limits.seconds * 1000)}")
+        # Its protocol takes one statement: "SELECT 1; COMMIT; DROP ..." is refused by the server. Rows come one by one,
+        # so that an answer without an end is not gathered in memory.
+        try:
+            rows = _limited(cursor.stream(statement), limits)
+        except Exception as error:
+            if type(error).__name__ == "QueryCanceled":
+                raise _too_slow(limits) from None
+            raise
+        return _answer(cursor.description, rows)
 
 
 def _answer(description: Sequence[Any] | None, rows: Sequence[Sequence[Any]]) -> Answer:

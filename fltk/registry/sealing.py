@@ -238,7 +238,7 @@ def rounds_of(connection: Connection, run_id: int, look: Look | None = None) -> 
     parts: dict[int, dict[str, list[Part]]] = {}
     for table in OF_ROUND:
         query = select(table.c.round, *part_columns(table)).where(table.c.run_id == run_id)
-        result = connection.execution_options(yield_per=500).execute(query)
+        result = connection.execute(query, execution_options={"yield_per": 500})
         for rows in result.partitions():
             for number, *values in rows:
                 if look is not None:

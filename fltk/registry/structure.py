@@ -97,16 +97,24 @@ def _server_triggers(connection: Connection) -> Iterator[Difference]:
 def _server_views(connection: Connection) -> Iterator[Difference]:
     """Views as PostgreSQL writes them back, beside temporary ones of the definitions here, which go at once."""
     statement = "SELECT viewname, definition FROM pg_views WHERE schemaname = current_schema()"
-    found: dict[str, str] = dict(connection.exec_driver_sql(statement).tuples().all())
+    found = _definitions(connection, statement)
     with connection.engine.connect() as other:
         transaction = other.begin()
         for view in VIEWS:
             other.exec_driver_sql(f"CREATE TEMPORARY VIEW expected_{view.name} AS {view.postgresql}")
         temporary = "SELECT viewname, definition FROM pg_views WHERE viewname LIKE 'expected\\_%%'"
-        expected: dict[str, str] = dict(other.exec_driver_sql(temporary).tuples().all())
+        expected = _definitions(other, temporary)
         transaction.rollback()
     for view in VIEWS:
         if view.name not in found:
             yield Difference(f"the view {view.name} is missing")
         elif found[view.name] != expected[f"expected_{view.name}"]:
             yield Difference(f"the view {view.name} is not as fltk makes it")
+
+
+def _definitions(connection: Connection, statement: str) -> dict[str, str]:
+    """The answer of two columns, name and definition."""
+    found: dict[str, str] = {}
+    for name, definition in connection.exec_driver_sql(statement):
+        found[str(name)] = str(definition)
+    return found

@@ -114,3 +114,46 @@ def test_a_folder_that_is_a_link_is_not_followed(store: Store, begin: Begin, tmp
         store._files.verified(orphan)
     assert store.collect_garbage().files == {}
     assert len(list(elsewhere.iterdir())) == 3
+
+
+CIRCLES = {
+    "itself": {1: 1},
+    "each other": {1: 2, 2: 1},
+    "three": {1: 2, 2: 3, 3: 1},
+    "a parent that is not there": {2: 99},
+}
+
+
+@pytest.mark.parametrize("name", CIRCLES)
+def test_parents_that_lead_back_have_an_end(lab: Path, tmp_path: Path, name: str) -> None:
+    with closing(sqlite3.connect(lab)) as connection:
+        for number, parent in CIRCLES[name].items():
+            connection.execute("UPDATE run SET parent = ? WHERE id = ?", (parent, number))
+        connection.commit()
+    damaged = set(CIRCLES[name])
+    with Store(lab) as store:
+        problems = [problem for problem in verified(store).problems if problem.what == "run"]
+        assert damaged <= {number for problem in problems for number in problem.runs}
+        with Store(tmp_path / "here.db", create=True) as here:
+            told = merge(here, store)
+        assert damaged <= {entry.there for entry in told if entry.state == REFUSED}
+
+        store.remove_runs([1, 2, 3, 4])
+        store.garbage()
+        if name != "a parent that is not there":  # its row breaks a rule of the database, which refuses to touch it
+            assert {row.id for row in store.collect_garbage().runs} == {1, 2, 3, 4}
+            assert store.runs(removed=True) == []
+
+
+def test_rows_are_deleted_on_a_full_disk_also_where_the_file_cannot_shrink(
+    lab: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Store(lab) as store:
+        store.remove_runs([2])
+
+        def full(_: object) -> None:
+            raise FltkError("--db: the disk is full; free space or name a file on another disk")
+
+        monkeypatch.setattr(type(store._db), "vacuum", full)
+        assert [row.id for row in store.collect_garbage().runs] == [2]
+        assert "all was deleted" in caplog.text and "disk is full" in caplog.text

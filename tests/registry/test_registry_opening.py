@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 from collections.abc import Callable
@@ -10,9 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sqlalchemy.exc import StatementError
+from stored import copy_stored
 
 from fltk.errors import FltkError, UsageError
-from fltk.registry import Store
+from fltk.export.files import replacing
+from fltk.registry import Store, migrate
+from fltk.registry.database import explain
 
 Begin = Callable[..., int]
 
@@ -84,6 +89,64 @@ def test_targets_that_mean_nothing(target: str) -> None:
 def test_a_server_without_driver_or_answer_is_one_line() -> None:
     refused("mysql+pymysql://user:secret@127.0.0.1:1/db", r"--db: mysql\+pymysql://user:\*\*\*@127\.0\.0\.1:1/db")
     refused("postgresql+psycopg://user:secret@127.0.0.1:1/db", r"--db: postgresql\+psycopg://user:\*\*\*@127")
+
+
+@pytest.mark.parametrize("target", [".", "./", "..", "/"])
+def test_a_folder_in_place_of_a_file(target: str) -> None:
+    refused(target, "is a folder; name a file in it")
+
+
+SECRETS = (
+    "postgresql://u@127.0.0.1:1/db?password=hunter2",
+    "postgresql+psycopg://127.0.0.1:1/db?user=u&sslpassword=hunter2&password=hunter2",
+    "postgresql://u:hunter2@127.0.0.1:1/db",
+    "mysql://u:x@127.0.0.1/db?passwd=hunter2",
+    "postgresql://u:hunter2@host:port/db",
+    "postgresql://u:hunter2@[host/db",
+)
+
+
+@pytest.mark.parametrize("target", SECRETS)
+def test_passwords_are_not_printed(target: str) -> None:
+    with pytest.raises(FltkError, match="--db") as caught:
+        Store(target, create=True)
+    assert "hunter2" not in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_port_that_is_no_number() -> None:
+    refused("postgresql://host:many/db", "the port is no number")
+
+
+def test_statements_are_not_quoted() -> None:
+    error = StatementError("failed", "INSERT INTO run VALUES (:secret)", {"secret": "mine"}, TypeError("no text"))
+    assert str(explain(error, "results.db")) == "--db: results.db: no text"
+
+
+def test_a_read_only_system_names_the_file_that_was_asked_for(
+    lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There even the removal of a temporary file that was never made is refused."""
+
+    def refuse(path: Path, *args: object, **options: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    with monkeypatch.context() as patch:
+        for name in ("open", "unlink", "rename"):
+            patch.setattr(Path, name, refuse)
+        figure = tmp_path / "figure.png"
+        with pytest.raises(FltkError, match=r"cannot write '.*figure\.png': Read-only"), replacing(figure):
+            pass
+        with pytest.raises(FltkError, match=r"lab\.db needs an upgrade, and its backup failed .*Read-only"):
+            migrate.backup(lab, str(lab))
+
+
+def test_an_older_registry_without_a_folder_for_temporary_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = copy_stored("schema-0001", tmp_path / "old.db")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "none"))
+    with pytest.raises(FltkError, match="let TMPDIR name one that can be written"):
+        Store(old, readonly=True, upgrade=False)
 
 
 def test_a_url_means_the_same_file(tmp_path: Path, begin: Begin) -> None:

@@ -20,6 +20,7 @@ from fltk.registry import Store
 from fltk.registry.database import upgrade_database
 from fltk.registry.info import info
 from fltk.registry.merge import merge
+from fltk.registry.migrations.versions.v0004_seals import SEALED
 from fltk.registry.query import query
 from fltk.registry.schema import HEAD_REVISION
 from fltk.registry.views import VIEWS
@@ -77,6 +78,38 @@ def test_everything_comes_to_the_server_and_back(url: str, tmp_path: Path) -> No
     assert info(url).counts["run"] == 4 and info(url).software.startswith("PostgreSQL")
 
 
+@pytest.mark.parametrize(
+    ("statement", "told"),
+    [
+        ("UPDATE scalar SET value = .99 WHERE run_id = 1", "round"),
+        ("DELETE FROM round WHERE run_id = 1 AND round = 3", "round 3 is missing"),
+        ("UPDATE run SET seed = 9 WHERE id = 1", "does not match its seal"),
+        ("DELETE FROM ledger", "is missing"),
+        ("CREATE OR REPLACE VIEW v_tags AS SELECT run_id AS run, key, 'x'::text AS value FROM tag", "view v_tags"),
+        ("DROP VIEW v_tags", "view v_tags is missing"),
+        ("DROP INDEX ix_run_config_hash", "ix_run_config_hash"),
+        (
+            "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';"
+            "CREATE TRIGGER better BEFORE INSERT ON scalar FOR EACH ROW EXECUTE FUNCTION f()",
+            "trigger better",
+        ),
+    ],
+)
+def test_edits_are_told(url: str, tmp_path: Path, statement: str, told: str) -> None:
+    with (
+        Store(copy_stored("schema-0001", tmp_path / "old.db"), readonly=True, upgrade=False) as source,
+        Store(url, create=True) as store,
+    ):
+        merge(store, source)
+        store.set_note(2, "sealed by this fltk")
+        assert verified(store).problems == []
+        with store._db.write() as connection:
+            for part in statement.split("';"):
+                connection.exec_driver_sql(part + ("'" if part.startswith("CREATE FUNCTION") else ""))
+        problems = verified(store).problems
+        assert any(told in problem.told for problem in problems) and not all(problem.harmless for problem in problems)
+
+
 def test_labels_removal_and_garbage(url: str, tmp_path: Path) -> None:
     with (
         Store(copy_stored("schema-0001", tmp_path / "old.db"), readonly=True, upgrade=False) as source,
@@ -129,7 +162,10 @@ def test_an_older_schema_is_upgraded_by_hand(url: str, begin: Begin) -> None:
                 connection.exec_driver_sql(f"DROP VIEW {view.name}")
             for index in ("ix_run_parent", "ix_run_diff_sha256", "ix_partition_sha256"):
                 connection.exec_driver_sql(f"DROP INDEX {index}")
-            connection.exec_driver_sql("ALTER TABLE run DROP COLUMN removed")
+            for table in SEALED:
+                connection.exec_driver_sql(f"ALTER TABLE {table} DROP COLUMN seal")
+            connection.exec_driver_sql("ALTER TABLE run DROP COLUMN contents, DROP COLUMN sealed, DROP COLUMN removed")
+            connection.exec_driver_sql("DROP TABLE ledger")
             connection.exec_driver_sql("ALTER TABLE attempt DROP COLUMN changes")
             connection.exec_driver_sql("UPDATE fltk_schema_version SET version_num = '0001'")
     for readonly in (True, False):
@@ -140,6 +176,7 @@ def test_an_older_schema_is_upgraded_by_hand(url: str, begin: Begin) -> None:
     assert (done.before, done.after, done.backup) == ("0001", HEAD_REVISION, None)
     with Store(url) as store:
         assert len(store.runs()) == 1 and query(store, "SELECT count(*) FROM v_runs").rows == [(1,)]
+        assert verified(store).problems == [] and verified(store).sealed_late == 1
         with store._db.write() as connection:
             connection.exec_driver_sql("UPDATE fltk_schema_version SET version_num = '9999'")
     with Store(url) as store, pytest.raises(FltkError, match="was written by a newer fltk"):

@@ -9,6 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
@@ -17,7 +18,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.schema import CreateTable
 
 from fltk.errors import FltkError
-from fltk.registry import Store, database, migrate, schema
+from fltk.registry import Store, database, migrate, schema, views
 
 Begin = Callable[..., int]
 
@@ -74,6 +75,25 @@ def test_postgresql_can_express_every_table() -> None:
     dialect = make_url("postgresql+psycopg://").get_dialect()()
     for table in schema.metadata.sorted_tables:
         assert "CREATE TABLE" in str(CreateTable(table).compile(dialect=dialect))
+
+
+def test_seals_can_be_taken_back(store: Store, begin: Begin) -> None:
+    """The downgrade of 0004 leaves the schema of 0003, with all values."""
+    store.set_note(begin(store), "kept")
+    config = Config()
+    config.set_main_option("script_location", str(migrate.SCRIPTS))
+    with store._db.write() as connection:
+        config.attributes["connection"] = connection
+        views.drop(connection)
+        command.downgrade(config, "0003")
+        names = [row[1] for row in connection.exec_driver_sql("PRAGMA table_info(run)")]
+        assert names[-1] == "removed" and not {"seal", "sealed", "contents"} & set(names)
+        assert migrate.revision(connection) == "0003"
+        assert connection.exec_driver_sql("SELECT note FROM run").scalar() == "kept"
+        assert connection.exec_driver_sql("SELECT count(*) FROM sqlite_master WHERE name = 'ledger'").scalar() == 0
+    store.close()
+    with Store(store.shown) as again:  # and the upgrade can be made once more
+        assert again.runs()[0].note == "kept"
 
 
 @pytest.fixture

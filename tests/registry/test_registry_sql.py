@@ -13,7 +13,7 @@ import pytest
 
 from fltk.errors import FltkError, UsageError
 from fltk.registry import Store
-from fltk.registry.query import query
+from fltk.registry.query import Limits, query
 from fltk.registry.views import VIEWS
 
 Begin = Callable[..., int]
@@ -192,3 +192,17 @@ def test_a_damaged_database_is_told_as_such(lab: Path) -> None:
     lab.write_bytes(data)
     with pytest.raises(FltkError, match="damaged"), Store(lab, readonly=True) as store:
         query(store, "SELECT * FROM v_metrics")
+
+
+ENDLESS = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c)"
+
+
+def test_a_query_without_an_end_is_ended(store: Store) -> None:
+    with pytest.raises(UsageError, match=r"no answer within 0\.1 s; .*--timeout"):
+        query(store, f"{ENDLESS} SELECT max(x) FROM c", Limits(seconds=0.1))
+    with pytest.raises(UsageError, match=r"more than 1,000 rows; .*--max-rows"):
+        query(store, f"{ENDLESS} SELECT x FROM c", Limits(rows=1000))
+    with pytest.raises(UsageError, match="too big"):
+        query(store, "SELECT hex(zeroblob(1000000000))")
+    limited = query(store, f"{ENDLESS} SELECT x FROM c LIMIT 1000", Limits(rows=1000))
+    assert len(limited.rows) == 1000 and query(store, "SELECT 1", Limits(seconds=0)).rows == [(1,)]
