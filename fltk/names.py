@@ -46,6 +46,8 @@ METHODS = {
     "scaffold": "fltk.methods.scaffold:Scaffold",
     "fedper": "fltk.methods.fedper:FedPer",
     "fedrep": "fltk.methods.fedrep:FedRep",
+    "lg-fedavg": "fltk.methods.lg_fedavg:LGFedAvg",
+    "fedbn": "fltk.methods.fedbn:FedBN",
     "ditto": "fltk.methods.ditto:Ditto",
     "pfedme": "fltk.methods.pfedme:PFedMe",
     "apfl": "fltk.methods.apfl:APFL",

@@ -76,7 +76,8 @@ def guard_of(job: Job, task: Task) -> Guard | None:
 def parameters_of(job: Job, task: Task) -> int:
     """Columns of the shared part that are no buffers; they come first."""
     last = task.layout.trainable
-    return sum(max(0, min(stop, last) - start) for start, stop in task.layout.ranges(job.method.shared))
+    ranges = task.layout.ranges(job.method.columns.travels)
+    return sum(max(0, min(stop, last) - start) for start, stop in ranges)
 
 
 def check(job: Job, task: Task) -> tuple[str, ...]:
@@ -189,7 +190,7 @@ def poisoned(
     if HONEST in state.server:
         for k, row in zip(campaign.malicious, state.server[HONEST], strict=True):
             if k in true and not bool(row.isnan().any()):
-                true[k] = layout.take(row, method.shared)
+                true[k] = layout.take(row, method.columns.travels)
     weights = dict(zip((u.client for u in uploads), weights_of(job, task, uploads).tolist(), strict=True))
     memory = {k.removeprefix(MEMORY): v for k, v in state.server.items() if k.startswith(MEMORY)}
     stage = Stage(
@@ -197,7 +198,7 @@ def poisoned(
         sent=tuple(Sent(u.client, u.w, true[u.client]) for u in uploads),
         parameters=parameters_of(job, task),
         weights=weights,
-        fresh=lambda generator: layout.take(job.untrained(generator), method.shared),
+        fresh=lambda generator: layout.take(job.untrained(generator), method.columns.travels),
         kind=method.averages,
         server_step=method.server_step,
         assumed=None if job.protection is None else job.protection.share,
@@ -283,14 +284,17 @@ def root_updates(
     job: Job, engine: Engine, guard: Guard, task: Task, references: Sequence[Tensor], round: int
 ) -> Tensor:
     """(K, d): what the server's own training on its root set makes of each reference, once for equal ones."""
-    layout, shared = task.layout, job.method.shared
-    private = layout.take(task.w0, layout.rest(shared))
+    columns = job.method.columns
+    private = task.layout.take(task.w0, columns.private)
     keys = [reference.numpy().tobytes() for reference in references]
     distinct = dict(zip(keys, references, strict=True))
-    tasks = [RootTask(round, layout.join(shared, reference, private)) for reference in distinct.values()]
+    tasks = [RootTask(round, task.whole(columns, reference, private)) for reference in distinct.values()]
     trained = dict(zip(distinct, engine.map(train_root, tasks, [1] * len(tasks)), strict=True))
     d = guard.parameters
-    rows = [layout.take(trained[key], shared)[:d] - r[:d] for key, r in zip(keys, references, strict=True)]
+    rows = []
+    for key, reference in zip(keys, references, strict=True):
+        row = task.layout.take(trained[key], columns.travels)
+        rows.append(row[:d] - reference[:d])
     return torch.stack(rows)
 
 
