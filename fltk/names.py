@@ -34,7 +34,7 @@ SCHEMES = (
 # Data set and scheme of a partition that comes from a folder of another program and has no name of its own here.
 IMPORTED = "pfllib"
 
-MODELS = ("mlp", "cnn", "lenet5", "resnet8", "resnet8-bn", "cnn1d")
+MODELS = ("mlp", "cnn", "cnn-bn", "lenet5", "resnet8", "resnet8-bn", "cnn1d")
 
 # name -> "module:class"; one literal that can be grepped. A method is imported when it is used.
 METHODS = {
