@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from fltk.errors import UsageError
 from fltk.models.parts import ALL, BATCH_NORM, NONE, NORM, Columns, evaluated
 
 NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
@@ -198,14 +199,14 @@ class Layout:
         return row
 
     def check(self, columns: Columns, method: str) -> None:
-        """ValueError unless every column of the model is in exactly one part of `columns`."""
+        """UsageError unless every column of the model is in exactly one part of `columns`."""
         times: Counter[Entry] = Counter()
         for part in (columns.travels, columns.private, columns.frozen):
             times.update(evaluated(part, self._named))
 
         for e in self.entries:
             if times[e] != 1:
-                raise ValueError(
+                raise UsageError(
                     f"{method}.columns: {e.name} is in {times[e]} of the parts that travel ({columns.travels}), are "
                     f"private ({columns.private}) and are frozen ({columns.frozen}); it has to be in one"
                 )

@@ -23,6 +23,7 @@ from fltk.defences.guard import Guard, Watch
 from fltk.engine.base import Engine, Job
 from fltk.engine.work import ClientScores, RootTask, train_root
 from fltk.errors import UsageError
+from fltk.models.parts import NONE
 from fltk.protocol.averaging import MIXED
 from fltk.protocol.context import Context
 from fltk.protocol.map import Map
@@ -84,7 +85,7 @@ def check(job: Job, task: Task) -> tuple[str, ...]:
     """Refuse, with the option's name, what method, attack and defence cannot do together; gives lines to tell."""
     job.method.check(task)
     n, campaign = participants(job, task), job.campaign
-    notes: tuple[str, ...] = ()
+    notes = nothing_private(job, task)
     if campaign is not None:
         bad = min(n, len(campaign.malicious))
         if bad and campaign.start >= job.train.rounds:
@@ -92,7 +93,7 @@ def check(job: Job, task: Task) -> tuple[str, ...]:
                 f"--attack-start {campaign.start + 1}: the run has {job.train.rounds} rounds, and nobody would ever "
                 "attack; lower it or raise --rounds"
             )
-        notes = campaign.attack.check(job.federation.shape, job.federation.n_classes, n, bad)
+        notes += campaign.attack.check(job.federation.shape, job.federation.n_classes, n, bad)
     guard, found = guard_of(job, task), job.protection
     if guard is None or found is None:
         return notes
@@ -117,6 +118,14 @@ def check(job: Job, task: Task) -> tuple[str, ...]:
             "with --newcomers 4"
         )
     return notes
+
+
+def nothing_private(job: Job, task: Task) -> tuple[str, ...]:
+    """A line to tell where clients keep a part of the model of which this network has nothing."""
+    private = job.method.columns.private
+    if private == NONE or task.layout.width(private):
+        return ()
+    return (f"--model: this network has no part {private}, so that clients keep nothing private",)
 
 
 def participants(job: Job, task: Task) -> int:

@@ -60,7 +60,8 @@ class Machine:
         self._mode = ""
         step = chosen(step, layout, device)
         self._net = stack.perceptron(self._model, layout) if step == "fast" else None
-        self._top = stack.head(layout) if step == "fast" else None
+        linear = isinstance(self._head, nn.Linear)
+        self._top = stack.head(layout) if step == "fast" and linear else None
         self._chain = Chain.of(self._model, layout, self._flat) if step == "fast" else None
         self._gradients = vmapped.gradient(self._model, layout) if step == "vmap" else None
 

@@ -186,7 +186,11 @@ class Trainer:
         if self._frozen == NONE:
             return only
         rest = Part(only) - self._frozen
-        return only if self.layout.width(rest) == self.layout.width(only) else rest
+        ranges = self.layout.ranges(rest)
+        for name in (only, HEAD):
+            if ranges == self.layout.ranges(name):
+                return name
+        return rest
 
     def _trainable(self, only: str) -> bool:
         return any(a < self.layout.trainable for a, _ in self.layout.ranges(only))

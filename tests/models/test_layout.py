@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from toys import random
 
+from fltk.errors import UsageError
 from fltk.models import zoo
 from fltk.models.layout import Layout
 from fltk.models.parts import ALL, BASE, BATCH_NORM, HEAD, NONE, NORM, Columns, Part
@@ -186,9 +187,9 @@ def test_every_column_has_one_place() -> None:
     layout = layout_of("resnet8-bn")
     layout.check(Columns(), "FedAvg")
     layout.check(Columns(travels=HEAD, private=NORM, frozen=ALL - (HEAD | NORM)), "Mine")
-    with pytest.raises(ValueError, match=r"Mine\.columns: 8\.weight is in 2 of the parts that travel \(all\)"):
+    with pytest.raises(UsageError, match=r"Mine\.columns: 8\.weight is in 2 of the parts that travel \(all\)"):
         layout.check(Columns(travels=ALL, private=HEAD), "Mine")
-    with pytest.raises(ValueError, match=r"is in 0 of the parts .*frozen \(none\)"):
+    with pytest.raises(UsageError, match=r"is in 0 of the parts .*frozen \(none\)"):
         layout.check(Columns(travels=HEAD, private=NORM), "Mine")
 
 
