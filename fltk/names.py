@@ -39,7 +39,7 @@ IMPORTED = "pfllib"
 # What the names of data sets begin with that a user gives from Python, so that they are never taken for one of fltk's.
 OWN = "own:"
 
-MODELS = ("mlp", "cnn", "lenet5", "resnet8", "resnet8-bn", "cnn1d")
+MODELS = ("mlp", "cnn", "cnn-bn", "lenet5", "resnet8", "resnet8-bn", "cnn1d")
 
 # name -> "module:class"; one literal that can be grepped. A method is imported when it is used.
 METHODS = {
@@ -51,6 +51,8 @@ METHODS = {
     "scaffold": "fltk.methods.scaffold:Scaffold",
     "fedper": "fltk.methods.fedper:FedPer",
     "fedrep": "fltk.methods.fedrep:FedRep",
+    "lg-fedavg": "fltk.methods.lg_fedavg:LGFedAvg",
+    "fedbn": "fltk.methods.fedbn:FedBN",
     "ditto": "fltk.methods.ditto:Ditto",
     "pfedme": "fltk.methods.pfedme:PFedMe",
     "apfl": "fltk.methods.apfl:APFL",

@@ -116,8 +116,8 @@ def uploads(job: Job, state: State, ids: Sequence[int] | None = None, round: int
 
 def rows(job: Job, sent: Sequence[Upload]) -> Tensor:
     """The whole trained models behind uploads, (K, P): shared columns and private ones joined."""
-    shared, layout = job.method.shared, job.task().layout
-    return torch.stack([layout.join(shared, u.w, u.own.get("private", u.w)) for u in sent])
+    task, columns = job.task(), job.method.columns
+    return torch.stack([task.whole(columns, u.w, u.own.get("private", u.w[:0])) for u in sent])
 
 
 def made_up(job: Job, models: Tensor, **own: Tensor) -> list[Upload]:

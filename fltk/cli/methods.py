@@ -52,7 +52,7 @@ def _row(name: str) -> dict[str, Any]:
     return {
         "method": name,
         "summary": cls.title,
-        "shared": cls().shared,
+        "shared": cls().columns.travels,
         "map": cls().map_kind,
         "needs": "known groups" if cls.needs_groups else None,
         "cannot": "; ".join(f"{ability}: {reason}" for ability, reason in cls.cannot.items()) or None,

@@ -87,6 +87,7 @@ class Job:
         """What the method is told of the federation."""
         model, streams = self.network(), self.streams()
         layout = Layout.of(model)
+        layout.check(self.method.columns, type(self.method).__name__)
         clients = self.federation.clients
         empty = [c.id for c in clients if not len(c.train)]
         if empty:
@@ -105,7 +106,7 @@ class Job:
             plain_sgd=not (self.train.momentum or self.train.weight_decay),
             fresh=lambda purpose, index: zoo.initial(model, layout, streams.generator(f"init/{purpose}", client=index)),
             seed=lambda purpose: streams.seed(purpose),
-            class_head=ClassHead.of(layout, self.method.shared, counts) if classes else None,
+            class_head=ClassHead.of(layout, self.method.columns.travels, counts) if classes else None,
         )
 
 
@@ -135,7 +136,7 @@ class Bench:
 
     def lane(self, ask: Ask | None = None) -> Trainer:
         """A trainer of its own at this bench's machine."""
-        return Trainer(self.machine, self.job.train, self.job.streams(), ask)
+        return Trainer(self.machine, self.job.train, self.job.streams(), ask, self.method.columns.frozen)
 
     @cached_property
     def task(self) -> Task:

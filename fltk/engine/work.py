@@ -110,20 +110,21 @@ def _ballot(bench: Bench, task: TrainTask, personal: Tensor) -> Tensor | None:
 
 def _trained(bench: Bench, task: TrainTask) -> tuple[Upload, float]:
     client, trainer = bench.training(task.client, task.round)
-    layout, shared = trainer.layout, bench.method.shared
+    layout, columns = trainer.layout, bench.method.columns
+    down = task.down if len(task.down.w) == layout.size else task.down.whole(bench.task, columns)
     try:
-        upload = bench.method.local_update(task.down.whole(layout, shared), client, trainer)
+        upload = bench.method.local_update(down, client, trainer)
     except Diverged:
         if not bench.attacked:
             raise
-        return Upload(torch.full((layout.width(shared),), math.nan), client=task.client), math.nan
+        return Upload(torch.full((layout.width(columns.travels),), math.nan), client=task.client), math.nan
     loss = sum(trainer.losses) / len(trainer.losses) if trainer.losses else math.nan
-    if shared == "all":
-        return replace(upload, client=task.client), loss
-    own, private = upload.own, layout.take(upload.w, layout.rest(shared))
+
+    own = dict(upload.own)
+    private = layout.take(upload.w, columns.private)
     if private.numel():
-        own = {**own, "private": private.clone()}
-    return replace(upload, w=layout.take(upload.w, shared), own=own, client=task.client), loss
+        own["private"] = private.clone()
+    return replace(upload, w=layout.take(upload.w, columns.travels), own=own, client=task.client), loss
 
 
 @dataclass(frozen=True)

@@ -236,7 +236,7 @@ class Attn(Banked):
         return replace(state, server=server)
 
     def kept(self, task: Task) -> dict[str, tuple[int, ...]]:
-        size = task.layout.width(self.shared)
+        size = task.layout.width(self.columns.travels)
         rows: dict[str, tuple[int, ...]] = {name: (size,) for name in UPDATES if self.curvature == "secant"}
         if self.omega:
             rows["update"] = (size,)
@@ -352,7 +352,7 @@ class Attn(Banked):
         if "start" in down.server:
             sent["table"] = table_of(down.server["start"], client, trainer, self.table_min)
         if self.train == "valgrad" and not down.first:  # the common start is no mix
-            sent["slope"] = trainer.layout.take(trainer.gradient(down.w, client.val), self.shared)
+            sent["slope"] = trainer.layout.take(trainer.gradient(down.w, client.val), self.columns.travels)
         return replace(upload, sent=sent)
 
     def cost(self, layout: Layout) -> Cost:
@@ -382,7 +382,7 @@ class Attn(Banked):
             return Joined(task.w0, task.w0, down=4 * task.layout.size, note="nobody has a model yet: takes theta^0")
         arrival = self._blended(mean, task.w0, state, task)
         if fedavg:
-            got = Placed(mean, task.w0, down=4 * task.layout.width(self.shared), up=0)
+            got = Placed(mean, task.w0, down=4 * task.layout.width(self.columns.travels), up=0)
         elif self.join_token == "loss":
             got = self._by_loss(state, client, trainer, task)
         else:
@@ -394,7 +394,7 @@ class Attn(Banked):
                 lambda rows: self._blended(rows, got.trained, state, task),
                 rows_left(state.server, state.client["bank"]),
                 list(self.parts(task).values()),
-                self.shared,
+                self.columns.travels,
                 client,
                 trainer,
                 self.join_fit,
@@ -409,27 +409,27 @@ class Attn(Banked):
 
     def _blended(self, rows: Tensor, private: Tensor, state: State, task: Task) -> Tensor:
         """A whole model (P,): the bank by the weights (G, N) of every part, and the private columns of `private`."""
-        layout, cuts = task.layout, list(self.parts(task).values())
+        cuts = list(self.parts(task).values())
         inside = blend(rows, rows_left(state.server, state.client["bank"]), cuts, task.class_head)
-        return layout.join(self.shared, inside, layout.take(private, layout.rest(self.shared)))
+        return task.whole(self.columns, inside, task.layout.take(private, self.columns.private))
 
     def _by_token(
         self, state: State, client: ClientData, trainer: Trainer, task: Task, others: Others, arrival: Tensor
     ) -> Placed:
         """The newcomer's similarities to the others, from a token of the kind that the server has of them."""
         layout, parts, kept = task.layout, self.parts(task), state.client
-        shared = 4 * layout.width(self.shared)
+        shared = 4 * layout.width(self.columns.travels)
         if self.token == "prototypes":
             return self._by_table(state, client, trainer, task, others)
         if self.join_token == "update":
             trained, start, own, up = self._first(arrival, client, trainer), shared, {}, shared
-            rows = torch.cat([kept["bank"], layout.take(trained, self.shared)[None]])
-            mean = layout.take(arrival, self.shared)
+            rows = torch.cat([kept["bank"], layout.take(trained, self.columns.travels)[None]])
+            mean = layout.take(arrival, self.columns.travels)
             tables = [cosines(gram(columns(rows, cut), columns(mean, cut))) for cut in parts.values()]
             tokens = [unit(z.double()) for z in self._sketches(rows, mean, task)] if self.learned else []
         else:
             trained, start, up = self._first(task.w0, client, trainer), 4 * layout.size, shared
-            row = layout.take(trained, self.shared)
+            row = layout.take(trained, self.columns.travels)
             own = {"bank": row, "birth": self.births(row[None], state, task)[0]}
             rows = torch.cat([kept["birth"], own["birth"][None]]).double()
             tokens = [unit(z) for z in torch.split(rows, self._birth_widths(task), 1)]
@@ -481,4 +481,4 @@ class Attn(Banked):
         rows = torch.unique(maps[:, maps[0].any(1)].transpose(0, 1), dim=0)  # (models, G, N)
         losses = [trainer.score(self._blended(row, task.w0, state, task), client.train).loss for row in rows]
         best = min(range(len(losses)), key=losses.__getitem__)
-        return Placed(rows[best], task.w0, down=4 * task.layout.width(self.shared) * len(rows), up=0)
+        return Placed(rows[best], task.w0, down=4 * task.layout.width(self.columns.travels) * len(rows), up=0)

@@ -26,6 +26,7 @@ from fltk.memory.undo import Undo
 from fltk.methods.heads import trained_offset, with_offset
 from fltk.methods.parts import defended, mix_parts
 from fltk.models.layout import Ranges
+from fltk.models.parts import BASE, HEAD, Columns
 from fltk.partition.federation import ClientData
 from fltk.protocol.averaging import MIXED
 from fltk.protocol.class_head import ClassHead
@@ -84,14 +85,15 @@ class Banked(Method):
         return self.trust == "on" or self.clip is not None
 
     @property
-    def shared(self) -> str:
-        return "base" if self.head == "local" else "all"
+    def columns(self) -> Columns:
+        return Columns(travels=BASE, private=HEAD) if self.head == "local" else Columns()
 
     def parts(self, task: Task) -> dict[str, Ranges]:
         """What has a map of its own, and its columns among the shared ones."""
         if self.scope == "layer":
-            return layer_columns(task.layout, self.shared)
-        return {self.shared: ((0, task.layout.width(self.shared)),)}
+            return layer_columns(task.layout, self.columns.travels)
+        travels = self.columns.travels
+        return {travels: ((0, task.layout.width(travels)),)}
 
     def maps(self, state: State) -> Tensor:
         """(G, N, N), one map for every part. Stored is (N, N) where there is one."""
@@ -269,9 +271,8 @@ class Banked(Method):
         empty = ~maps[0].any(1)
         maps[:, empty] = torch.eye(task.n_clients, dtype=maps.dtype)[empty]
         slices = dict(zip(self.parts(task), maps, strict=True))
-        rest = task.layout.rest(self.shared)
-        private = {rest: torch.eye(task.n_clients)} if task.layout.width(rest) else {}
-        return Map(self.map_kind, slices | private, task.layout)
+        own = torch.eye(task.n_clients)
+        return Map.of(self.map_kind, {**slices, self.columns.private: own}, task.layout)
 
     def diagnostics(self, state: State, task: Task) -> dict[str, float]:
         """Of the round's maps, means over parts and over rows with a model; row entropy in units of log N."""

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from fltk.hyper import hyper
 from fltk.models.layout import Layout
+from fltk.models.parts import NONE, Part
 from fltk.partition.federation import ClientData, Split
 from fltk.protocol.averaging import common_rows
 from fltk.protocol.map import Map
@@ -55,9 +56,9 @@ class FedALA(Method):
     ala_passes: int = hyper(50, "the first time: passes at most", low=1)
 
     @property
-    def part(self) -> str:
+    def part(self) -> Part:
         """The layers that are mixed."""
-        return f"top:{self.ala_layers}" if self.ala_layers else "none"
+        return Part(f"top:{self.ala_layers}") if self.ala_layers else NONE
 
     def init(self, task: Task) -> State:
         n = task.n_clients
@@ -113,8 +114,7 @@ class FedALA(Method):
         weights = state.client["weights"].double()
         share = weights.mean(1).where(state.last >= 0, 1.0) if weights.numel() else torch.ones(task.n_clients)
         mixed = torch.diag(1 - share) + share[:, None] * common
-        slices = {self.part: mixed, task.layout.rest(self.part): common}
-        return Map(self.map_kind, {k: v for k, v in slices.items() if task.layout.width(k)}, task.layout)
+        return Map.of(self.map_kind, {self.part: mixed, ~self.part: common}, task.layout)
 
     def join(self, state: State, client: ClientData, trainer: Trainer, task: Task) -> Joined:
         """A newcomer has no model to mix with: it trains the global one."""

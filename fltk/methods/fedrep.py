@@ -20,7 +20,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from fltk.hyper import hyper
-from fltk.models.layout import Layout
+from fltk.models.parts import ALL, Columns, Part
 from fltk.partition.federation import ClientData
 from fltk.protocol.messages import Down, Joined, Upload
 from fltk.protocol.method import Method
@@ -42,12 +42,13 @@ class FedRep(Method):
     finalise_heads: float = hyper(0.0, "further epochs of the head before a client uses its model", low=0)
 
     @property
-    def shared(self) -> str:
-        return f"below:{self.head_layers}" if self.head_layers else "all"
+    def columns(self) -> Columns:
+        base = Part(f"below:{self.head_layers}") if self.head_layers else ALL
+        return Columns(travels=base, private=~base)
 
     def local_update(self, down: Down, client: ClientData, trainer: Trainer) -> Upload:
         w = self._head(down.w, self.head_epochs, client, trainer)
-        return Upload(trainer.sgd(w, client.train, epochs=self.base_epochs, only=self.shared))
+        return Upload(trainer.sgd(w, client.train, epochs=self.base_epochs, only=self.columns.travels))
 
     def personalise(self, w: Tensor, client: ClientData, trainer: Trainer) -> Tensor:
         return self._head(w, self.finalise_heads, client, trainer)
@@ -59,9 +60,4 @@ class FedRep(Method):
 
     def _head(self, w: Tensor, epochs: float, client: ClientData, trainer: Trainer) -> Tensor:
         """`w` with its private layers trained."""
-        return trainer.sgd(w, client.train, epochs=epochs, only=private_part(self.head_layers, trainer.layout))
-
-
-def private_part(head_layers: int, layout: Layout) -> str:
-    """The last layers by the name under which training them is fast."""
-    return "head" if head_layers == 1 else layout.rest(f"below:{head_layers}") if head_layers else "none"
+        return trainer.sgd(w, client.train, epochs=epochs, only=self.columns.private)

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+from fltk.models.parts import ALL, NONE, Columns
 from fltk.partition.federation import ClientData
 from fltk.protocol.messages import Joined
 from fltk.protocol.method import Method
@@ -31,8 +32,8 @@ class Local(Method):
     cannot: ClassVar[Mapping[str, str]] = {"defence": "nothing is sent, so there is nothing to defend"}
 
     @property
-    def shared(self) -> str:
-        return "none"
+    def columns(self) -> Columns:
+        return Columns(travels=NONE, private=ALL)
 
     def join(self, state: State, client: ClientData, trainer: Trainer, task: Task) -> Joined:
         """A newcomer trains alone from theta^0, in as many rounds as the others on average, spread over the run's."""

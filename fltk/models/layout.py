@@ -10,13 +10,18 @@ care, and the convolutions of a CPU run several times faster on views in this or
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from fltk.errors import UsageError
+from fltk.models.parts import ALL, BATCH_NORM, NONE, NORM, Columns, evaluated
+
 NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
+ROOT = "self"  # the layer of parameters that belong to the network itself and to none of its modules
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,7 @@ class Entry:
     start: int
     trainable: bool
     norm: bool
+    batch_norm: bool
 
     @property
     def size(self) -> int:
@@ -53,14 +59,22 @@ class Entry:
 
 Ranges = tuple[tuple[int, int], ...]
 
+# Parts that depend on what a tensor is, not on where its layer stands.
+KINDS: dict[str, Callable[[Entry], bool]] = {
+    ALL: lambda e: True,
+    NONE: lambda e: False,
+    NORM: lambda e: e.norm,
+    BATCH_NORM: lambda e: e.batch_norm,
+}
+
 
 @dataclass(frozen=True)
 class Layout:
     """Names for the columns of a flat model (P,), and the parts that methods share or keep.
 
     Parts: `all`, `none`, `head` (the last linear layer), `base` (the rest), `norm` (normalisation layers with
-    their buffers), `top:k` and `below:k` (the last k layers that have weights, and what lies below them), or
-    a layer's name.
+    their buffers), `batch-norm` (those of them that normalise over the batch), `top:k` and `below:k` (the last k layers
+    that have weights, and what lies below them), a layer's name, or a set expression of these, see `Part`.
     """
 
     entries: tuple[Entry, ...]
@@ -68,17 +82,27 @@ class Layout:
     @staticmethod
     def of(model: nn.Module) -> Layout:
         """The layout of `model`; normalisation is found by module type, never by name."""
-        parameters, buffers = [], []
-        for layer, module in model.named_modules():
-            norm = isinstance(module, NORMS)
-            for short, p in module.named_parameters(recurse=False):
-                parameters.append((f"{layer}.{short}", layer, tuple(p.shape), True, norm))
-            for short, b in module.named_buffers(recurse=False):
-                if b.is_floating_point():
-                    buffers.append((f"{layer}.{short}", layer, tuple(b.shape), False, norm))
-        entries, start = [], 0
-        for name, layer, shape, trainable, norm in parameters + buffers:
-            entry = Entry(name, layer, shape, start, trainable, norm)
+        tensors: list[tuple[str, nn.Module, str, Tensor]] = []
+        buffers: list[tuple[str, nn.Module, str, Tensor]] = []
+        for path, module in model.named_modules():
+            for short, parameter in module.named_parameters(recurse=False):
+                tensors.append((path, module, short, parameter))
+            for short, buffer in module.named_buffers(recurse=False):
+                if buffer.is_floating_point():
+                    buffers.append((path, module, short, buffer))
+
+        trainable, start = len(tensors), 0
+        entries = []
+        for k, (path, module, short, tensor) in enumerate(tensors + buffers):
+            entry = Entry(
+                name=f"{path}.{short}" if path else short,
+                layer=path or ROOT,
+                shape=tuple(tensor.shape),
+                start=start,
+                trainable=k < trainable,
+                norm=isinstance(module, NORMS),
+                batch_norm=isinstance(module, nn.modules.batchnorm._BatchNorm),
+            )
             entries.append(entry)
             start = entry.stop
         return Layout(tuple(entries))
@@ -105,29 +129,35 @@ class Layout:
 
     def ranges(self, part: str) -> Ranges:
         """Column ranges [start, stop) of a part, ascending, adjacent ones merged; ValueError if unknown."""
+        chosen = evaluated(part, self._named)
         merged: list[tuple[int, int]] = []
-        for e in self._select(part):
+        for e in self.entries:
+            if e not in chosen:
+                continue
             if merged and merged[-1][1] == e.start:
                 merged[-1] = (merged[-1][0], e.stop)
             else:
                 merged.append((e.start, e.stop))
         return tuple(merged)
 
-    def _select(self, part: str) -> Iterator[Entry]:
-        kind, _, count = part.partition(":")
-        if part == "all" or part == "none":
-            return iter(self.entries if part == "all" else ())
-        if part == "norm":
-            return (e for e in self.entries if e.norm)
+    def _named(self, name: str) -> frozenset[Entry]:
+        """The tensors of a part that is a single name."""
+        kind, _, count = name.partition(":")
+        if name in KINDS:
+            return self._where(KINDS[name])
         if kind in ("head", "base", "top", "below"):
             top = self._top(int(count) if count else 1)
-            return (e for e in self.entries if (e.layer in top) == (kind in ("head", "top")))
-        if part in self.layers:
-            return (e for e in self.entries if e.layer == part)
-        raise ValueError(f"no part {part!r} in this model; layers: {', '.join(self.layers)}")
+            inside = kind in ("head", "top")
+            return self._where(lambda e: (e.layer in top) == inside)
+        if name in self.layers:
+            return self._where(lambda e: e.layer == name)
+        raise ValueError(f"no part {name!r} in this model; layers: {', '.join(self.layers)}")
+
+    def _where(self, holds: Callable[[Entry], bool]) -> frozenset[Entry]:
+        return frozenset(filter(holds, self.entries))
 
     def _top(self, count: int) -> frozenset[str]:
-        """The last `count` layers with weights and every normalisation layer behind the first of them."""
+        """The last `count` layers with weights and every normalisation layer after the first of them."""
         weighted = self.weighted_layers
         if count <= 0:
             return frozenset()
@@ -147,46 +177,54 @@ class Layout:
 
     def put(self, row: Tensor, part: str, values: Tensor) -> Tensor:
         """A copy of `row` (P,) whose columns of `part` are `values` (width,)."""
-        out, at = row.clone(), 0
+        return self._fill(row.clone(), part, values)
+
+    def _fill(self, row: Tensor, part: str, values: Tensor) -> Tensor:
+        """`row` (P,), whose columns of `part` have been overwritten with `values` (width,)."""
+        at = 0
         for start, stop in self.ranges(part):
-            out[start:stop] = values[at : at + stop - start]
+            row[start:stop] = values[at : at + stop - start]
             at += stop - start
-        return out
-
-    def rest(self, part: str) -> str:
-        """The name of a part's complement, for parts that a method may share."""
-        kind, _, count = part.partition(":")
-        other = {
-            "all": "none",
-            "none": "all",
-            "head": "base",
-            "base": "head",
-            "top": "below",
-            "below": "top",
-        }.get(kind)
-        if other is None:
-            raise ValueError(f"part {part!r} cannot be shared; use all, none, head, base, top:k or below:k")
-        return f"{other}:{count}" if count else other
-
-    def join(self, part: str, inside: Tensor, outside: Tensor) -> Tensor:
-        """A whole row (P,) from the columns of `part` and those of its complement."""
-        if part == "all" or part == "none":
-            return inside if part == "all" else outside
-        row = inside.new_empty(self.size)
-        for name, values in ((part, inside), (self.rest(part), outside)):
-            at = 0
-            for start, stop in self.ranges(name):
-                row[start:stop] = values[at : at + stop - start]
-                at += stop - start
         return row
+
+    def join(self, pieces: Mapping[str, Tensor]) -> Tensor:
+        """A whole row (P,) from the columns (width,) of parts that make up the model; a lone part is the row itself."""
+        filled = {part: values for part, values in pieces.items() if values.numel()}
+        if len(filled) == 1:
+            [row] = filled.values()
+        else:
+            row = next(iter(filled.values())).new_empty(self.size)
+            for part, values in filled.items():
+                self._fill(row, part, values)
+        return row
+
+    def check(self, columns: Columns, method: str) -> None:
+        """UsageError unless every column of the model is in exactly one part of `columns`."""
+        times: Counter[Entry] = Counter()
+        for part in (columns.travels, columns.private, columns.frozen):
+            times.update(evaluated(part, self._named))
+
+        for e in self.entries:
+            if times[e] != 1:
+                raise UsageError(
+                    f"{method}.columns: {e.name} is in {times[e]} of the parts that travel ({columns.travels}), are "
+                    f"private ({columns.private}) and are frozen ({columns.frozen}); it has to be in one"
+                )
 
     def bind(self, model: nn.Module, flat: Tensor) -> list[nn.Parameter]:
         """Make every parameter and float buffer of `model` a view into `flat` (P,); gives the parameters."""
-        modules = dict(model.named_modules())
+        parameters = []
         for e in self.entries:
-            module, short = modules[e.layer], e.name.rpartition(".")[2]
+            module, short = module_of(model, e.layer), e.name.rpartition(".")[2]
             if e.trainable:
-                setattr(module, short, nn.Parameter(e.view(flat)))
+                parameter = nn.Parameter(e.view(flat))
+                setattr(module, short, parameter)
+                parameters.append(parameter)
             else:
                 setattr(module, short, e.view(flat))
-        return [getattr(modules[e.layer], e.name.rpartition(".")[2]) for e in self.entries if e.trainable]
+        return parameters
+
+
+def module_of(model: nn.Module, layer: str) -> nn.Module:
+    """The module that a layer's name stands for."""
+    return model if layer == ROOT else model.get_submodule(layer)

@@ -30,6 +30,11 @@ class Map:
     slices: Mapping[str, Tensor]  # part of the model -> (N, N), no entry below 0, rows that sum to 1 at most
     layout: Layout
 
+    @staticmethod
+    def of(kind: str, parts: Mapping[str, Tensor], layout: Layout) -> Map:
+        """The map of these parts of a model, without those that have no column in it."""
+        return Map(kind, {part: m for part, m in parts.items() if layout.width(part)}, layout)
+
     def whole(self) -> Tensor:
         """(N, N): the mean of the slices, weighted by their numbers of parameters."""
         total = sum(self.layout.width(part) for part in self.slices)

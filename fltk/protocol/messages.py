@@ -10,14 +10,16 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from fltk.models.layout import Layout
+    from fltk.models.parts import Columns
+    from fltk.protocol.task import Task
 
 
 @dataclass(frozen=True)
 class Down:
     """What one client trains from: `w` (P,), further tensors from the server, and what the client kept.
 
-    Where clients keep columns of the model to themselves (`own["private"]`), `w` may come without them; when
-    `local_update` is called they are in it.
+    Where clients keep columns of the model to themselves (`own["private"]`), or some are frozen, `w` may come without
+    them; when `local_update` is called they are in it.
     """
 
     w: Tensor
@@ -25,15 +27,16 @@ class Down:
     own: Mapping[str, Tensor] = field(default_factory=dict)
     first: bool = False  # this client has never taken part before
 
-    def whole(self, layout: Layout, shared: str) -> Down:
-        """The same with all columns in `w`, of which only the part `shared` came."""
-        if self.w.shape[0] == layout.size:
+    def whole(self, task: Task, columns: Columns) -> Down:
+        """The same with all columns of the model in `w`, of which only those that travel may have come."""
+        if len(self.w) == task.layout.size:
             return self
-        return replace(self, w=layout.join(shared, self.w, self.own["private"]))
+        private = self.own.get("private", self.w[:0])
+        return replace(self, w=task.whole(columns, self.w, private))
 
-    def sent(self, layout: Layout, shared: str) -> Tensor:
-        """The columns of the part `shared`."""
-        return layout.take(self.w, shared) if self.w.shape[0] == layout.size else self.w
+    def sent(self, layout: Layout, columns: Columns) -> Tensor:
+        """The columns that travel."""
+        return layout.take(self.w, columns.travels) if self.w.shape[0] == layout.size else self.w
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from fltk.memory.shared import renewed
+from fltk.models.parts import Columns
 from fltk.protocol.averaging import ONE, common_rows
 from fltk.protocol.map import Map, spread
 from fltk.protocol.messages import Cost, Down, Joined, Upload
@@ -53,9 +54,9 @@ class Method:
     cannot: ClassVar[Mapping[str, str]] = {}  # ability (join) -> why the method does not have it
 
     @property
-    def shared(self) -> str:
-        """The part of the model that travels (a part name of `Layout`); the rest stays on the client."""
-        return "all"
+    def columns(self) -> Columns:
+        """Which columns of the model travel, which stay on the client, and which are frozen."""
+        return Columns()
 
     @classmethod
     def adds_up(cls) -> bool:
@@ -72,10 +73,10 @@ class Method:
     def init(self, task: Task) -> State:
         """The state before the first round: everybody holds the common initial model."""
         layout = task.layout
-        private = layout.take(task.w0, layout.rest(self.shared))
+        private = layout.take(task.w0, self.columns.private)
         client = {"private": private.repeat(task.n_clients, 1)} if private.numel() else {}
         return State(
-            server={"w": layout.take(task.w0, self.shared).clone()},
+            server={"w": layout.take(task.w0, self.columns.travels).clone()},
             client=client,
             last=torch.full((task.n_clients,), -1),
         )
@@ -101,13 +102,12 @@ class Method:
 
     def start(self, shared: Tensor, state: State, i: int, task: Task) -> Tensor:
         """A whole model (P,) from shared columns and the private ones of client i."""
-        if "private" not in state.client:
-            return shared
-        return task.layout.join(self.shared, shared, state.client["private"][i])
+        private = state.client["private"][i] if "private" in state.client else shared[:0]
+        return task.whole(self.columns, shared, private)
 
     def references(self, state: State, downs: Sequence[Down], uploads: Sequence[Upload], task: Task) -> list[Tensor]:
         """The shared columns from which each upload's local training started, as the server knows it."""
-        return [down.sent(task.layout, self.shared) for down in downs]
+        return [down.sent(task.layout, self.columns) for down in downs]
 
     def local_update(self, down: Down, client: ClientData, trainer: Trainer) -> Upload:
         """One client's round: pure in what came down, the client's data and its own random streams."""
@@ -148,14 +148,14 @@ class Method:
         has: a newcomer has not trained yet. Default: the shared part with a fresh private one, then the method's own
         last step.
         """
-        layout = task.layout
-        arrival = layout.join(self.shared, state.server["w"], layout.take(task.w0, layout.rest(self.shared)))
+        columns = self.columns
+        arrival = task.whole(columns, state.server["w"], task.layout.take(task.w0, columns.private))
         p = state.server.get("p")
         return Joined(
             arrival,
             self.personalise(arrival, client, trainer),
             row=p if p is not None and bool(p.any()) else None,
-            down=4 * layout.width(self.shared),
+            down=4 * task.layout.width(columns.travels),
         )
 
     def admit(self, state: State, joined: Sequence[Joined], task: Task) -> State:
@@ -171,7 +171,7 @@ class Method:
         server |= grown(state.server, n, task.n_clients)
         client = {k: enlarged(old, new.client.get(k), n, task.n_clients).clone() for k, old in state.client.items()}
         for i, one in enumerate(joined, start=n):
-            private = {"private": task.layout.take(one.model, task.layout.rest(self.shared))}
+            private = {"private": task.layout.take(one.model, self.columns.private)}
             for name, value in {**private, **one.own}.items():
                 if name in client:
                     client[name][i] = value
@@ -179,16 +179,18 @@ class Method:
 
     def global_model(self, state: State, task: Task) -> Tensor | None:
         """The one server model (P,), where there is one."""
-        return state.server["w"] if self.shared == "all" else None
+        everything = task.layout.width(self.columns.travels) == task.layout.size
+        return state.server["w"] if everything else None
 
     def mixing(self, state: State, task: Task) -> Map | None:
         """The effective collaboration map of the last round, or None before it."""
         return None if "p" not in state.server else self.layered(common_rows(state.server["p"]), task)
 
     def layered(self, shared: Tensor, task: Task) -> Map:
-        """A map that is `shared` (N, N) on the shared part and the identity on the private one."""
-        parts = {self.shared: shared, task.layout.rest(self.shared): torch.eye(task.n_clients)}
-        return Map(self.map_kind, {k: v for k, v in parts.items() if task.layout.width(k)}, task.layout)
+        """A map that is `shared` (N, N) on the columns that travel and the identity on all others."""
+        own, columns = torch.eye(task.n_clients), self.columns
+        parts: dict[str, Tensor] = {columns.travels: shared, columns.private: own, columns.frozen: own}
+        return Map.of(self.map_kind, parts, task.layout)
 
     def tokens(self, state: State, task: Task) -> Tensor:
         """What places clients among each other, (N, d): how far their models have come from theta^0, to look at."""
@@ -204,7 +206,7 @@ class Method:
 
     def cost(self, layout: Layout) -> Cost:
         """Bytes per participant and round, float32."""
-        size = 4 * layout.width(self.shared)
+        size = 4 * layout.width(self.columns.travels)
         return Cost(size, size)
 
     def first_cost(self, layout: Layout) -> Cost:

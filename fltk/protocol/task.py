@@ -11,6 +11,7 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from fltk.models.layout import Layout
+    from fltk.models.parts import Columns
     from fltk.protocol.class_head import ClassHead
 
 
@@ -38,3 +39,13 @@ class Task:
         """FedAvg's weights p of the clients `ids`, (K,) float64, summing to 1."""
         n = torch.ones(len(ids), dtype=torch.float64) if self.uniform else self.n[list(ids)].double()
         return n / n.sum()
+
+    def whole(self, columns: Columns, sent: Tensor, private: Tensor) -> Tensor:
+        """A whole model (P,) from the columns that travel, private ones of a client, and the frozen ones of theta^0.
+
+        Where every column travels, it is `sent` itself.
+        """
+        if len(sent) == self.layout.size:
+            return sent
+        frozen = self.layout.take(self.w0, columns.frozen)
+        return self.layout.join({columns.travels: sent, columns.private: private, columns.frozen: frozen})

@@ -41,7 +41,7 @@ class Cohort:
         room: a matrix (K, P) for the uploads, if there is one. What was sent down may lie there.
         """
         matrices = self._matrices(self.downs[0].own)
-        width = self.task.layout.width(self.method.shared)
+        width = self.task.layout.width(self.method.columns.travels)
         matrices["w"] = SHELF.matrix(len(self.ids), width) if room is None else room
         tasks = self._tasks(matrices)
 

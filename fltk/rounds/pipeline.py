@@ -23,6 +23,7 @@ from fltk.defences.guard import Guard, Watch
 from fltk.engine.base import Engine, Job
 from fltk.engine.work import ClientScores, RootTask, train_root
 from fltk.errors import UsageError
+from fltk.models.parts import NONE
 from fltk.protocol.averaging import MIXED
 from fltk.protocol.context import Context
 from fltk.protocol.map import Map
@@ -76,14 +77,15 @@ def guard_of(job: Job, task: Task) -> Guard | None:
 def parameters_of(job: Job, task: Task) -> int:
     """Columns of the shared part that are no buffers; they come first."""
     last = task.layout.trainable
-    return sum(max(0, min(stop, last) - start) for start, stop in task.layout.ranges(job.method.shared))
+    ranges = task.layout.ranges(job.method.columns.travels)
+    return sum(max(0, min(stop, last) - start) for start, stop in ranges)
 
 
 def check(job: Job, task: Task) -> tuple[str, ...]:
     """Refuse, with the option's name, what method, attack and defence cannot do together; gives lines to tell."""
     job.method.check(task)
     n, campaign = participants(job, task), job.campaign
-    notes: tuple[str, ...] = ()
+    notes = nothing_private(job, task)
     if campaign is not None:
         bad = min(n, len(campaign.malicious))
         if bad and campaign.start >= job.train.rounds:
@@ -91,7 +93,7 @@ def check(job: Job, task: Task) -> tuple[str, ...]:
                 f"--attack-start {campaign.start + 1}: the run has {job.train.rounds} rounds, and no client would ever "
                 "attack; lower it or raise --rounds"
             )
-        notes = campaign.attack.check(job.federation.shape, job.federation.n_classes, n, bad)
+        notes += campaign.attack.check(job.federation.shape, job.federation.n_classes, n, bad)
     guard, found = guard_of(job, task), job.protection
     if guard is None or found is None:
         return notes
@@ -116,6 +118,14 @@ def check(job: Job, task: Task) -> tuple[str, ...]:
             "with --newcomers 4"
         )
     return notes
+
+
+def nothing_private(job: Job, task: Task) -> tuple[str, ...]:
+    """A line to tell where clients keep a part of the model of which this network has nothing."""
+    private = job.method.columns.private
+    if private == NONE or task.layout.width(private):
+        return ()
+    return (f"--model: this network has no part {private}, so that clients keep nothing private",)
 
 
 def participants(job: Job, task: Task) -> int:
@@ -189,7 +199,7 @@ def poisoned(
     if HONEST in state.server:
         for k, row in zip(campaign.malicious, state.server[HONEST], strict=True):
             if k in true and not bool(row.isnan().any()):
-                true[k] = layout.take(row, method.shared)
+                true[k] = layout.take(row, method.columns.travels)
     weights = dict(zip((u.client for u in uploads), weights_of(job, task, uploads).tolist(), strict=True))
     memory = {k.removeprefix(MEMORY): v for k, v in state.server.items() if k.startswith(MEMORY)}
     stage = Stage(
@@ -197,7 +207,7 @@ def poisoned(
         sent=tuple(Sent(u.client, u.w, true[u.client]) for u in uploads),
         parameters=parameters_of(job, task),
         weights=weights,
-        fresh=lambda generator: layout.take(job.untrained(generator), method.shared),
+        fresh=lambda generator: layout.take(job.untrained(generator), method.columns.travels),
         kind=method.averages,
         server_step=method.server_step,
         assumed=None if job.protection is None else job.protection.share,
@@ -283,14 +293,17 @@ def root_updates(
     job: Job, engine: Engine, guard: Guard, task: Task, references: Sequence[Tensor], round: int
 ) -> Tensor:
     """(K, d): what the server's own training on its root set makes of each reference, once for equal ones."""
-    layout, shared = task.layout, job.method.shared
-    private = layout.take(task.w0, layout.rest(shared))
+    columns = job.method.columns
+    private = task.layout.take(task.w0, columns.private)
     keys = [reference.numpy().tobytes() for reference in references]
     distinct = dict(zip(keys, references, strict=True))
-    tasks = [RootTask(round, layout.join(shared, reference, private)) for reference in distinct.values()]
+    tasks = [RootTask(round, task.whole(columns, reference, private)) for reference in distinct.values()]
     trained = dict(zip(distinct, engine.map(train_root, tasks, [1] * len(tasks)), strict=True))
     d = guard.parameters
-    rows = [layout.take(trained[key], shared)[:d] - r[:d] for key, r in zip(keys, references, strict=True)]
+    rows = []
+    for key, reference in zip(keys, references, strict=True):
+        row = task.layout.take(trained[key], columns.travels)
+        rows.append(row[:d] - reference[:d])
     return torch.stack(rows)
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fltk.errors import UsageError
-from fltk.models.layout import Entry, Layout, Ranges
+from fltk.models.layout import Entry, Layout, Ranges, module_of
 from fltk.partition.federation import Split
 from fltk.train.fast import dual, stack, vmapped
 from fltk.train.fast.chain import Chain
@@ -50,7 +50,7 @@ class Machine:
         self._model = model.to_empty(device=self.device)
         self._flat = torch.zeros(layout.size, device=self.device)
         self._params = layout.bind(self._model, self._flat)
-        self._head = self._model.get_submodule(layout.weighted_layers[-1])
+        self._head = module_of(self._model, layout.weighted_layers[-1])
         self._grad = torch.zeros(layout.trainable, device=self.device)
         self._images = any(len(e.shape) == 4 for e in layout.entries)
         self._steps = [m.forward for m in self._model] if isinstance(self._model, nn.Sequential) else [self._model]
@@ -60,7 +60,8 @@ class Machine:
         self._mode = ""
         step = chosen(step, layout, device)
         self._net = stack.perceptron(self._model, layout) if step == "fast" else None
-        self._top = stack.head(layout) if step == "fast" else None
+        linear = isinstance(self._head, nn.Linear)
+        self._top = stack.head(layout) if step == "fast" and linear else None
         self._chain = Chain.of(self._model, layout, self._flat) if step == "fast" else None
         self._gradients = vmapped.gradient(self._model, layout) if step == "vmap" else None
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from fltk.config import FLOAT32, TrainConfig
 from fltk.errors import Diverged
 from fltk.models.layout import Layout
+from fltk.models.parts import ALL, HEAD, NONE, Part
 from fltk.partition.federation import Split
 from fltk.train.machine import Answer, Machine, Request
 from fltk.train.order import Batches, Loss, Order, Rule, Trained
@@ -44,14 +45,18 @@ class Trainer:
     `sgd` is a pure function of its arguments and the place. Two calls at one place draw the same batches:
     methods with two models per client feed both from the same stream.
 
-    ask: who answers orders and exams; by default the machine itself, one at a time.
+    ask: who answers orders and exams; by default the machine itself, one at a time.  frozen: a part of the model that
+    is never trained, whatever a method asks for.
     """
 
-    def __init__(self, machine: Machine, config: TrainConfig, streams: Streams, ask: Ask | None = None):
+    def __init__(
+        self, machine: Machine, config: TrainConfig, streams: Streams, ask: Ask | None = None, frozen: Part = NONE
+    ):
         self.machine = machine
         self.layout: Layout = machine.layout
         self.config = config
         self.streams = streams
+        self._frozen = frozen if self.layout.width(frozen) else NONE
         self._ask: Ask = ask or (lambda request: machine.answer([request])[0])
         self._other = AS_CONFIGURED
         self.round = 0
@@ -104,7 +109,7 @@ class Trainer:
         *,
         epochs: float | None = None,
         lr: float | None = None,
-        only: str = "all",
+        only: str = ALL,
         pull: tuple[Tensor, float] | None = None,
         drift: Tensor | None = None,
         loss: Loss | None = None,
@@ -117,7 +122,8 @@ class Trainer:
         when the weights leave the finite numbers.
         """
         steps = self.steps(len(data), epochs)
-        if steps == 0 or (only != "all" and not self._trainable(only)):
+        only = self._unfrozen(only)
+        if steps == 0 or (only != ALL and not self._trainable(only)):
             return w
         self.taken += steps
         generator = self.streams.generator("batches", self.round, self.client)
@@ -172,6 +178,19 @@ class Trainer:
         It is zero in the columns of the buffers, and everywhere where there are no data.
         """
         return self.machine.gradient(w, data)
+
+    def _unfrozen(self, only: str) -> str:
+        """The part `only` without frozen columns, under the name by which it is trained fastest."""
+        if only == "top:1":
+            return self._unfrozen(HEAD)
+        if self._frozen == NONE:
+            return only
+        rest = Part(only) - self._frozen
+        ranges = self.layout.ranges(rest)
+        for name in (only, HEAD):
+            if ranges == self.layout.ranges(name):
+                return name
+        return rest
 
     def _trainable(self, only: str) -> bool:
         return any(a < self.layout.trainable for a, _ in self.layout.ranges(only))

@@ -125,7 +125,7 @@ def test_client_work_leaves_its_input_alone(name: str, make_job: MakeJob) -> Non
         data = {f"{part}.{k}": getattr(getattr(client, part), k) for part in ("train", "val", "test") for k in "xy"}
         return fingerprint({"w": down.w, **down.server, **{f"own.{k}": v for k, v in down.own.items()}, **data})
 
-    down = job.method.downlink(state, [1], task)[0].whole(task.layout, job.method.shared)
+    down = job.method.downlink(state, [1], task)[0].whole(task, job.method.columns)
     before = mark(down)
     job.method.local_update(down, client, bench.trainer.at(2, 1))
     assert before == mark(down)
@@ -212,7 +212,7 @@ def test_an_exact_map_times_the_uploads_is_what_everybody_starts_from(name: str,
         torch.testing.assert_close(models(job, state), expected, rtol=0, atol=1e-6)
         if name != "ifca":  # its clients choose their start among several models themselves
             downs = job.method.downlink(state, everyone, task)
-            starts = torch.stack([d.whole(task.layout, job.method.shared).w for d in downs])
+            starts = torch.stack([d.whole(task, job.method.columns).w for d in downs])
             torch.testing.assert_close(starts, expected, rtol=0, atol=1e-6)
 
 
@@ -221,7 +221,7 @@ def test_private_columns_do_not_travel(name: str, make_job: MakeJob) -> None:
     layout = job.task().layout
     cost = job.method.cost(layout).up + job.method.first_cost(layout).up
     for u in uploads(job, job.method.init(job.task())):
-        assert u.w.numel() == layout.width(job.method.shared)
+        assert u.w.numel() == layout.width(job.method.columns.travels)
         travels = u.w.numel() + sum(t.numel() for t in u.sent.values() if t.is_floating_point())
         if "table" in u.sent:  # with a number of samples for each class, which the task knows already
             travels += len(u.sent["table"])

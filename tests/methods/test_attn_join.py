@@ -179,12 +179,12 @@ def test_a_fitted_row_lowers_the_newcomers_losses_and_still_mixes_the_others(par
     rows = got.own["rows"]
     assert bool((rows >= 0).all())
     torch.testing.assert_close(rows.sum(1), torch.ones(len(rows), dtype=torch.float64))
-    inside = LAYOUT.take(got.model, method.shared)
+    inside = LAYOUT.take(got.model, method.columns.travels)
     for row, cut in zip(rows, method.parts(TASK).values(), strict=True):  # type: ignore[attr-defined]
         expected = blended(row, columns(state.client["bank"], cut))
         torch.testing.assert_close(columns(inside, cut), expected, rtol=0, atol=1e-6)
     assert torch.equal(got.arrival, placed.arrival)
-    width = 4 * LAYOUT.width(method.shared)
+    width = 4 * LAYOUT.width(method.columns.travels)
     assert got.down - placed.down == 12 * width
     assert 0 < got.up - placed.up <= 12 * width
 

@@ -193,7 +193,7 @@ def test_a_lesson_is_the_gradient_through_the_mixed_models(params: Params) -> No
     before = aggregated(made, uploads(made, init), state=init)
     sent = uploads(made, before, round=1)
     after = aggregated(made, sent, round=1, state=before)
-    bench, shared = Bench(made), method.shared
+    bench, shared = Bench(made), method.columns.travels
     slopes = []
     for i, (down, u) in enumerate(zip(method.downlink(before, range(N), TASK), sent, strict=True)):
         mine = down.sent(LAYOUT, shared).double() - u.w.double()

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 import torch
 from torch import nn
 from toys import random
 
+from fltk.errors import UsageError
 from fltk.models import zoo
 from fltk.models.layout import Layout
+from fltk.models.parts import ALL, BASE, BATCH_NORM, HEAD, NONE, NORM, Columns, Part
 from fltk.names import MODELS
 
 SHAPES = {"cnn1d": (6, 128)}
@@ -16,6 +20,19 @@ SHAPES = {"cnn1d": (6, 128)}
 
 def layout_of(name: str) -> Layout:
     return Layout.of(zoo.make(name, SHAPES.get(name, (1, 16, 16)), 10))
+
+
+class Rooted(nn.Module):
+    """A network with parameters of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.token = nn.Parameter(torch.empty(4))
+        self.scale = nn.Parameter(torch.empty(1))
+        self.linear = nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(self.scale * x + self.token)  # type: ignore[no-any-return]  # nn.Module calls are untyped
 
 
 @pytest.fixture(params=MODELS)
@@ -64,12 +81,12 @@ PARTS = (
 
 @pytest.mark.parametrize("part", PARTS)
 def test_a_part_and_its_rest_are_the_whole(layout: Layout, part: str) -> None:
-    rest = layout.rest(part)
+    rest = ~Part(part)
     assert layout.width(part) + layout.width(rest) == layout.size
-    assert layout.rest(rest) == part
+    assert ~rest == part
     row, other = random(layout.size), random(layout.size, seed=1)
     inside, outside = layout.take(row, part), layout.take(row, rest)
-    assert torch.equal(layout.join(part, inside, outside), row)
+    assert torch.equal(layout.join({part: inside, rest: outside}), row)
     mixed = layout.put(other, part, inside)
     assert torch.equal(layout.take(mixed, part), inside)
     assert torch.equal(layout.take(mixed, rest), layout.take(other, rest))
@@ -122,9 +139,71 @@ def test_an_unknown_part_is_refused_with_the_layers(part: str) -> None:
         layout_of("mlp").ranges(part)
 
 
-def test_a_part_without_a_complement_cannot_be_shared() -> None:
-    with pytest.raises(ValueError, match="cannot be shared"):
-        layout_of("resnet8").rest("norm")
+def columns_of(layout: Layout, part: str) -> set[int]:
+    """The columns of a part as a set of numbers."""
+    return set(layout.take(torch.arange(layout.size), part).tolist())
+
+
+def test_parts_combine_like_sets_of_columns(layout: Layout) -> None:
+    everything = columns_of(layout, ALL)
+    for a, b in product((HEAD, BASE, NORM, BATCH_NORM, Part("top:2")), (HEAD, NORM, Part("below:2"), NONE)):
+        first, second = columns_of(layout, a), columns_of(layout, b)
+        assert columns_of(layout, a | b) == first | second
+        assert columns_of(layout, a - b) == first - second
+        assert columns_of(layout, ~a) == everything - first
+        assert columns_of(layout, ~(a | b)) == everything - first - second
+        assert columns_of(layout, ~~(a | b)) == first | second
+        assert columns_of(layout, a - (NORM | b)) == first - second - columns_of(layout, NORM)
+
+
+def test_an_expression_reads_like_the_sets_that_it_was_made_of() -> None:
+    assert ~NORM == "all - norm"
+    assert ~~NORM == NORM
+    assert HEAD | NORM == "head | norm"
+    assert BASE - (NORM | "0") == "base - (norm | 0)"
+    assert (~HEAD, ~BASE, ~Part("top:2"), ~ALL) == ("base", "head", "below:2", "none")
+    layout = layout_of("resnet8-bn")
+    assert layout.ranges("(head | norm)") == layout.ranges(NORM | HEAD)
+    assert layout.ranges("all - head - norm") == layout.ranges(ALL - (HEAD | NORM))
+
+
+@pytest.mark.parametrize(
+    "text", ["head |", "| head", "(head", "head)", "head norm", "head | base - norm", "", "- head"]
+)
+def test_an_expression_that_cannot_be_read_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"part '.*' cannot be read: .*parentheses"):
+        layout_of("mlp").ranges(text)
+
+
+def test_batch_norm_is_the_normalisation_over_the_batch() -> None:
+    norms = nn.BatchNorm2d(4), nn.GroupNorm(2, 4), nn.InstanceNorm2d(4, affine=True)
+    layout = Layout.of(nn.Sequential(nn.Conv2d(1, 4, 3), *norms, nn.Flatten(), nn.Linear(16, 2)))
+    assert layout.width("norm") == 16 + 8 + 8
+    assert layout.width("batch-norm") == 16
+    assert layout.width(NORM - BATCH_NORM) == 16
+
+
+def test_every_column_has_one_place() -> None:
+    layout = layout_of("resnet8-bn")
+    layout.check(Columns(), "FedAvg")
+    layout.check(Columns(travels=HEAD, private=NORM, frozen=ALL - (HEAD | NORM)), "Mine")
+    with pytest.raises(UsageError, match=r"Mine\.columns: 8\.weight is in 2 of the parts that travel \(all\)"):
+        layout.check(Columns(travels=ALL, private=HEAD), "Mine")
+    with pytest.raises(UsageError, match=r"is in 0 of the parts .*frozen \(none\)"):
+        layout.check(Columns(travels=HEAD, private=NORM), "Mine")
+
+
+def test_parameters_of_the_network_itself_are_a_layer() -> None:
+    model = Rooted()
+    layout = Layout.of(model)
+    assert [(e.name, e.layer) for e in layout.entries][:2] == [("token", "self"), ("scale", "self")]
+    assert layout.layers == ("self", "linear")
+    assert layout.width("self") == 4 + 1
+    assert columns_of(layout, ~Part("self")) == columns_of(layout, "linear")
+    flat = random(layout.size)
+    parameters = layout.bind(model, flat)
+    assert torch.equal(model.token, flat[:4])
+    assert [id(p) for p in parameters] == [id(p) for p in model.parameters()]
 
 
 def test_bound_modules_share_memory_with_the_vector() -> None:

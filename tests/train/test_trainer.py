@@ -148,7 +148,7 @@ def test_the_closed_form_for_the_head_is_autograds(name: str, options: dict[str,
 def test_a_part_is_trained_and_the_rest_is_frozen(name: str) -> None:
     trainer, data = trainer_for(name).at(0, 0), data_for(name)
     w, layout = start_for(trainer, name), trainer.layout
-    for part in ("base", "top:2", "below:2", "norm", layout.layers[0]):
+    for part in ("base", "top:2", "below:2", "norm", "all - norm", layout.layers[0]):
         if not layout.width(part):
             continue
         got = trainer.sgd(w, data, only=part, pull=(w + 1, 0.1))
