@@ -8,8 +8,10 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from forked import forked
 from hypothesis import settings
 from processes import PERSONAL, RunCli, clean_environment
 
@@ -38,6 +40,13 @@ def data_dir() -> Path:
     if not path.is_dir():
         pytest.skip(f"FLTK_DATA: {path} is no folder")
     return path
+
+
+@pytest.fixture
+def forked_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Worker processes of an engine and of a sweep are forked; that they can be spawned is tested with the engine."""
+    monkeypatch.setattr("fltk.engine.process.mp", SimpleNamespace(get_context=forked))
+    monkeypatch.setattr("fltk.sweep.workers.get_context", forked)
 
 
 @pytest.fixture

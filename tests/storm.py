@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import random
 import signal
@@ -15,10 +14,11 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from forked import forked
+
 from fltk.registry import Store
 
 TIMES = ("seconds", "seconds_train", "seconds_aggregate", "seconds_eval")
-PRELOAD = ["storm", "fltk.cli.train", "fltk.cli.resume", "fltk.experiment", "sklearn.datasets", "alembic.command"]
 
 
 def command(db: str, args: tuple[str, ...]) -> None:
@@ -31,9 +31,7 @@ def command(db: str, args: tuple[str, ...]) -> None:
 
 
 def start(db: Path, *args: str) -> BaseProcess:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOAD)
-    process = context.Process(target=command, args=(str(db), args))
+    process = forked().Process(target=command, args=(str(db), args))
     process.start()
     return process
 

@@ -1,29 +1,31 @@
-"""Every attack against every method, and every defence with every method that averages, on real digits."""
+"""Attacks against methods, and defences with the methods that average, on real digits."""
 
 from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import is_dataclass
+from itertools import product
 
 import numpy as np
 import pytest
 import torch
 from attacked import attacked, defended
-from toys import models, play
+from cover import members_in_turn, pairwise
+from toys import models, play, staffed
 
-from fltk import attacks, defences, engine, partition
+from fltk import attacks, defences, engine, methods, partition
 from fltk.config import PartitionConfig
 from fltk.data import load
 from fltk.engine.base import Job
 from fltk.errors import UsageError
 from fltk.hyper import Hyper, create, hypers, resolved
-from fltk.names import ATTACKS, DEFENCES
+from fltk.names import ATTACKS, DEFENCES, METHODS
 from fltk.partition.federation import Federation, build
 from fltk.rounds import loop
 from fltk.rounds.loop import RoundDone
-from fltk.sweep.assault import refusal
+from fltk.sweep.assault import NONE, refusal
 
 MakeJob = Callable[..., Job]
 BAD = (2, 5)
@@ -57,9 +59,9 @@ def fine(done: RoundDone, made: Job, rule: str = "") -> None:
         assert vector.shape == (9,)
 
 
-@pytest.mark.parametrize("kind", ATTACKS)
-def test_every_method_under_every_attack(name: str, kind: str, make_job: MakeJob, crowd: Federation) -> None:
-    made = attacked(make_job(name, crowd, eval_every=1), kind, malicious=BAD)
+def check_attack(made: Job, kind: str) -> None:
+    """A run under an attack without a defence: finite, and its numbers are of the clients that they name."""
+    made = attacked(made, kind, malicious=BAD)
     done = play(made)
     for one in done:
         fine(one, made)
@@ -74,9 +76,9 @@ def test_every_method_under_every_attack(name: str, kind: str, make_job: MakeJob
     assert done[-1].scalars["attacker_test_acc"] == pytest.approx(float(np.mean(own[list(BAD)])), abs=1e-6)
 
 
-@pytest.mark.parametrize("rule", DEFENCES)
-def test_every_method_with_every_defence(name: str, rule: str, make_job: MakeJob, crowd: Federation) -> None:
-    made = attacked(make_job(name, crowd, eval_every=1), "sign-flip", {"lam": 3}, malicious=BAD[:1])
+def check_defence(made: Job, name: str, rule: str, kind: str, params: Mapping[str, object] | None = None) -> None:
+    """A run with a defence under an attack: finite, and its trust lies in [0, 1]; or refused by name."""
+    made = attacked(made, kind, params, malicious=BAD[:1])
     made = defended(made, rule, share=1 / 9)
     if refusal(name, rule):
         with pytest.raises(UsageError, match=f"--defence {rule}"):
@@ -88,12 +90,66 @@ def test_every_method_with_every_defence(name: str, rule: str, make_job: MakeJob
             assert ((done.clients["trust"] >= 0) & (done.clients["trust"] <= 1)).all()
 
 
+def families() -> dict[str, list[str]]:
+    """Methods by what they average, which is all that attacks and defences know of them."""
+    found: dict[str, list[str]] = {}
+    for name in METHODS:
+        cls = methods.method_class(name)
+        family = "no average" if "defence" in cls.cannot else cls.averages
+        found.setdefault(family, []).append(name)
+    return found
+
+
+FAMILIES = families()
+UNDEFENDED = members_in_turn([(family, kind, NONE) for family in FAMILIES for kind in ATTACKS], FAMILIES)
+COVER = members_in_turn(pairwise(list(FAMILIES), list(ATTACKS), list(DEFENCES)), FAMILIES)
+
+
+@pytest.mark.parametrize(("method", "kind", "rule"), UNDEFENDED)
+def test_every_attack_meets_every_way_of_averaging(
+    method: str, kind: str, rule: str, make_job: MakeJob, crowd: Federation
+) -> None:
+    check_attack(make_job(method, crowd, eval_every=1), kind)
+
+
+@pytest.mark.parametrize(("method", "kind", "rule"), COVER)
+def test_attacks_methods_and_defences_go_together(
+    method: str, kind: str, rule: str, make_job: MakeJob, crowd: Federation
+) -> None:
+    """Every pair of an attack, a defence and a way of averaging; all combinations are in the slow part."""
+    check_defence(make_job(method, crowd, eval_every=1), method, rule, kind)
+
+
+def test_the_cover_holds_every_method_and_every_pair() -> None:
+    assert {method for method, _, _ in COVER} == set(METHODS)
+    family_of = {name: family for family, names in FAMILIES.items() for name in names}
+    for cover in (UNDEFENDED, COVER):
+        assert {(family_of[method], kind) for method, kind, _ in cover} == set(product(FAMILIES, ATTACKS))
+    assert {(family_of[method], rule) for method, _, rule in COVER} == set(product(FAMILIES, DEFENCES))
+    assert {(kind, rule) for _, kind, rule in COVER} == set(product(ATTACKS, DEFENCES))
+
+
+@pytest.mark.slow
+def test_every_method_under_every_attack_and_with_every_defence(
+    name: str, make_job: MakeJob, crowd: Federation
+) -> None:
+    made = make_job(name, crowd, eval_every=1)
+    for kind in ATTACKS:
+        check_attack(made, kind)
+    for rule in DEFENCES:
+        check_defence(made, name, rule, "sign-flip", {"lam": 3})
+        for kind in ATTACKS:
+            check_defence(made, name, rule, kind)
+
+
+@pytest.mark.usefixtures("forked_workers")
 def test_worker_processes_change_no_bit_of_an_attacked_run(make_job: MakeJob, crowd: Federation) -> None:
     """Poisoned data, other local settings and the server's own training are client work like any other."""
     made = attacked(make_job("attn", crowd, rounds=3, participation=0.8), "badnets", {"epochs": 2}, malicious=BAD)
     made = defended(made, "fltrust", share=2 / 9)
     pool = engine.make("process:2", made)
     try:
+        staffed(pool)
         parallel = [done.digest for done in loop.rounds(made, pool)]
     finally:
         pool.close()

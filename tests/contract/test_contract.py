@@ -67,6 +67,7 @@ def test_the_same_seed_gives_the_same_digests_and_another_seed_does_not(name: st
     assert len(set(once)) == len(once)
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_worker_processes_change_no_bit(name: str, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither do the rows that they share with the driver, here also such small ones."""
     job = make_job(name, eval_every=1, rounds=3, participation=0.75)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from attacked import defended
-from toys import fingerprint, models, play
+from toys import fingerprint, models, play, staffed
 
 from fltk import engine, methods, partition
 from fltk.config import PartitionConfig
@@ -117,12 +117,14 @@ def measures(found: Sequence[Sequence[Newcomer]]) -> list[Any]:
     return [(n.samples, n.scores, n.curves, n.kept, n.join_epochs, everything(n.joined)) for n in flat]
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_worker_processes_change_no_bit_of_joining(trained: tuple[Job, State]) -> None:
     job, state = trained
     pool = engine.make("process:2", job)
     ids, shots, tuning = range(N, N + M), (2, 0), Tuning("head", 2, 0.1)
     fedavg = job.task().w0
     try:
+        staffed(pool)
         parallel = join_all(pool, state, job.federation, ids, shots, tuning, fedavg=fedavg, keep=True)
     finally:
         pool.close()

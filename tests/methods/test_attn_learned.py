@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from toys import SIZES, aggregated, dealt, federation, fingerprint, model_attn, models, play, random, uploads
+from toys import SIZES, aggregated, dealt, federation, fingerprint, model_attn, models, play, random, staffed, uploads
 
 from fltk import engine, methods
 from fltk.attention.bank import columns
@@ -137,11 +137,13 @@ def test_what_is_learned_survives_a_resume(params: Params) -> None:
     assert int(learner_of(whole[-1].state).adam.steps) > int(learner_of(half.state).adam.steps) > 0
 
 
+@pytest.mark.usefixtures("forked_workers")
 @pytest.mark.parametrize("params", TAUGHT[1:2], ids=name_of)
 def test_worker_processes_change_no_bit(params: Params) -> None:
     made = model_attn({"meta_rate": 0.05, **params}, rounds=3, participation=0.75)
     pool = engine.make("process:2", made)
     try:
+        staffed(pool)
         parallel = list(loop.rounds(made, pool))
     finally:
         pool.close()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from toys import SIZES, federation, job, models, play
+from toys import SIZES, federation, job, models, play, staffed
 
 from fltk import engine, methods
 from fltk.engine.base import Bench, Job
@@ -223,12 +223,14 @@ def test_bytes_are_those_of_models_tables_and_votes() -> None:
     assert BYTES == 4 * 2 * KINDS
 
 
+@pytest.mark.usefixtures("forked_workers")
 @pytest.mark.parametrize("method", ["fedavg", "ditto", "attn"])
 def test_engines_and_resumed_runs_have_the_same_bits(method: str) -> None:
     made = voting(method, participation=0.75)
     serial = play(made)
     pool = engine.make("process:2", made)
     try:
+        staffed(pool)
         parallel = list(rounds(made, pool))
     finally:
         pool.close()
