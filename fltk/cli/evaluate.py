@@ -35,7 +35,7 @@ COLUMNS = [
     Column("harmed", "worse than local", 2),
     Column("val_mean", "validation", 4),
 ]
-FEW = 4  # so many candidates are all printed
+FEW = 5  # so many candidates are all printed
 UNDECIDED = "there are no validation data, so nothing was selected"
 
 

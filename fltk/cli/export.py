@@ -112,7 +112,7 @@ def _weights(settings: Settings, run: tuple[str, ...], client: int | None, round
     with Store(settings.db, readonly=True) as store:
         found = store.find_run(run[0], "train")
         made = export_weights(store, found, output, Place(settings.data_dir), client=client, round=round_)
-    click.echo(output)
+    echo(output)
     whose = "global model" if client is None else f"model of client {client}"
     settings.say(f"{whose} of {found.label} ({made.method}) after round {made.round}", level=1)
 

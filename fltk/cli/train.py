@@ -263,11 +263,13 @@ class _Trainer:
         if not found:
             return None
         run, skipped = found[-1], self.params["skip_done"]
-        told = f"{run.label} has this configuration already"
+        told = f"{run.label} is finished with the same configuration"
         if has_other_code(run):
             told += f", done with other code of {run.method}"
             told += "; leave out --skip-done to train it again" if skipped else "; training it again"
-        elif not skipped:
+        elif skipped:
+            told += ": skipped"
+        else:
             told += f" (fltk runs run{run.id} shows it); training it again, which --skip-done would skip"
         self.settings.say(told)
         return run

@@ -26,6 +26,7 @@ from fltk.models import zoo
 from fltk.models.layout import Layout
 from fltk.protocol.state import State
 from fltk.registry import RunRow, Store
+from fltk.train import own_step
 
 SUFFIX = ".safetensors"
 KEY = "fltk"  # of the metadata: one entry, since the format keeps several in no fixed order
@@ -63,18 +64,20 @@ class PersonalTask:
     client: int
     round: int
     model: Tensor  # (P,) before the method's own personalisation step
+    choice: int = 0  # the own step that the federation has chosen
 
 
 def personalised(bench: Bench, task: PersonalTask) -> Tensor:
     """The model (P,) whose accuracy is recorded as `personal` in that round."""
     client = bench.client(task.client)
     trainer = bench.trainer.at(task.round - 1, task.client)
+    model = task.model
     try:
-        return bench.method.personalise(task.model, client, trainer)
+        model = bench.method.personalise(model, client, trainer)
     except Diverged:
         if not bench.attacked:
             raise
-        return task.model
+    return own_step.used(model, task.choice, client, trainer, bench.pooled)
 
 
 def export_weights(
@@ -132,7 +135,8 @@ def _personal(run: RunRow, job: Job, found: Recovered, client: int) -> Tensor:
     (model,) = job.method.personal_model(found.state, [client], job.task())
     engine = engines.make("serial", job)
     try:
-        (flat,) = engine.map(personalised, [PersonalTask(client, found.round, model)], [1])
+        task = PersonalTask(client, found.round, model, own_step.choice_of(found.state.server))
+        (flat,) = engine.map(personalised, [task], [1])
     finally:
         engine.close()
     assert isinstance(flat, Tensor)

@@ -17,7 +17,12 @@ from fltk.registry.capture import PACKAGE
 from fltk.registry.rows import RunRow
 
 KEY = "method_sha256"  # in a run's git state
-FOLLOWED = ("fltk.methods", "fltk.attention", "fltk.clustering")  # packages whose files are part of a method
+FOLLOWED = (
+    "fltk.methods",
+    "fltk.protocol",
+    "fltk.attention",
+    "fltk.clustering",
+)  # packages whose files are part of a method
 
 
 def method_digest(method: str) -> str | None:

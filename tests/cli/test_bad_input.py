@@ -125,7 +125,7 @@ TRAIN = [
     ("--scheme pathological --classes-per-client 11", 2, "--classes-per-client 11"),
     ("--scheme shards --shards-per-client 1000", 2, "--shards-per-client"),
     ("--test-split match", 2, "no official test set"),
-    ("--from-pfllib /nonexistent", 1, "/nonexistent"),
+    ("--from-pfllib /nonexistent", 2, "--from-pfllib"),
     ("--name 7", 2, "--name"),
     ("--name first", 2, "taken by run1"),
     ("--name two --seed 0,1", 2, "--name"),

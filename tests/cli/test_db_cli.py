@@ -251,7 +251,7 @@ def test_a_merge_that_refuses_a_run_says_so(lab: Path, tmp_path: Path) -> None:
     called = fltk(tmp_path / "here.db", "db", "merge", str(lab), "--json")
     told = json.loads(called.out)["rows"]
     assert called.code == 1 and [row["state"] for row in told] == ["new", "refused", "new", "new"]
-    assert told[1]["here"] is None and "no SHA-256" in told[1]["note"]
+    assert told[1]["here"] is None and "checkpoint 3 does not match its seal" in told[1]["note"]
 
 
 def test_garbage(lab: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from calls import TINY, done, fltk
 from fltk.names import DEPLOYMENTS
 from fltk.registry import Store
 
-CANDIDATES = ["mixed", "ft1", "ft5", "head10"]
+CANDIDATES = ["mixed", "ft1", "ft5", "head10", "own"]
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def test_deployment_modes(db: Path, mode: str) -> None:
         found = store.evaluations(3)[-1]
     chosen, clients = found.summary["chosen"], found.clients
     assert found.summary["deploy"] == mode and sum(chosen.values()) == 4 and set(chosen) <= set(CANDIDATES)
-    assert [f"{c}_{part}_acc" in clients for c in CANDIDATES for part in ("val", "test")] == [True] * 8
+    assert [f"{c}_{part}_acc" in clients for c in CANDIDATES for part in ("val", "test")] == [True] * 10
     if mode in CANDIDATES:
         assert chosen == {mode: 4}
         assert np.array_equal(clients["deployed_test_acc"], clients[f"{mode}_test_acc"])

@@ -12,7 +12,7 @@ from calls import TINY, done, fltk
 
 from fltk.registry import Store
 
-PLAIN = ["mixed", "ft1", "ft5", "head10"]
+PLAIN = ["mixed", "ft1", "ft5", "head10", "own"]
 AUTO = ("--deploy-prior", "auto", "--deploy-w", "auto")
 
 
@@ -31,22 +31,22 @@ def shown(text: str) -> list[tuple[str, str]]:
 def test_many_candidates_are_stored_and_few_are_printed(db: Path) -> None:
     printed = done(db, "evaluate", "run1", *AUTO, "--json")
     assert shown(printed) == [("run1", name) for name in ("deployed", "personal", "global", *PLAIN)]
-    assert "26 stored; --full" in json.loads(printed)["candidates"]
+    assert "27 stored; --full" in json.loads(printed)["candidates"]
     with Store(db) as store:
         found = store.evaluations(1)[-1]
     (chosen,) = found.summary["chosen"]
     assert np.array_equal(found.clients["deployed_test_acc"], found.clients[f"{chosen}_test_acc"])
     full = json.loads(done(db, "evaluate", "run1", *AUTO, "--full", "--json"))
     models = [row["model"] for row in full["rows"]]
-    assert len(models) == 3 + 26 and "candidates" not in full
+    assert len(models) == 3 + 27 and "candidates" not in full
     assert {"ft5-prior-w0.25_test_acc", "mixed-prior_val_loss"} <= found.clients.keys()
     for row in full["rows"]:
         assert row["acc_mean"] == pytest.approx(float(np.mean(found.clients[f"{row['model']}_test_acc"])))
 
 
-def test_four_candidates_are_all_printed(db: Path) -> None:
+def test_five_candidates_are_all_printed(db: Path) -> None:
     printed = done(db, "evaluate", "run2", "--deploy", "ft1", "--deploy-prior", "1", "--deploy-w", "0.5", "--json")
-    names = ["mixed-prior", "ft1-prior-w0.5", "ft5-prior-w0.5", "head10-prior-w0.5"]
+    names = ["mixed-prior", "ft1-prior-w0.5", "ft5-prior-w0.5", "head10-prior-w0.5", "own"]
     mine = [model for run, model in shown(printed) if run == "run2"]
     assert mine == ["deployed", "personal", "global", *names]
     assert json.loads(printed)["run2 deployed"].startswith("ft1: ft1-prior-w0.5 (4 clients)")

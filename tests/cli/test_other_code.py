@@ -47,7 +47,7 @@ def edit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Edit]:
     [
         ("methods/ditto.py", {"ditto"}),
         ("methods/mixtures.py", {"fedamp", "heurfedamp"}),
-        ("methods/base.py", {"local", "ditto", "fedamp", "heurfedamp", "attn"}),
+        ("protocol/method.py", {"local", "ditto", "fedamp", "heurfedamp", "attn"}),
         ("attention/scores.py", {"attn"}),
         ("cli/main.py", set()),
     ],
@@ -81,8 +81,8 @@ def test_a_changed_method_is_told_and_played_again_when_asked(edit: Edit, tmp_pa
 
     assert "trained with other code of ditto than this fltk has: run2" in done(db, "compare")
     skipped = fltk(db, "train", "--method", "local,ditto", *TINY, "--skip-done", quiet=False)
-    assert "run2 has this configuration already, done with other code of ditto; leave out" in skipped.err
-    assert "run1 has this configuration already\n" in skipped.err
+    assert "run2 is finished with the same configuration, done with other code of ditto; leave out" in skipped.err
+    assert "run1 is finished with the same configuration: skipped\n" in skipped.err
     with Store(db) as store:
         assert len(store.runs()) == 2
 
@@ -114,7 +114,7 @@ def test_train_says_that_a_configuration_is_done(tmp_path: Path) -> None:
     command = ("train", "--method", "local", *TINY)
     assert "already" not in fltk(db, *command, quiet=False).err
     again = fltk(db, *command, quiet=False).err
-    assert "run1 has this configuration already (fltk runs run1 shows it); training it again" in again
+    assert "run1 is finished with the same configuration (fltk runs run1 shows it); training it again" in again
     assert "--skip-done" in again
     with Store(db) as store:
         assert len(store.runs()) == 2

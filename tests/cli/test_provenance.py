@@ -44,7 +44,7 @@ def test_own_data_are_stored_under_their_name_with_their_fingerprint(tmp_path: P
         resume(run, store, place, from_round=0)
         with pytest.raises(UsageError, match="given from Python"):
             restore(run, store, Place())
-        with pytest.raises(Exception, match="made from other data"):
+        with pytest.raises(Exception, match="changed since"):
             restore(run, store, Place(own=(hospital(seed=1),)))
     assert "own:hospital" in done(db, "runs") and "own:hospital iid" in done(db, "compare")
     assert "own:hospital was given from Python" in fltk(db, "evaluate", "run1").line

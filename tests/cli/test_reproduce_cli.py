@@ -156,7 +156,7 @@ def test_another_processor(db: Path, run_cli: RunCli) -> None:
 
 def test_what_the_registry_says_of_changed_attempts(db: Path) -> None:
     execute(db, """UPDATE attempt SET changes = '[["torch", "1.0", "2.0"]]'""")
-    assert reproduced(db, "run1")[1]["notes"] == ["a part of it was played with another torch: 1.0 at first, 2.0 then"]
+    assert reproduced(db, "run1")[1]["notes"] == ["a part of it was trained with another torch: 1.0 at first, 2.0 then"]
 
 
 def refused(called: Called, code: int, part: str) -> None:

@@ -223,7 +223,8 @@ def finished(cell: Cell, number: int, val: float, test: float, status: str = "do
     """A cell with a run of these accuracies."""
     row = RunRow(
         number, str(number), None, "train", None, status, None, cell.config.method, "digits",
-        canonical_json(cell.config.to_dict()), cell.digest, {}, None, "", 1, {}, cell.config.seed, "", 0.0, 0.0, 30,
+        canonical_json(cell.config.to_dict()), cell.config.to_dict(), cell.digest,
+        {}, None, "", 1, {}, cell.config.seed, "", 0.0, 0.0, 30,
         {VALIDATION: val, TEST: test},
     )  # fmt: skip
     return CellState(cell, row)
