@@ -14,10 +14,9 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from fltk.errors import UsageError, unknown
+from fltk.hyper import FLOAT32, MANY
 from fltk.names import ATTACKS, DATASETS, DEFENCES, IMPORTED, METHODS, MODELS, OWN, SCHEMES, canonical
 
-FLOAT32 = 3.4028234663852886e38  # the largest number that weights are computed with
-MANY = 10**9  # rounds, steps, clients, claimed samples for one: more than can be waited for, and sums stay integers
 SEEDS = 2**63  # the registry's integers are smaller
 UNITS = 10_000_000  # in one layer: already two such layers fit into no memory
 STEPS = ("auto", "fast", "autograd", "vmap")

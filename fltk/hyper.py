@@ -8,9 +8,11 @@ from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any
 
-from fltk.config import FLOAT32, MANY
 from fltk.errors import UsageError, unknown
 from fltk.names import canonical
+
+FLOAT32 = 3.4028234663852886e38  # the largest number that weights are computed with
+MANY = 10**9  # rounds, steps, clients, claimed samples for one: more than can be waited for, and sums stay integers
 
 
 def hyper(default: Any, text: str, low: float | None = None, high: float | None = None, **extra: Any) -> Any:

@@ -42,11 +42,11 @@ LAYERS = (
     {"data"},
     {"memory"},
     {"registry"},
-    {"hyper"},
     {"config"},
-    {"names", "signals"},
-    {"bounded", "lifeline"},
+    {"hyper"},
+    {"bounded", "files", "lifeline", "signals"},
     {"errors"},
+    {"names"},
 )
 RANK = {name: rank for rank, names in enumerate(reversed(LAYERS)) for name in names}
 MOST_LOADED = 12  # modules of fltk, packages aside, that importing a simple method loads; the number may only fall

@@ -137,7 +137,7 @@ def _write_parquet(output: Path, pairing: Pairing, found: list[Difference] | Non
 
 def _put(text: str, output: Path | None) -> None:
     """On stdout, or into the file, whose name is then told."""
-    from fltk.export.files import replacing
+    from fltk.files import replacing
 
     if output is None:
         echo_rendered(text)

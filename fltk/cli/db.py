@@ -108,7 +108,10 @@ def _merged(entry: Merged, shown: str) -> dict[str, Any]:
     }
 
 
-@db.command("backup", epilog=epilog("fltk db backup results-2026-12-01.db"))
+@db.command(
+    "backup",
+    epilog=epilog("fltk db backup results-2026-12-01.db", "fltk db backup /media/disk/results.db"),
+)
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @output_options
 @click.pass_obj

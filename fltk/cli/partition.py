@@ -137,7 +137,7 @@ def show(settings: Settings, ref: str, format: str) -> None:
 @click.pass_obj
 def export(settings: Settings, ref: str, output: Path) -> None:
     """Write the index lists of a partition for other programs."""
-    from fltk.export.files import check_path, replacing
+    from fltk.files import check_path, replacing
     from fltk.registry import Store
 
     suffix = check_path(output, (".npz", ".json"))

@@ -47,7 +47,7 @@ def report(settings: Settings, /, run: tuple[str, ...], sweep: str | None, best_
     partition, newcomers of these runs, settings, environment, state of the code, and the commands that make the runs
     again. It can be read on a phone.
     """
-    from fltk.export.files import check_path, replacing
+    from fltk.files import check_path, replacing
     from fltk.registry import Store
     from fltk.report.page import report as written
 

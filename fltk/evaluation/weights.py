@@ -21,7 +21,7 @@ from fltk.engine.base import Bench, Job
 from fltk.errors import Diverged, FltkError, UsageError
 from fltk.evaluation.replay import Recovered, state_of
 from fltk.experiment import Place, job_of, restore
-from fltk.export.files import check_path, replacing
+from fltk.files import check_path, replacing
 from fltk.models import zoo
 from fltk.models.layout import Layout
 from fltk.protocol.state import State

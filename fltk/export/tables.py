@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from fltk.errors import UsageError
-from fltk.export.files import check_path, replacing
 from fltk.export.values import field, plain, to_json
+from fltk.files import check_path, replacing
 
 SCHEMA = 1  # of the JSON objects; raised when a key changes its meaning
 _BATCH = 50_000  # rows of a Parquet row group

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fltk.export.files import replacing
 from fltk.export.tables import Row, Table, from_dicts
+from fltk.files import replacing
 from fltk.registry import RunRow, Store
 from fltk.registry.where import flatten
 

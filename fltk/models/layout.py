@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -129,7 +130,17 @@ class Layout:
 
     def ranges(self, part: str) -> Ranges:
         """Column ranges [start, stop) of a part, ascending, adjacent ones merged; ValueError if unknown."""
-        chosen = evaluated(part, self._named)
+        if part not in self._known_ranges:
+            self._known_ranges[part] = self._merged(evaluated(part, self._named))
+        return self._known_ranges[part]
+
+    @cached_property
+    def _known_ranges(self) -> dict[str, Ranges]:
+        """By part: every client of every round asks for the same few."""
+        return {}
+
+    def _merged(self, chosen: frozenset[Entry]) -> Ranges:
+        """The column ranges of some tensors."""
         merged: list[tuple[int, int]] = []
         for e in self.entries:
             if e not in chosen:

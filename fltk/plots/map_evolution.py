@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from fltk.errors import FltkError, UsageError
-from fltk.export.files import check_path, replacing
+from fltk.files import check_path, replacing
 from fltk.plots.attention_maps import attention_maps, panel_title
 from fltk.plots.map_data import Clients, MapPanel, map_rows, order_clients
 from fltk.plots.style import COLUMN, Array, Row, paper

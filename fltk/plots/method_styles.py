@@ -33,6 +33,8 @@ TABLE: dict[str, tuple[str, str, Any]] = {
     "perfedavg": (ORANGE, "<", DASH_DOT),
     "fedper": (SKY, "D", DASH_DOT),
     "fedrep": (SKY, "d", LONG),
+    "lg-fedavg": (SKY, "v", DOTTED),
+    "fedbn": (VERMILION, "p", DASH_DOT),
     "fedala": (SKY, ">", SHORT),
     "ditto": (GREEN, "v", SHORT),
     "pfedme": (GREEN, "<", DOTTED),

@@ -11,7 +11,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from fltk.export.files import check_path, replacing
+from fltk.files import check_path, replacing
 from fltk.plots.style import Row, paper
 
 # Formats and the metadata that must be blanked: dates would change the bytes.

@@ -33,6 +33,7 @@ from fltk.registry.attempts import (
 )
 from fltk.registry.base import Base, check_free, check_name, check_text, find_id
 from fltk.registry.blobs import DAMAGE, to_json
+from fltk.registry.method_code import KEY as METHOD_CODE
 from fltk.registry.processes import current
 from fltk.registry.reading import attempt_row, damaged_row, json_object, reading, run_row
 from fltk.registry.rows import DAMAGED, MEASURED, TRAINED, AttemptRow, RunRow
@@ -83,7 +84,7 @@ class Runs(Base):
             staged = stack.enter_context(self._stage_bytes(diff)) if diff else None
             sealing = stack.enter_context(self._write())
             if claim:
-                self._refuse_claimed(sealing.connection, config_hash)
+                self._refuse_claimed(sealing.connection, config_hash, git.get(METHOD_CODE))
             if staged is not None:
                 self._publish(sealing, staged, "diff")
                 values["diff_sha256"] = staged.sha256
@@ -234,11 +235,16 @@ class Runs(Base):
             row = self._row(connection, run_id)
         return None if row.diff_sha256 is None else self._files.verified(row.diff_sha256).read_bytes()
 
-    def _refuse_claimed(self, connection: Connection, config_hash: str) -> None:
-        """`Claimed` where a run of this configuration is there that counts, inside the caller's write transaction."""
+    def _refuse_claimed(self, connection: Connection, config_hash: str, code: str | None) -> None:
+        """`Claimed` where a run of this configuration counts, inside the caller's write transaction.
+
+        code: the hash of the method's source in the run that is to begin. A run that was finished with another source
+        does not count: it is run again only where that was asked for.
+        """
         same = select(run).where(run.c.config_hash == config_hash, run.c.kind.in_(TRAINED), run.c.removed.is_(None))
         for row in self._rows(connection, same):
-            if row.status in (DONE, RUNNING):
+            finished = row.status == DONE and row.git.get(METHOD_CODE) in (None, code)
+            if finished or row.status == RUNNING:
                 raise Claimed(f"{row.label} has this configuration and is {row.status}", row.id)
 
     def _touch(self, sealing: Sealing, run_id: int) -> None:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from fltk.config import FLOAT32, TrainConfig
+from fltk.config import TrainConfig
 from fltk.errors import Diverged
+from fltk.hyper import FLOAT32
 from fltk.models.layout import Layout
 from fltk.models.parts import ALL, HEAD, NONE, Part
 from fltk.partition.federation import Split

@@ -146,7 +146,7 @@ def test_only_shared_columns_are_touched() -> None:
 
 
 def test_an_upload_that_is_not_finite_is_dropped_and_counted() -> None:
-    made = attacked(job("fedavg", rounds=1), "same-value", {"value": 1e39})
+    made = attacked(job("fedavg", rounds=1), "gaussian-noise", {"sigma": 3e38})
     done = play(made)[-1]
     assert done.scalars["dropped"] == len(BAD)
     left = [i for i in range(4) if i not in BAD]

@@ -59,7 +59,7 @@ def test_the_opposite_and_no_update_at_all_are_not_trusted() -> None:
     assert found.trust[:2].tolist() == [0, 0]
     nobody = judge(FLTrust(), rows[:2], start, root=root.expand(2, -1))
     assert not nobody.trust.any()
-    assert "the model stays" in nobody.notes[0]
+    assert "the model is kept" in nobody.notes[0]
     assert not judge(FLTrust(), rows, start, root=torch.zeros(3, 20)).trust.any()
 
 

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from fltk.errors import FltkError, UsageError
-from fltk.export.files import replacing
 from fltk.export.latex import escape, float_table, tabular
 from fltk.export.tables import Table, check_table_path, from_dicts, write_table
+from fltk.files import replacing
 
 COLUMNS = (("run", "int"), ("label", "text"), ("value", "float"))
 ROWS = [

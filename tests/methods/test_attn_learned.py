@@ -195,13 +195,13 @@ def test_a_lesson_is_the_gradient_through_the_mixed_models(params: Params) -> No
     before = aggregated(made, uploads(made, init), state=init)
     sent = uploads(made, before, round=1)
     after = aggregated(made, sent, round=1, state=before)
-    bench, shared = Bench(made), method.columns.travels
+    bench, kinds = Bench(made), method.columns
     slopes = []
     for i, (down, u) in enumerate(zip(method.downlink(before, range(N), TASK), sent, strict=True)):
-        mine = down.sent(LAYOUT, shared).double() - u.w.double()
+        mine = down.sent(LAYOUT, kinds).double() - u.w.double()
         if params["train"] == "valgrad":
-            slope = bench.trainer.gradient(down.whole(LAYOUT, shared).w, bench.client(i).val)
-            mine = LAYOUT.take(slope, shared).double()
+            slope = bench.trainer.gradient(down.whole(TASK, kinds).w, bench.client(i).val)
+            mine = LAYOUT.take(slope, kinds.travels).double()
             assert torch.equal(u.sent["slope"].double(), mine)
         slopes.append(mine)
     teaching = torch.nonzero(~before.server["judges"]).flatten().tolist()

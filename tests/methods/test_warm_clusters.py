@@ -232,7 +232,7 @@ def test_clusters_are_made_anew_from_updates_of_one_common_model() -> None:
 def test_a_round_whose_uploads_are_all_lost_does_not_move_the_clustering(lost: int) -> None:
     """Rounds 3 and 5, counted from 0, are due; of a lost one nothing is left, and the others come when they are due."""
     made = grouped("cluster-kmeans", {"recluster": 2}, rounds=6)
-    made = attacked(made, "same-value", {"value": 1e39}, malicious=range(6), start=lost, stop=lost + 1)
+    made = attacked(made, "gaussian-noise", {"sigma": 3e38}, malicious=range(6), start=lost, stop=lost + 1)
     done = play(made)
     assert [d.scalars["dropped"] for d in done] == [6.0 * (t == lost) for t in range(6)]
     tokens = [torch.zeros_like(done[0].state.client["token"]), *(d.state.client["token"] for d in done)]

@@ -15,7 +15,7 @@ from sqlalchemy.exc import StatementError
 from stored import copy_stored
 
 from fltk.errors import FltkError, UsageError
-from fltk.export.files import replacing
+from fltk.files import replacing
 from fltk.registry import Store, migrate
 from fltk.registry.database import explain
 
