@@ -1,7 +1,7 @@
 #!/bin/sh
 # The committed figures. Those of the README are drawn from results.db.example (run numbers are those of
 # experiments/example.sh). With a folder that holds attention.db, clusters.db and newcomers.db, made by the commands of
-# docs/attention.md, those of that page are drawn too.
+# docs/attention.md and docs/displacements.md, those of these pages are drawn too.
 #
 #   sh experiments/figures.sh [FOLDER]
 set -eu
@@ -25,8 +25,6 @@ folder=$1
 map mnist scheme=rotated rotated
 map mnist alpha=0.1 dirichlet
 map femnist scheme=natural femnist
-$FLTK --db "$folder/attention.db" plot critical-difference --metric deployed -o plots/ranks.png \
-    --method local,fedavg,fedavg-ft,fedper,ditto,fedamp,ifca,attn
 $FLTK --db "$folder/clusters.db" plot clusters \
     "$(runs "$folder/clusters.db" cfl mnist scheme=rotated | head -n 1)" -o plots/clusters.png
 # shellcheck disable=SC2046
