@@ -38,7 +38,7 @@ for run in 57 58; do
     $FLTK join-new-client "run$run" --finetune-head --shots 1,5,all --format csv --quiet >/dev/null # run59 and run60
 done
 
-# A small sweep, evaluated afterwards: run61 to run64.
+# A small sweep, evaluated afterwards: run57 and run58 are two of its cells, run61 and run62 the others.
 $FLTK sweep "$here/example-sweep.toml" --keep-checkpoints 1 --format csv --quiet >/dev/null
 
 $FLTK runs --by-seed
