@@ -287,11 +287,13 @@ def lacking(prepared: Prepared) -> list[str]:
 
 def finished(store: Store, number: int, settings: Settings) -> dict[str, Any]:
     """The run's row, read back from the registry, and a word when its map has collapsed."""
+    from fltk.methods import method_class
     from fltk.metrics import collapse
+    from fltk.protocol.averaging import ONE
 
     run = store.find_run(number)
     rounds = store.map_rounds(run.id)
-    if rounds and run.method not in ("local", "fedavg", "fedavg-ft", "fedprox", "scaffold"):
+    if rounds and method_class(run.method).averages != ONE:  # one model for all clients is no collapse
         said = collapse(store.maps(run.id, [rounds[-1]])[0].array[0])
         if said:
             settings.say(f"{run.label}: {said}")
