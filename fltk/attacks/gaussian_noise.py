@@ -32,7 +32,14 @@ class GaussianNoise(Attack):
     rel: float | None = hyper(None, "length of the noise in lengths of the own honest update, in place of sigma", low=0)
 
     def poison_upload(self, own: Sent, forged: Tensor | None, group: Group, scene: Scene, memory: Memory) -> Tensor:
-        g = group.updates([own])[0].double()
-        sigma = self.sigma if self.rel is None else self.rel * float(g.norm()) / math.sqrt(max(1, len(g)))
-        noise = self.mean + sigma * torch.randn(len(g), generator=scene.of(own.client), dtype=torch.float64)
-        return sent_update(own, g + noise if self.mode == "add" else noise)
+        honest = group.updates([own])[0].double()  # (P,)
+
+        sigma = self.sigma
+        if self.rel is not None:  # |noise| is about sigma sqrt(P), so that it is as long as `rel` honest updates
+            sigma = self.rel * float(honest.norm()) / math.sqrt(max(1, len(honest)))
+
+        generator = scene.of(own.client)
+        noise = self.mean + sigma * torch.randn(len(honest), generator=generator, dtype=torch.float64)
+        if self.mode == "add":
+            noise = honest + noise
+        return sent_update(own, noise)

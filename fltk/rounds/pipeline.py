@@ -137,8 +137,15 @@ def own_starts(job: Job, state: State, ids: Sequence[int], downs: Sequence[Down]
     """What clients really train from: a malicious one that goes on with its own model has not the one it uploaded."""
     if HONEST not in state.server or job.campaign is None:
         return list(downs)
-    own = {k: row for k, row in zip(job.campaign.malicious, state.server[HONEST], strict=True) if not row.isnan().any()}
-    return [replace(down, w=own[i]) if i in own else down for i, down in zip(ids, downs, strict=True)]
+    models = dict(zip(job.campaign.malicious, state.server[HONEST], strict=True))  # client -> (P,)
+
+    starts = []
+    for client, down in zip(ids, downs, strict=True):
+        model = models.get(client)
+        if model is not None and not bool(model.isnan().any()):  # NaN: it has not trained yet
+            down = replace(down, w=model)
+        starts.append(down)
+    return starts
 
 
 def face(
