@@ -15,7 +15,18 @@ from typing import Any
 
 from fltk.errors import UsageError, unknown
 from fltk.hyper import FLOAT32, MANY
-from fltk.names import ATTACKS, DATASETS, DEFENCES, IMPORTED, METHODS, MODELS, OWN, SCHEMES, canonical
+from fltk.names import (
+    ATTACKS,
+    DATASETS,
+    DEFENCES,
+    IMPORTED,
+    METHODS,
+    MODELS,
+    OWN,
+    SCHEMES,
+    SERVER_OPTIMISERS,
+    canonical,
+)
 
 SEEDS = 2**63  # the registry's integers are smaller
 UNITS = 10_000_000  # in one layer: already two such layers fit into no memory
@@ -109,6 +120,7 @@ class PartitionConfig:
     test_share: float = option(0.25, "share of a client's pool held out for testing (test split local)")
     val_share: float = option(0.2, "share of a client's training part held out for validation")
     partition_seed: int = option(0, "seed of the partition")
+    public: int = option(0, "samples that no client holds and that the server has in public (feddf, fedmd)", later=True)
     from_pfllib: str = option("", "import data and clients from a folder written by PFLlib (train/*.npz, test/*.npz)")
 
     def __post_init__(self) -> None:
@@ -119,7 +131,7 @@ class PartitionConfig:
         _positive("alpha", self.alpha)
         for name in ("classes_per_client", "shards_per_client", "groups", "min_size", "clients"):
             _whole(name, getattr(self, name), 1)
-        for name in ("subset", "newcomers"):
+        for name in ("subset", "newcomers", "public"):
             _whole(name, getattr(self, name), 0)
         _seed("partition-seed", self.partition_seed, 0)
         _share("test-share", self.test_share, open_top=True)
@@ -137,7 +149,9 @@ READ_BY = {
 
 
 # What a folder of another program settles, so that it cannot be asked for beside it.
-IMPORT_SETTLES = frozenset({*READ_BY, "dataset", "subset", "scheme", "min_size", "clients", "test_split", "test_share"})
+IMPORT_SETTLES = frozenset(
+    {*READ_BY, "public", "dataset", "subset", "scheme", "min_size", "clients", "test_split", "test_share"}
+)
 
 
 def ignored(scheme: str) -> frozenset[str]:
@@ -190,7 +204,33 @@ class TrainConfig:
         later=True,
     )
 
+    models: str = option(
+        "",
+        "networks by client, such as mlp:10,cnn:10 for ten clients with each, in the order of the clients; for methods "
+        "that send no models",
+        later=True,
+    )
+    server_opt: str = option(
+        "",
+        "what the server does with an average: momentum (avgm), or an adaptive rule (adagrad, adam, yogi); empty: the "
+        "average is the next model",
+        choices=("", *SERVER_OPTIMISERS),
+        later=True,
+    )
+    server_lr: float = option(0.0, "learning rate of --server-opt (0: 1 for avgm, 0.01 for others)", later=True)
+    server_beta1: float = option(-1.0, "--server-opt: decay of the first moment (-1: 0.9; 0 for adagrad)", later=True)
+    server_beta2: float = option(0.99, "--server-opt adam, yogi: decay of the second moment", later=True)
+    server_tau: float = option(1e-3, "--server-opt adagrad, adam, yogi: degree of adaptivity tau", later=True)
+    channel: str = option(
+        "",
+        "filters for the updates that clients send, in order: grad-drop:SHARE sends that share of the entries, the "
+        "largest; qsgd:BITS rounds entries at random to so many bits; such as grad-drop:0.02,qsgd:8",
+        later=True,
+    )
+
     def __post_init__(self) -> None:
+        _choice(self, "server-opt", ("", *SERVER_OPTIMISERS))
+        _check_server_optimiser(self)
         _choice(self, "model", ("", *MODELS))
         _choice(self, "own-step", OWN_STEPS)
         _choice(self, "lr-schedule", ("constant", "cosine", "exponential"))
@@ -216,6 +256,21 @@ class TrainConfig:
         """The settings that decide which models come out of training: all but how these are used and looked at."""
         return replace(self, eval_every=1, own_step="auto")
 
+    def network_names(self, clients: int) -> tuple[str, ...]:
+        """With `--models` the network of every client, else none; UsageError unless it names as many as there are."""
+        names: list[str] = []
+        for word in self.models.split(",") if self.models else ():
+            name, _, text = word.strip().partition(":")
+            name, number = canonical(name, MODELS), whole(text)
+            if name not in MODELS:
+                raise unknown("model", name, MODELS, "--models")
+            if not number:
+                raise UsageError(f"--models takes networks with client counts, such as mlp:10,cnn:10, not {word!r}")
+            names += [name] * number
+        if names and len(names) != clients:
+            raise UsageError(f"--models names networks of {len(names)} clients, but there are {clients}")
+        return tuple(names)
+
     def hidden_sizes(self) -> tuple[int, ...]:
         """The mlp's hidden layers, e.g. (100,); softmax regression has none, which an empty text says as well."""
         if self.hidden.strip().lower() == "none":
@@ -231,6 +286,22 @@ class TrainConfig:
         if any(size > UNITS for size in sizes):
             raise UsageError(f"--hidden: a layer has at most {UNITS} units, not as many as in {self.hidden!r}")
         return sizes
+
+
+def _check_server_optimiser(config: TrainConfig) -> None:
+    """Refuse constants of the server optimiser that make no sense, and such as nothing reads."""
+    kind = config.server_opt
+    default = TrainConfig.__dataclass_fields__
+    if not kind:
+        for name in ("server_lr", "server_beta1", "server_beta2", "server_tau"):
+            if getattr(config, name) != default[name].default:
+                raise UsageError(f"--{name.replace('_', '-')} needs --server-opt {'|'.join(SERVER_OPTIMISERS)}")
+    if config.server_lr:
+        _positive("server-lr", config.server_lr)
+    if config.server_beta1 != -1:
+        _share("server-beta1", config.server_beta1, open_top=True)
+    _share("server-beta2", config.server_beta2, open_top=True)
+    _positive("server-tau", config.server_tau)
 
 
 @dataclass(frozen=True)

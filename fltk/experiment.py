@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from fltk import attacks, defences, methods, partition
+from fltk import attacks, channel, defences, methods, partition
 from fltk import engine as engines
 from fltk.attacks.campaign import Campaign, choose
 from fltk.config import PartitionConfig, RunConfig
@@ -113,6 +113,7 @@ def partition_summary(dataset: Dataset, made: Partition) -> dict[str, Any]:
         "classes": list(dataset.classes),
         "label_counts": counts.tolist(),
         "groups": None if made.group is None else made.group.tolist(),
+        **({} if made.public is None else {"public": len(made.public)}),
         "sizes": {part: [len(ids) for ids in getattr(made, part)] for part in ("train", "val", "test")},
         "attempts": made.attempts,
         "skew": stats.summary(counts[: len(counts) - made.n_newcomers]),
@@ -225,7 +226,11 @@ def _resolved(config: RunConfig, dealt: PartitionConfig, shape: tuple[int, ...],
     method = methods.create(config.method, config.params)
     train = replace(config.train, model=config.train.model or default_model(shape))
     check_device(device)
-    layout = Layout.of(zoo.make(train.model, shape, 2, train.hidden_sizes()))  # any number of classes
+    train.network_names(dealt.clients)
+    if train.channel:
+        channel.parse(train.channel)
+    base = method.network(lambda: zoo.make(train.model, shape, 2, train.hidden_sizes()))  # any number of classes
+    layout = Layout.of(base)
     train = replace(train, step=chosen(train.step, layout, device), own_step=own_step_of(train.own_step, method))
     return replace(
         config,

@@ -39,6 +39,12 @@ IMPORTED = "pfllib"
 # What the names of data sets begin with that a user gives from Python, so that they are never taken for one of fltk's.
 OWN = "own:"
 
+# What --channel can do to updates on their way to the server.
+CHANNELS = ("grad-drop", "qsgd")
+
+# What the server does with an average (--server-opt).
+SERVER_OPTIMISERS = ("avgm", "adagrad", "adam", "yogi")
+
 MODELS = ("mlp", "cnn", "cnn-bn", "lenet5", "resnet8", "resnet8-bn", "cnn1d")
 
 # name -> "module:class"; one literal that can be grepped. A method is imported when it is used.

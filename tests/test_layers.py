@@ -32,7 +32,7 @@ LAYERS = (
     {"rounds"},  # a round, readable in one sitting
     {"engine"},  # how many clients at once, and where
     {"methods", "attacks"},
-    {"defences"},
+    {"defences", "channel"},
     {"protocol"},  # what methods and rounds say to each other
     {"attention"},
     {"clustering"},

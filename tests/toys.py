@@ -19,8 +19,8 @@ from fltk.data.dataset import Ints
 from fltk.engine.base import Bench, Engine, Job
 from fltk.engine.serial import Serial
 from fltk.partition.federation import Federation, build
-from fltk.protocol.context import Context
 from fltk.protocol.messages import Upload
+from fltk.protocol.server import Server
 from fltk.protocol.state import State
 from fltk.protocol.task import Task
 from fltk.rounds import loop
@@ -128,7 +128,7 @@ def made_up(job: Job, models: Tensor, **own: Tensor) -> list[Upload]:
 def aggregated(job: Job, sent: Sequence[Upload], round: int = 0, state: State | None = None, **task: Any) -> State:
     """The state after these uploads, from the initial one unless told otherwise."""
     told: Task = replace(job.task(), **task)
-    return job.method.aggregate(state or job.method.init(told), sent, Context(round, told))
+    return job.method.aggregate(state or job.method.init(told), sent, Server(round, told))
 
 
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:

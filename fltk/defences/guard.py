@@ -1,7 +1,7 @@
 """A defence at work: who is judged with whom, what f is assumed, and what a rule's state becomes.
 
 `Guard` is the defence of a run, `Watch` one round under it. A round is judged once; methods then average through
-`Watch.combine`, which weighs by trust, takes the clipped rows and calls the defence's rule where it has one.
+`Watch.average`, which weighs by trust, takes the clipped rows and calls the defence's rule where it has one.
 """
 
 from __future__ import annotations
@@ -241,7 +241,7 @@ class Watch:
             del self.state[f"{twin}:{name}"]
         self.state |= {f"{twin}:{name}": tensor for name, tensor in self._of(place).items()}
 
-    def combine(
+    def average(
         self, rows: Sequence[Tensor], weights: Tensor, ids: Sequence[int], origin: Tensor, target: str, mean: Mean
     ) -> tuple[Tensor, Tensor]:
         """One target's row (P,) and the weights (K,) that entered it; `origin` and zeros where nobody is trusted."""

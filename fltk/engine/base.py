@@ -11,8 +11,10 @@ from typing import Any, Protocol
 
 import torch
 
+from fltk import channel
 from fltk.attacks.base import Samples
 from fltk.attacks.campaign import Campaign
+from fltk.channel import Channel
 from fltk.config import TrainConfig, whole
 from fltk.defences.base import Defence
 from fltk.errors import UsageError
@@ -21,10 +23,11 @@ from fltk.models.layout import Layout
 from fltk.partition.federation import ClientData, Federation, Split
 from fltk.protocol.class_head import ClassHead
 from fltk.protocol.method import Method
+from fltk.protocol.server_optimiser import ADAGRAD, AVGM, ServerOptimiser
 from fltk.protocol.task import Task
 from fltk.train.machine import Machine
 from fltk.train.streams import Streams
-from fltk.train.trainer import Ask, Trainer
+from fltk.train.trainer import SERVER, Ask, Trainer
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
@@ -63,9 +66,30 @@ class Job:
     def streams(self) -> Streams:
         return Streams(self.seed)
 
-    def network(self) -> torch.nn.Module:
-        name = self.train.model or default_model(self.federation.shape)
-        return zoo.make(name, self.federation.shape, self.federation.n_classes, self.train.hidden_sizes())
+    def network(self, name: str = "") -> torch.nn.Module:
+        """The network of this name, by default the run's, without weights; a method may build its own from it."""
+        name = name or self.network_name(SERVER)
+        shape, classes = self.federation.shape, self.federation.n_classes
+        hidden = self.train.hidden_sizes()
+        return self.method.network(lambda: zoo.make(name, shape, classes, hidden))
+
+    def network_name(self, client: int) -> str:
+        """The network of a client, or of the server: with `--models` the largest one."""
+        names = self.network_names
+        if not names:
+            return self.train.model or default_model(self.federation.shape)
+        return self.largest if client == SERVER else names[client % len(names)]
+
+    @cached_property
+    def network_names(self) -> tuple[str, ...]:
+        """With `--models` the network of every client, after which newcomers take them in turn; else none."""
+        return self.train.network_names(len(self.federation.clients))
+
+    @cached_property
+    def largest(self) -> str:
+        """The network with the most columns, of those that clients have."""
+        distinct = sorted(set(self.network_names))
+        return max(distinct, key=lambda name: Layout.of(self.network(name)).size)
 
     @cached_property
     def width(self) -> int:
@@ -76,6 +100,29 @@ class Job:
         """Initial weights (P,) drawn from a generator of the caller's."""
         model = self.network()
         return zoo.initial(model, Layout.of(model), generator)
+
+    def initial(self, client: int) -> torch.Tensor:
+        """The common initial weights of a client's network, (P_i,)."""
+        model = self.network(self.network_name(client))
+        return zoo.initial(model, Layout.of(model), self.streams().generator("init"))
+
+    @cached_property
+    def channel(self) -> Channel | None:
+        """The filters of `--channel`."""
+        return channel.parse(self.train.channel) if self.train.channel else None
+
+    @cached_property
+    def server_optimiser(self) -> ServerOptimiser | None:
+        """The method's own server optimiser, or that of `--server-opt` with the defaults of its kind."""
+        asked = self.train
+        if not asked.server_opt:
+            return self.method.server_optimiser
+        plain = asked.server_opt == AVGM
+        lr = asked.server_lr or (1.0 if plain else 0.01)
+        beta1 = asked.server_beta1
+        if beta1 == -1:
+            beta1 = 0.0 if asked.server_opt == ADAGRAD else 0.9
+        return ServerOptimiser(asked.server_opt, lr, beta1, asked.server_beta2, asked.server_tau)
 
     @cached_property
     def samples(self) -> Samples:
@@ -107,7 +154,17 @@ class Job:
             fresh=lambda purpose, index: zoo.initial(model, layout, streams.generator(f"init/{purpose}", client=index)),
             seed=lambda purpose: streams.seed(purpose),
             class_head=ClassHead.of(layout, self.method.columns.travels, counts) if classes else None,
+            public=len(self.federation.public),
+            starts=self._starts(),
         )
+
+    def _starts(self) -> tuple[torch.Tensor, ...]:
+        """With `--models` the initial weights of every client and newcomer; clients of one network share them."""
+        if not self.network_names:
+            return ()
+        everyone = range(len(self.federation.clients) + len(self.federation.newcomers))
+        distinct = {name: self.initial(self.network_names.index(name)) for name in sorted(set(self.network_names))}
+        return tuple(distinct[self.network_name(i)] for i in everyone)
 
 
 def check_device(device: str) -> None:
@@ -126,17 +183,25 @@ class Bench:
 
     def __init__(self, job: Job):
         check_device(job.device)
-        model = job.network()
         self.method = job.method
         self.federation = job.federation
         self.job = job
         self._poisoned: dict[int, ClientData] = {}
-        self.machine = Machine(model, Layout.of(model), job.train.step, job.device)
+        self._machines: dict[str, Machine] = {}
+        self.machine = self.machine_of(SERVER)
         self.trainer = self.lane()
 
+    def machine_of(self, client: int) -> Machine:
+        """The machine for the network of a client, or of the server."""
+        name = self.job.network_name(client)
+        if name not in self._machines:
+            model = self.job.network(name)
+            self._machines[name] = Machine(model, Layout.of(model), self.job.train.step, self.job.device)
+        return self._machines[name]
+
     def lane(self, ask: Ask | None = None) -> Trainer:
-        """A trainer of its own at this bench's machine."""
-        return Trainer(self.machine, self.job.train, self.job.streams(), ask, self.method.columns.frozen)
+        """A trainer of its own at this bench's machines."""
+        return Trainer(self.machine_of, self.job.train, self.job.streams(), ask, self.method.columns.frozen)
 
     @cached_property
     def task(self) -> Task:
@@ -148,9 +213,9 @@ class Bench:
         """(C,) training samples per class of all clients that train."""
         return self.task.label_counts.sum(0)
 
-    def training(self, id: int, round: int) -> tuple[ClientData, Trainer]:
+    def training(self, id: int, round: int, step: int = 0) -> tuple[ClientData, Trainer]:
         """What a client trains with in a round: a malicious one has poisoned data, and settings of its own."""
-        client, trainer, campaign = self.client(id), self.trainer.at(round, id), self.job.campaign
+        client, trainer, campaign = self.client(id), self.trainer.at(round, id, step), self.job.campaign
         if campaign is None or not campaign.hits(round, id):
             return client, trainer
         if id not in self._poisoned:

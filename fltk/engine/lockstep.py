@@ -15,7 +15,7 @@ from typing import Any
 from greenlet import greenlet
 
 from fltk.engine.base import Bench, Reduce, Work
-from fltk.train.machine import Answer, Request
+from fltk.train.machine import Answer, Machine, Request
 
 
 def work_through(bench: Bench, work: Work, tasks: Sequence[Any]) -> Iterator[Any]:
@@ -64,14 +64,22 @@ def _lockstep(bench: Bench, work: Work, tasks: Sequence[Any]) -> list[Any]:
     lanes = [greenlet(run, hub) for _ in tasks]
     requests: list[Request] = [go_on(k, k) for k in range(len(lanes))]
     while held := [k for k, lane in enumerate(lanes) if not lane.dead]:
-        for k, found in zip(held, _answered(bench, [requests[k] for k in held]), strict=True):
+        answers = _answered([trainers[k].machine for k in held], [requests[k] for k in held])
+        for k, found in zip(held, answers, strict=True):
             requests[k] = go_on(k, found)
     return results
 
 
-def _answered(bench: Bench, requests: Sequence[Request]) -> Sequence[Answer | Exception]:
-    """What comes of the requests; an error is everybody's who is in work."""
-    try:
-        return bench.machine.answer(requests)
-    except Exception as error:
-        return [error] * len(requests)
+def _answered(machines: Sequence[Machine], requests: Sequence[Request]) -> Sequence[Answer | Exception]:
+    """What comes of the requests, each at its machine; an error is that of all requests to a machine."""
+    answers: list[Answer | Exception] = [[]] * len(requests)
+    for machine in dict.fromkeys(machines):
+        mine = [k for k, other in enumerate(machines) if other is machine]
+        found: Sequence[Answer | Exception]
+        try:
+            found = machine.answer([requests[k] for k in mine])
+        except Exception as error:
+            found = [error] * len(mine)
+        for k, answer in zip(mine, found, strict=True):
+            answers[k] = answer
+    return answers

@@ -5,18 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fltk.engine.base import Bench
-from fltk.errors import Diverged
+from fltk.errors import Diverged, FltkError
 from fltk.protocol.averaging import partial_sum
-from fltk.protocol.messages import Down, Upload
+from fltk.protocol.messages import Down, Upload, bytes_of
+from fltk.protocol.method import Method
+from fltk.protocol.server import ClientWork, ServerWork
 from fltk.train import own_step
 from fltk.train.scoring import Score
-
-SERVER = -1  # the client number of work that is the server's own
+from fltk.train.trainer import SERVER
 
 
 @dataclass(frozen=True)
@@ -32,20 +34,25 @@ class TrainTask:
     down: Down
     into: Mapping[str, Tensor] = field(default_factory=dict)
     voted: Tensor | None = None  # (P,) the personal model on whose own step the client is asked to vote
+    step: int = 0  # the exchange within the round
 
 
 def put(upload: Upload, into: Mapping[str, Tensor], down: Down) -> Upload:
     """Writes an upload to the rows that there are for it, by name as in `TrainTask.into`, and leaves that out of it."""
     own = dict(upload.own)
     for name, row in into.items():
-        row.copy_(upload.w if name == "w" else own.pop(name, down.own[name]))
+        if name != "w":
+            row.copy_(own.pop(name, down.own[name]))
+        elif upload.model:
+            row.copy_(upload.w)
     return replace(upload, w=upload.w[:0].clone() if "w" in into else upload.w, own=own)
 
 
 def whole(upload: Upload, rows: Mapping[str, Tensor]) -> Upload:
     """The upload with what has been written to rows."""
     own = {name: row for name, row in rows.items() if name != "w"}
-    return replace(upload, w=rows.get("w", upload.w), own={**upload.own, **own})
+    w = rows.get("w", upload.w) if upload.model else upload.w
+    return replace(upload, w=w, own={**upload.own, **own})
 
 
 @dataclass(frozen=True)
@@ -109,22 +116,80 @@ def _ballot(bench: Bench, task: TrainTask, personal: Tensor) -> Tensor | None:
 
 
 def _trained(bench: Bench, task: TrainTask) -> tuple[Upload, float]:
-    client, trainer = bench.training(task.client, task.round)
+    """What the client's round produced, cut into the columns that travel and the private ones, and its mean loss."""
+    client, trainer = bench.training(task.client, task.round, task.step)
     layout, columns = trainer.layout, bench.method.columns
-    down = task.down if len(task.down.w) == layout.size else task.down.whole(bench.task, columns)
+    down = task.down
+    if len(down.w) or not layout.width(columns.travels):  # else no model was sent down in this step
+        down = down.whole(bench.task, columns)
+        down = replace(down, w=down.w[: layout.size])  # private rows are as long as the largest network of the run
+
+    before = torch.get_rng_state()
     try:
         upload = bench.method.local_update(down, client, trainer)
     except Diverged:
         if not bench.attacked:
             raise
         return Upload(torch.full((layout.width(columns.travels),), math.nan), client=task.client), math.nan
+    checked(bench.method, upload, layout.size, before)
     loss = sum(trainer.losses) / len(trainer.losses) if trainer.losses else math.nan
+    if not len(upload.w):
+        return replace(upload, client=task.client, model=False, nbytes=bytes_of(upload.sent)), loss
 
     own = dict(upload.own)
     private = layout.take(upload.w, columns.private)
     if private.numel():
-        own["private"] = private.clone()
-    return replace(upload, w=layout.take(upload.w, columns.travels), own=own, client=task.client), loss
+        width = bench.task.layout.width(columns.private)
+        own["private"] = torch.nn.functional.pad(private, (0, width - len(private)))
+    sent = layout.take(upload.w, columns.travels)
+    nbytes = 4 * len(sent) + bytes_of(upload.sent)
+    return replace(upload, w=sent, own=own, client=task.client, nbytes=nbytes), loss
+
+
+def checked(method: Method, upload: object, size: int, before: Tensor) -> None:
+    """FltkError, in one line, where `local_update` broke a promise that every method makes.
+
+    size: P, of a whole model.  before: the state of torch's global random numbers before the call.
+    """
+    name = f"{type(method).__name__}.local_update"
+    if not isinstance(upload, Upload):
+        raise FltkError(f"{name} has to return an Upload, not {type(upload).__name__}")
+    if not isinstance(upload.w, Tensor) or tuple(upload.w.shape) not in ((size,), (0,)):
+        found = tuple(upload.w.shape) if isinstance(upload.w, Tensor) else type(upload.w).__name__
+        raise FltkError(f"{name} has to return a whole model of shape ({size},), or an empty one, not {found}")
+    if not torch.equal(before, torch.get_rng_state()):
+        raise FltkError(f"{name} drew from torch's global random numbers; take trainer.streams.generator(...) instead")
+
+
+@dataclass(frozen=True)
+class AskTask:
+    """One exchange that the server asks for beyond the round's own, with one client."""
+
+    round: int
+    client: int
+    work: ClientWork
+    down: Down
+
+
+def ask_client(bench: Bench, task: AskTask) -> Upload:
+    """The client's answer, with its bytes."""
+    client, trainer = bench.training(task.client, task.round)
+    upload = task.work(task.down, client, trainer)
+    return replace(upload, client=task.client, nbytes=4 * len(upload.w) + bytes_of(upload.sent))
+
+
+@dataclass(frozen=True)
+class ServerTask:
+    """One item of the server's own work."""
+
+    round: int
+    work: ServerWork
+    item: Any
+
+
+def serve(bench: Bench, task: ServerTask) -> Any:
+    """What the server's work makes of an item, with a trainer that stands at no client."""
+    return task.work(bench.trainer.at(task.round, SERVER), task.item)
 
 
 @dataclass(frozen=True)

@@ -79,10 +79,9 @@ from fltk.methods.heads import head_shape, trained_offset, with_offset
 from fltk.methods.learned import Cohort, learned_shares, members, products, taught, teachers, told
 from fltk.methods.parts import blend
 from fltk.methods.placed import Placed, believed, evidence_of, fit, last_mean, table_of
-from fltk.models.layout import Layout
 from fltk.partition.federation import ClientData
-from fltk.protocol.context import Context
-from fltk.protocol.messages import Cost, Down, Joined, Upload
+from fltk.protocol.messages import Down, Joined, Upload
+from fltk.protocol.server import Server
 from fltk.protocol.state import State
 from fltk.protocol.task import Task
 from fltk.protocol.verdict import rows_left
@@ -247,11 +246,11 @@ class Attn(Banked):
             rows["birth"] = (sum(self._birth_widths(task)),)
         return rows
 
-    def attention(self, state: State, known: Tensor, keys: Tensor, part: str, ctx: Context) -> Attention:
-        task = ctx.task
+    def attention(self, state: State, known: Tensor, keys: Tensor, part: str, server: Server) -> Attention:
+        task = server.task
         if self.token == "prototypes":
             return self._by_tables(state, known, keys, task)
-        cohort = self._cohort(state, known, keys, part, ctx.round, task)
+        cohort = self._cohort(state, known, keys, part, server.round, task)
         if not self.learned:
             return cohort.free()
         with torch.no_grad():
@@ -295,18 +294,20 @@ class Attn(Banked):
             secants=of_clients(columns(client["secant"], cut), known) if bent else None,
         )
 
-    def aggregate(self, state: State, uploads: Sequence[Upload], ctx: Context) -> State:
-        return super().aggregate(state if self.train == "off" else self._taught(state, uploads, ctx), uploads, ctx)
+    def aggregate(self, state: State, uploads: Sequence[Upload], server: Server) -> State:
+        if self.train != "off":
+            state = self._taught(state, uploads, server)
+        return super().aggregate(state, uploads, server)
 
-    def _taught(self, state: State, uploads: Sequence[Upload], ctx: Context) -> State:
+    def _taught(self, state: State, uploads: Sequence[Upload], server: Server) -> State:
         """With the scorer one step further, by what became of the models that it mixed in the round before."""
-        made, task, parts = ctx.round - 1, ctx.task, self.parts(ctx.task)
+        made, task, parts = server.round - 1, server.task, self.parts(server.task)
         known = members(state, made)
         sent = teachers(uploads, known, state.server["start"])
         if self.is_fedavg(made) or not sent:
             return state
         ids, keys, theta = [u.client for u in sent], self.fresh(state, made)[known], state.client["bank"][known]
-        server = taught(
+        learned = taught(
             state.server,
             [self._cohort(state, known, keys, part, made, task).maker(g) for g, part in enumerate(parts)],
             self.step * products(sent, self.starts(state, ids, task), theta, list(parts.values())),
@@ -315,7 +316,7 @@ class Attn(Banked):
             rate=self.meta_rate,
             entropy=self.meta_entropy,
         )
-        return replace(state, server=server)
+        return replace(state, server=learned)
 
     def _options(self, part: str, round: int, task: Task) -> Options:
         own = {f.name: getattr(self, f.name) for f in fields(Options) if f.name not in ("seed", "round_seed")}
@@ -345,26 +346,20 @@ class Attn(Banked):
         downs = super().downlink(state, ids, task)
         if not self.asks_for_tables:
             return downs
-        return [replace(d, server={"start": task.w0}) if d.first else d for d in downs]
+
+        # a table is made under theta^0, from which most clients start their first round anyway
+        start = state.server["start"]
+        elsewhere = [d.first and not torch.equal(d.w, start) for d in downs]
+        return [replace(d, server={"start": task.w0}) if e else d for d, e in zip(downs, elsewhere, strict=True)]
 
     def local_update(self, down: Down, client: ClientData, trainer: Trainer) -> Upload:
         upload, sent = super().local_update(down, client, trainer), {}
-        if "start" in down.server:
-            sent["table"] = table_of(down.server["start"], client, trainer, self.table_min)
+        if down.first and self.asks_for_tables:
+            sent["table"] = table_of(down.server.get("start", down.w), client, trainer, self.table_min)
+            sent["counts"] = torch.bincount(client.train.y, minlength=len(sent["table"])).int()
         if self.train == "valgrad" and not down.first:  # the common start is no mix
             sent["slope"] = trainer.layout.take(trainer.gradient(down.w, client.val), self.columns.travels)
         return replace(upload, sent=sent)
-
-    def cost(self, layout: Layout) -> Cost:
-        cost = super().cost(layout)
-        return replace(cost, up=2 * cost.up) if self.train == "valgrad" else cost
-
-    def first_cost(self, layout: Layout) -> Cost:
-        """A table: for each class the mean feature, the scatter and the number of samples."""
-        if not self.asks_for_tables:
-            return Cost(0, 0)
-        classes, features = head_shape(layout)
-        return Cost(0, 4 * classes * (features + 2))
 
     def diagnostics(self, state: State, task: Task) -> dict[str, float]:
         return super().diagnostics(state, task) | (told(state.server) if self.learned else {})
@@ -467,9 +462,9 @@ class Attn(Banked):
         weights[able] = row.weights
         if not row.lone:
             weights = weights @ self.maps(state)[0]
-        cost = self.first_cost(task.layout)
         note = "lone: takes the mean" if row.lone else ""
-        return Placed(weights[None], task.w0, 4 * task.layout.size, cost.up, {"table": table}, note)
+        sent = 4 * (table.numel() + len(counts))
+        return Placed(weights[None], task.w0, 4 * task.layout.size, sent, {"table": table}, note)
 
     def _first(self, start: Tensor, client: ClientData, trainer: Trainer) -> Tensor:
         """A newcomer's first training, the same as that of a client in its first round."""

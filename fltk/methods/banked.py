@@ -30,11 +30,11 @@ from fltk.models.parts import BASE, HEAD, Columns
 from fltk.partition.federation import ClientData
 from fltk.protocol.averaging import MIXED
 from fltk.protocol.class_head import ClassHead
-from fltk.protocol.context import Context
 from fltk.protocol.map import Map, spread
 from fltk.protocol.messages import Down, Joined, Upload
 from fltk.protocol.method import Method
 from fltk.protocol.mixing import TOGETHER
+from fltk.protocol.server import Server
 from fltk.protocol.state import State
 from fltk.protocol.task import Task
 from fltk.protocol.verdict import rows_left
@@ -62,7 +62,7 @@ class Banked(Method):
     trust: str = hyper("off", "weigh clients by the company of their updates", choices=("off", "on"))
     clip: float | None = hyper(None, "shorten updates to this many median norms", low=0)
 
-    def attention(self, state: State, known: Tensor, keys: Tensor, part: str, ctx: Context) -> Attention:
+    def attention(self, state: State, known: Tensor, keys: Tensor, part: str, server: Server) -> Attention:
         """The map of one part over the clients `known` (K,), of whom `keys` (K,) bool may be attended to by others."""
         own = torch.eye(len(known), dtype=torch.float64)
         return Attention(own, own, torch.zeros(len(known)), torch.zeros(len(known), dtype=torch.bool))
@@ -144,37 +144,39 @@ class Banked(Method):
             return Upload(w)
         return Upload(w, own={"offset": trained_offset(w, down.own["offset"], client, trainer)})
 
-    def aggregate(self, state: State, uploads: Sequence[Upload], ctx: Context) -> State:
+    def aggregate(self, state: State, uploads: Sequence[Upload], server: Server) -> State:
         before = state
         bad = screen([u.w for u in uploads], state.server["start"]).tolist()
         good = [u for u, b in zip(uploads, bad, strict=True) if not b]
-        if ctx.undo is not None and ctx.undo.kept is not None:
-            state = self._left(state, [u.client for u, b in zip(uploads, bad, strict=True) if b], ctx.undo)
-        client, server = self._entered(state, good, ctx.task)
+        if server.undo is not None and server.undo.kept is not None:
+            state = self._left(state, [u.client for u, b in zip(uploads, bad, strict=True) if b], server.undo)
+        client, changed = self._entered(state, good, server.task)
         tables = {u.client: u.sent["table"] for u in uploads if "table" in u.sent}
         if tables:
             client["table"] = with_tables(client["table"], tables)
         stored, screened = state.server["stored"].clone(), torch.zeros_like(state.server["screened"])
-        stored[[u.client for u in good]] = ctx.round
+        stored[[u.client for u in good]] = server.round
         screened[[u.client for u, b in zip(uploads, bad, strict=True) if b]] = True
-        server |= {"stored": stored, "screened": screened, "lone": torch.zeros_like(state.server["lone"])}
-        state = self.keep(replace(state, client=client), uploads, ctx, server=server)
+        changed |= {"stored": stored, "screened": screened, "lone": torch.zeros_like(state.server["lone"])}
+        state = self.next_state(replace(state, client=client), uploads, server, changed)
         if not good:
             return state
-        if self.is_fedavg(ctx.round):
-            p = spread(ctx.task.weights([u.client for u in good]), good, ctx.task)
+        if self.is_fedavg(server.round):
+            p = spread(server.task.weights([u.client for u in good]), good, server.task)
             state = replace(state, server={**state.server, "map": p.expand_as(state.server["map"]).clone()})
         else:
-            state = self._attend(state, ctx)
-        return self._defended(state, before, good, ctx)
+            state = self._attend(state, server)
+        return self._defended(state, before, good, server)
 
-    def _defended(self, state: State, before: State, good: Sequence[Upload], ctx: Context) -> State:
+    def _defended(self, state: State, before: State, good: Sequence[Upload], server: Server) -> State:
         """The state with the maps, and where these are not all, the mixtures that the round's defence leaves."""
-        if ctx.watch is None:
+        if server.watch is None:
             return state
-        ctx.watch.remember([u.client for u in good], self._for_others(before, good, ctx.watch.clipped, ctx.task))
-        maps, cuts, everyone = self.maps(state), list(self.parts(ctx.task).values()), range(ctx.task.n_clients)
-        got = defended(maps, state.client["bank"], cuts, ctx, lambda: self.starts(before, everyone, ctx.task))
+        server.watch.remember(
+            [u.client for u in good], self._for_others(before, good, server.watch.clipped, server.task)
+        )
+        maps, cuts, everyone = self.maps(state), list(self.parts(server.task).values()), range(server.task.n_clients)
+        got = defended(maps, state.client["bank"], cuts, server, lambda: self.starts(before, everyone, server.task))
         client = state.client if got.rows is None else {**state.client, "mixed": got.rows}
         return replace(state, server={**state.server, "map": got.maps.reshape_as(state.server["map"])}, client=client)
 
@@ -187,13 +189,13 @@ class Banked(Method):
     def _entered(self, state: State, good: Sequence[Upload], task: Task) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The bank with a round's uploads in it, and the trust in their senders where it is asked for."""
         client = {k: (v.clone() if k in WRITTEN and k != "bank" else v) for k, v in state.client.items()}
-        server: dict[str, Tensor] = {}
+        changed: dict[str, Tensor] = {}
         ids, rows, stored = [u.client for u in good], [u.w for u in good], state.server["stored"]
         if good and ("update" in client or self.trust == "on" or self.clip is not None):
             starts = torch.stack(self.starts(state, ids, task))
             clipped, trust = judged(torch.stack(rows), starts, self.clip, self.trust == "on")
             if trust is not None:
-                server["trust"] = state.server["trust"].index_put((torch.tensor(ids),), trust)
+                changed["trust"] = state.server["trust"].index_put((torch.tensor(ids),), trust)
             before = {k: client[k][ids] for k in UPDATES if k in client}
             for k, v in followed(before, stored[ids] >= 0, clipped - starts, starts).items():
                 client[k][ids] = v
@@ -202,7 +204,7 @@ class Banked(Method):
         new = torch.tensor([i for i in ids if stored[i] < 0 and not self.maps(state)[0, i].any()], dtype=torch.int64)
         if "birth" in client and len(new):  # they started from theta^0
             client["birth"][new] = self.births(of_clients(client["bank"], new), state, task)
-        return client, server
+        return client, changed
 
     def _for_others(
         self, state: State, good: Sequence[Upload], changed: Mapping[int, Tensor], task: Task
@@ -219,23 +221,23 @@ class Banked(Method):
         short = shortened(torch.stack(list(left.values())), starts[at], self.clip, (sent - starts).norm(dim=1))
         return dict(zip(left, short, strict=True))
 
-    def _attend(self, state: State, ctx: Context) -> State:
+    def _attend(self, state: State, server: Server) -> State:
         """Rows for every client that has a model in the bank; columns for those whose model is fresh."""
-        stored, n, parts = state.server["stored"], ctx.task.n_clients, self.parts(ctx.task)
+        stored, n, parts = state.server["stored"], server.task.n_clients, self.parts(server.task)
         known = torch.nonzero((stored >= 0) & ~state.server["screened"]).flatten()
-        keys, own = self.fresh(state, ctx.round)[known], torch.eye(len(known), dtype=torch.float64)
+        keys, own = self.fresh(state, server.round)[known], torch.eye(len(known), dtype=torch.float64)
         full = (torch.eye(n, dtype=torch.float64) * (stored >= 0)[:, None]).repeat(len(parts), 1, 1)
         alone, clusters = torch.zeros(len(parts), n, dtype=torch.bool), torch.full((len(parts), n), -1)
-        found = [self.attention(state, known, keys, part, ctx) for part in parts]
+        found = [self.attention(state, known, keys, part, server) for part in parts]
         for g, got in enumerate(found):
             full[g][known[:, None], known] = (1 - self.step) * own + self.step * got.map
             alone[g, known] = got.lone
             if got.clusters is not None:
                 clusters[g, known] = got.clusters
-        server = {**state.server, "map": full.squeeze(0), "lone": alone.squeeze(0)}
+        held = {**state.server, "map": full.squeeze(0), "lone": alone.squeeze(0)}
         if any(got.clusters is not None for got in found):
-            server["clusters"] = clusters
-        return replace(state, server=server)
+            held["clusters"] = clusters
+        return replace(state, server=held)
 
     def starts(self, state: State, ids: Sequence[int], task: Task) -> list[Tensor]:
         """u_i, shared columns: the mix of the bank, or theta^0 for a client without a row."""

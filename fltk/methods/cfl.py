@@ -38,10 +38,10 @@ from fltk.memory.products import gram
 from fltk.methods.clusters import cluster_map, cluster_means
 from fltk.partition.federation import ClientData
 from fltk.protocol.averaging import CLUSTERS
-from fltk.protocol.context import Context
 from fltk.protocol.map import Map
 from fltk.protocol.messages import Down, Joined, Upload
 from fltk.protocol.method import Method
+from fltk.protocol.server import Server
 from fltk.protocol.state import State
 from fltk.protocol.task import Task
 from fltk.protocol.verdict import grown
@@ -90,13 +90,15 @@ class CFL(Method):
     def downlink(self, state: State, ids: Sequence[int], task: Task) -> list[Down]:
         return [Down(w) for w in self.personal_model(state, ids, task)]
 
-    def aggregate(self, state: State, uploads: Sequence[Upload], ctx: Context) -> State:
-        server = self._measured(state.server, uploads)
-        for c in range(len(server["models"])):
-            server = self._tested(server, c, uploads, ctx.round)
-        choice = server["cluster"][[u.client for u in uploads]].tolist()
-        models, rows = cluster_means(server, choice, uploads, replace(ctx, task=replace(ctx.task, uniform=True)))
-        return self.keep(state, uploads, ctx, server={**server, "models": models, "rows": rows})
+    def aggregate(self, state: State, uploads: Sequence[Upload], server: Server) -> State:
+        held = self._measured(state.server, uploads)
+        for c in range(len(held["models"])):
+            held = self._tested(held, c, uploads, server.round)
+        choice = held["cluster"][[u.client for u in uploads]].tolist()
+
+        equal = replace(server, task=replace(server.task, uniform=True))
+        models, rows = cluster_means(held, choice, uploads, equal)
+        return self.next_state(state, uploads, server, {**held, "models": models, "rows": rows})
 
     def _measured(self, server: Mapping[str, Tensor], uploads: Sequence[Upload]) -> Mapping[str, Tensor]:
         """With the longest update of the first round, which relative thresholds refer to."""

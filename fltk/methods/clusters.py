@@ -7,27 +7,28 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from fltk.protocol.context import Context
 from fltk.protocol.map import Map, spread
 from fltk.protocol.messages import Upload
+from fltk.protocol.server import Server
 from fltk.protocol.task import Task
 
 
 def cluster_means(
-    server: Mapping[str, Tensor], choice: Sequence[int], uploads: Sequence[Upload], ctx: Context
+    held: Mapping[str, Tensor], choice: Sequence[int], uploads: Sequence[Upload], server: Server
 ) -> tuple[Tensor, Tensor]:
     """FedAvg within each cluster: (models (M, P), rows (M, N)).
 
-    `choice` is the cluster of each upload; `rows` are the weights with which clients entered each model. A
-    cluster that nobody chose, or nobody whom a defence trusts, keeps its model and its row, bit for bit.
+    held: the server's tensors.  `choice` is the cluster of each upload; `rows` are the weights with which clients
+    entered each model. A cluster that no client chose, or of which a defence trusts no client, keeps its model and its
+    row, bit for bit.
     """
-    models, rows = server["models"].clone(), server["rows"].clone()
+    models, rows = held["models"].clone(), held["rows"].clone()
     for m in sorted(set(choice)):
         members = [u for u, c in zip(uploads, choice, strict=True) if c == m]
         ids = [u.client for u in members]
-        model, p = ctx.combine([u.w for u in members], ctx.weights(ids), ids, server["models"][m], f"model{m}")
+        model, p = server.average([u.w for u in members], server.weights(ids), ids, held["models"][m], f"model{m}")
         if bool(p.any()):
-            models[m], rows[m] = model, spread(p, members, ctx.task)
+            models[m], rows[m] = model, spread(p, members, server.task)
     return models, rows
 
 

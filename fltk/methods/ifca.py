@@ -22,13 +22,12 @@ from torch import Tensor
 
 from fltk.hyper import hyper
 from fltk.methods.clusters import cluster_map, cluster_means
-from fltk.models.layout import Layout
 from fltk.partition.federation import ClientData
 from fltk.protocol.averaging import CLUSTERS
-from fltk.protocol.context import Context
 from fltk.protocol.map import Map
-from fltk.protocol.messages import Cost, Down, Joined, Upload
+from fltk.protocol.messages import Down, Joined, Upload
 from fltk.protocol.method import Method
+from fltk.protocol.server import Server
 from fltk.protocol.state import State
 from fltk.protocol.task import Task
 from fltk.train.trainer import Trainer
@@ -53,7 +52,7 @@ class IFCA(Method):
 
     def downlink(self, state: State, ids: Sequence[int], task: Task) -> list[Down]:
         models = state.server["models"]
-        return [Down(models[0], server={"models": models}) for _ in ids]
+        return [Down(models[0, :0], server={"models": models}) for _ in ids]
 
     def references(self, state: State, downs: Sequence[Down], uploads: Sequence[Upload], task: Task) -> list[Tensor]:
         return [state.server["models"][int(u.sent["choice"])] for u in uploads]
@@ -64,9 +63,9 @@ class IFCA(Method):
         choice = torch.tensor(k)
         return Upload(trainer.sgd(models[k], client.train), sent={"choice": choice}, own={"choice": choice})
 
-    def aggregate(self, state: State, uploads: Sequence[Upload], ctx: Context) -> State:
-        models, rows = cluster_means(state.server, [int(u.sent["choice"]) for u in uploads], uploads, ctx)
-        return self.keep(state, uploads, ctx, server={"models": models, "rows": rows})
+    def aggregate(self, state: State, uploads: Sequence[Upload], server: Server) -> State:
+        models, rows = cluster_means(state.server, [int(u.sent["choice"]) for u in uploads], uploads, server)
+        return self.next_state(state, uploads, server, {"models": models, "rows": rows})
 
     def personal_model(self, state: State, ids: Sequence[int], task: Task) -> list[Tensor]:
         return [state.server["models"][int(state.client["choice"][i])] for i in ids]
@@ -97,12 +96,9 @@ class IFCA(Method):
             model=models[k],
             own={"choice": torch.tensor(k)},
             row=row if known else None,
-            down=self.cost(task.layout).down,
+            down=4 * models.numel(),
             note="" if known else f"model {k} fits best, which no client ever chose",
         )
-
-    def cost(self, layout: Layout) -> Cost:
-        return Cost(4 * layout.size * self.clusters, 4 * layout.size)
 
 
 def choose(models: Tensor, client: ClientData, trainer: Trainer) -> int:

@@ -16,11 +16,11 @@ from fltk.memory.undo import Undo
 from fltk.methods.parts import defended
 from fltk.partition.federation import ClientData
 from fltk.protocol.averaging import MIXED, average, by_trust
-from fltk.protocol.context import Context
 from fltk.protocol.map import Map, pull_strength, pulled_map
 from fltk.protocol.messages import Down, Joined, Upload
 from fltk.protocol.method import Method
 from fltk.protocol.mixing import mix
+from fltk.protocol.server import Server
 from fltk.protocol.state import State
 from fltk.protocol.task import Task
 from fltk.protocol.verdict import rows_left, trust_left
@@ -72,17 +72,17 @@ class Mixture(Method):
         pulled = pull_strength(trainer, len(client.train), self.prox)
         return Upload(trainer.sgd(down.w, client.train, pull=pull), own={"pulled": pulled})
 
-    def aggregate(self, state: State, uploads: Sequence[Upload], ctx: Context) -> State:
+    def aggregate(self, state: State, uploads: Sequence[Upload], server: Server) -> State:
         w = renewed(state.client["w"], {u.client: u.w for u in uploads})
         before = state
-        state = self.keep(state, uploads, ctx, server={})
+        state = self.next_state(state, uploads, server, {})
         known = torch.nonzero(state.last >= 0).flatten()
-        xi = torch.eye(ctx.task.n_clients, dtype=torch.float64)
-        xi[known[:, None], known] = self.attention(of_clients(w, known), ctx.task)
-        if ctx.watch is not None:
-            ctx.watch.remember([u.client for u in uploads], ctx.watch.clipped)
+        xi = torch.eye(server.task.n_clients, dtype=torch.float64)
+        xi[known[:, None], known] = self.attention(of_clients(w, known), server.task)
+        if server.watch is not None:
+            server.watch.remember([u.client for u in uploads], server.watch.clipped)
         whole = ((0, w.shape[1]),)
-        got = defended(xi[None], w, (whole,), ctx, lambda: list(self._targets(before, ctx.task)))
+        got = defended(xi[None], w, (whole,), server, lambda: list(self._targets(before, server.task)))
         client = {**state.client, "w": w} | ({} if got.rows is None else {"mixed": got.rows})
         return State({**state.server, "xi": got.maps[0]}, client, state.last)
 

@@ -21,10 +21,10 @@ from fltk.errors import UsageError
 from fltk.methods.clusters import cluster_map, cluster_means
 from fltk.partition.federation import ClientData
 from fltk.protocol.averaging import CLUSTERS
-from fltk.protocol.context import Context
 from fltk.protocol.map import Map
 from fltk.protocol.messages import Down, Joined, Upload
 from fltk.protocol.method import Method
+from fltk.protocol.server import Server
 from fltk.protocol.state import State
 from fltk.protocol.task import Task
 from fltk.train.trainer import Trainer
@@ -53,11 +53,11 @@ class Oracle(Method):
     def downlink(self, state: State, ids: Sequence[int], task: Task) -> list[Down]:
         return [Down(w) for w in self.personal_model(state, ids, task)]
 
-    def aggregate(self, state: State, uploads: Sequence[Upload], ctx: Context) -> State:
+    def aggregate(self, state: State, uploads: Sequence[Upload], server: Server) -> State:
         models, rows = cluster_means(
-            state.server, [int(state.server["group"][u.client]) for u in uploads], uploads, ctx
+            state.server, [int(state.server["group"][u.client]) for u in uploads], uploads, server
         )
-        return self.keep(state, uploads, ctx, server={"models": models, "rows": rows})
+        return self.next_state(state, uploads, server, {"models": models, "rows": rows})
 
     def personal_model(self, state: State, ids: Sequence[int], task: Task) -> list[Tensor]:
         return [state.server["models"][int(state.server["group"][i])] for i in ids]

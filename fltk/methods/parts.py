@@ -13,8 +13,8 @@ from fltk.memory.products import Gram
 from fltk.models.layout import Ranges
 from fltk.protocol.averaging import average, weighted_sum
 from fltk.protocol.class_head import ClassHead
-from fltk.protocol.context import Context
 from fltk.protocol.mixing import ALL, mix
+from fltk.protocol.server import Server
 from fltk.protocol.verdict import Verdict
 
 
@@ -60,26 +60,28 @@ class Mixed(NamedTuple):
 
 
 def defended(
-    maps: Tensor, bank: Tensor, cuts: Sequence[Ranges], ctx: Context, current: Callable[[], Sequence[Tensor]]
+    maps: Tensor, bank: Tensor, cuts: Sequence[Ranges], server: Server, current: Callable[[], Sequence[Tensor]]
 ) -> Mixed:
     """What a round's defence makes of maps (G, N, N) over everybody's last row `bank` (N, P).
 
     Row i is one target, whose own entry is exempt from trust and clipping; a row of which trust leaves nothing becomes
     the own model. `current`: the models (P,) that the N targets have now, asked for under a rule only.
     """
-    if ctx.watch is None:
+    if server.watch is None:
         return Mixed(maps, None)
-    maps = torch.stack([ctx.watch.weigh_map(a) for a in maps])
-    others = ctx.watch.usable(bank)
-    if ctx.watch.guard.combines:
-        return _by_rule(maps, bank, bank if others is None else others, cuts, ctx.watch, torch.stack(list(current())))
+    maps = torch.stack([server.watch.weigh_map(a) for a in maps])
+    others = server.watch.usable(bank)
+    if server.watch.guard.combines:
+        return _by_rule(
+            maps, bank, bank if others is None else others, cuts, server.watch, torch.stack(list(current()))
+        )
     if others is None:
         return Mixed(maps, None)
-    out = mix_parts(maps, others, cuts, ctx.task.class_head)
+    out = mix_parts(maps, others, cuts, server.task.class_head)
     for i in torch.nonzero((others != bank).any(1) & (maps.diagonal(dim1=1, dim2=2) > 0).any(0)).flatten().tolist():
         rows = others.clone()
         rows[i] = bank[i]
-        out[i] = blend(maps[:, i], rows, cuts, ctx.task.class_head)
+        out[i] = blend(maps[:, i], rows, cuts, server.task.class_head)
     return Mixed(maps, out)
 
 

@@ -27,10 +27,10 @@ from fltk.errors import UsageError
 from fltk.hyper import hyper
 from fltk.partition.federation import ClientData
 from fltk.protocol.averaging import stepped
-from fltk.protocol.context import Context
 from fltk.protocol.map import spread
 from fltk.protocol.messages import Down, Joined, Upload
 from fltk.protocol.method import Method
+from fltk.protocol.server import Server
 from fltk.protocol.state import State
 from fltk.protocol.task import Task
 from fltk.train.trainer import Trainer
@@ -78,11 +78,11 @@ class PFedMe(Method):
             w = stepped(w, theta, reach, trainer.layout.trainable)
         return w, theta
 
-    def aggregate(self, state: State, uploads: Sequence[Upload], ctx: Context) -> State:
+    def aggregate(self, state: State, uploads: Sequence[Upload], server: Server) -> State:
         ids, w = [u.client for u in uploads], state.server["w"]
-        mean, p = ctx.combine([u.w for u in uploads], ctx.weights(ids), ids, w)
-        w = stepped(w, mean, self.beta, ctx.task.layout.trainable)
-        return self.keep(state, uploads, ctx, server={"w": w, "p": spread(p, uploads, ctx.task)})
+        mean, p = server.average([u.w for u in uploads], server.weights(ids), ids, w)
+        w = stepped(w, mean, self.beta, server.task.layout.trainable)
+        return self.next_state(state, uploads, server, {"w": w, "p": spread(p, uploads, server.task)})
 
     def personal_model(self, state: State, ids: Sequence[int], task: Task) -> list[Tensor]:
         return [state.client["theta"][i] for i in ids]

@@ -23,13 +23,12 @@ import torch
 
 from fltk.errors import UsageError
 from fltk.hyper import hyper
-from fltk.models.layout import Layout
 from fltk.partition.federation import ClientData
 from fltk.protocol.averaging import equal_weights, stepped
-from fltk.protocol.context import Context
 from fltk.protocol.map import spread
-from fltk.protocol.messages import Cost, Down, Joined, Upload
+from fltk.protocol.messages import Down, Joined, Upload
 from fltk.protocol.method import Method
+from fltk.protocol.server import Server
 from fltk.protocol.state import State
 from fltk.protocol.task import Task
 from fltk.train.trainer import Trainer
@@ -81,21 +80,17 @@ class Scaffold(Method):
         c_new = (down.w - y)[: len(c)].div_(way).sub_(drift)
         return Upload(y, sent={"dc": c_new - c_i}, own={"c": c_new})
 
-    def aggregate(self, state: State, uploads: Sequence[Upload], ctx: Context) -> State:
+    def aggregate(self, state: State, uploads: Sequence[Upload], server: Server) -> State:
         ids = [u.client for u in uploads]
         equal = equal_weights(len(ids))
-        mean, p = ctx.combine([u.w for u in uploads], equal, ids, state.server["w"])
-        x = stepped(state.server["w"], mean, self.server_lr, ctx.task.layout.trainable)
-        dc = ctx.total("dc", uploads, equal * ctx.trust(ids))
-        c = state.server["c"] + dc * (len(uploads) / ctx.task.n_clients)
-        return self.keep(state, uploads, ctx, server={"w": x, "c": c, "p": spread(p, uploads, ctx.task)})
+        mean, p = server.average([u.w for u in uploads], equal, ids, state.server["w"])
+        x = stepped(state.server["w"], mean, self.server_lr, server.task.layout.trainable)
+        dc = server.total("dc", uploads, equal * server.trust(ids))
+        c = state.server["c"] + dc * (len(uploads) / server.task.n_clients)
+        return self.next_state(state, uploads, server, {"w": x, "c": c, "p": spread(p, uploads, server.task)})
 
     def admit(self, state: State, joined: Sequence[Joined], task: Task) -> State:
         """Newcomers have no control variate yet, and c stays the mean of all."""
         grown = super().admit(state, joined, task)
         c = state.server["c"] * (len(state.last) / task.n_clients)
         return replace(grown, server={**grown.server, "c": c})
-
-    def cost(self, layout: Layout) -> Cost:
-        size = 4 * (layout.size + layout.trainable)
-        return Cost(size, size)

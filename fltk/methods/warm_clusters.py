@@ -27,10 +27,10 @@ from fltk.hyper import hyper
 from fltk.methods.clusters import cluster_map, cluster_means
 from fltk.partition.federation import ClientData
 from fltk.protocol.averaging import CLUSTERS, weighted_sum
-from fltk.protocol.context import Context
 from fltk.protocol.map import Map, spread
 from fltk.protocol.messages import Down, Joined, Upload
 from fltk.protocol.method import Method
+from fltk.protocol.server import Server
 from fltk.protocol.state import State
 from fltk.protocol.task import Task
 from fltk.protocol.verdict import PREFIX
@@ -83,21 +83,21 @@ class WarmClusters(Method):
         sent = {"probe": trainer.sgd(down.server["probe"], client.train)} if "probe" in down.server else {}
         return Upload(trainer.sgd(down.w, client.train), sent=sent)
 
-    def aggregate(self, state: State, uploads: Sequence[Upload], ctx: Context) -> State:
+    def aggregate(self, state: State, uploads: Sequence[Upload], server: Server) -> State:
         if "models" not in state.server:
-            state = self._heard(super().aggregate(state, uploads, ctx), uploads, state.server["w"], ctx.task)
-            return self._clustered(state, ctx) if ctx.round + 1 >= self.warmup else state
+            state = self._heard(super().aggregate(state, uploads, server), uploads, state.server["w"], server.task)
+            return self._clustered(state, server) if server.round + 1 >= self.warmup else state
         placed = placed_clients(state)
-        start = everybody(state, ctx.task)
+        start = everybody(state, server.task)
         there = [u for u in uploads if placed[u.client]]
-        state = self.keep(state, uploads, ctx, server={})
-        state = self._heard(state, [u for u in uploads if not placed[u.client]], state.server["w"], ctx.task)
-        if self._due(ctx.round):
+        state = self.next_state(state, uploads, server, {})
+        state = self._heard(state, [u for u in uploads if not placed[u.client]], state.server["w"], server.task)
+        if self._due(server.round):
             probes = [replace(u, w=u.sent["probe"]) for u in there if "probe" in u.sent]
-            state = self._clustered(self._heard(state, probes, start, ctx.task), ctx, fallback=start)
-        models, rows = shared_means(state.server, there, ctx)
-        server = {**state.server, "models": models, "rows": rows}
-        return replace(state, server=self._placed(server, state.client["token"]))
+            state = self._clustered(self._heard(state, probes, start, server.task), server, fallback=start)
+        models, rows = shared_means(state.server, there, server)
+        held = {**state.server, "models": models, "rows": rows}
+        return replace(state, server=self._placed(held, state.client["token"]))
 
     def missed(self, state: State, round: int) -> State:
         """A lost round counts: else the next ones would be taken for those before, and probes sent in the wrong one."""
@@ -134,30 +134,30 @@ class WarmClusters(Method):
         half = token.shape[1] // 2
         return torch.cat([directions(token[:, :half]), directions(token[:, half:])], 1)
 
-    def _clustered(self, state: State, ctx: Context, fallback: Tensor | None = None) -> State:
+    def _clustered(self, state: State, server: Server, fallback: Tensor | None = None) -> State:
         """The state with clusters of all clients that have a token; clusters keep their number and model if they can.
 
         fallback: (P,) model of a cluster that is new; default the model of the last warm-up round.
         """
-        points, server = self._points(state.client["token"]), dict(state.server)
+        points, held = self._points(state.client["token"]), dict(state.server)
         known = torch.nonzero(points.any(1)).flatten()
         basis = principal(points[known], self.dims)
-        found = self.fit(basis.scores, ctx.task.seed(f"clusters/{ctx.round}"))
-        old = server.get("name", torch.zeros(0, dtype=torch.int64))
-        names = named(found.labels, known, server)
+        found = self.fit(basis.scores, server.task.seed(f"clusters/{server.round}"))
+        old = held.get("name", torch.zeros(0, dtype=torch.int64))
+        names = named(found.labels, known, held)
         keep = {int(name): at for at, name in enumerate(old.tolist())}
-        new = server["w"] if fallback is None else fallback
-        empty = server["p"] if fallback is None else mean_row(state, ctx.task)
+        new = held["w"] if fallback is None else fallback
+        empty = held["p"] if fallback is None else mean_row(state, server.task)
         at = [keep.get(name) for name in names]
-        models = [new if a is None else server["models"][a] for a in at]
-        rows = [empty if a is None else server["rows"][a] for a in at]
+        models = [new if a is None else held["models"][a] for a in at]
+        rows = [empty if a is None else held["rows"][a] for a in at]
         # With one cluster there is nothing to place: who was away belongs to it as well.
-        responsibilities = torch.full((ctx.task.n_clients, len(names)), float(len(names) == 1), dtype=torch.float64)
+        responsibilities = torch.full((server.task.n_clients, len(names)), float(len(names) == 1), dtype=torch.float64)
         responsibilities[known] = self.responsibility(found.responsibilities)
         return replace(
             state,
             server={
-                **server,
+                **held,
                 "models": torch.stack(models),
                 "rows": torch.stack(rows),
                 "r": responsibilities,
@@ -296,25 +296,25 @@ def mean_row(state: State, task: Task) -> Tensor:
     return task.weights(there.tolist()) @ state.server["r"][there] @ state.server["rows"]
 
 
-def shared_means(server: Mapping[str, Tensor], uploads: Sequence[Upload], ctx: Context) -> tuple[Tensor, Tensor]:
+def shared_means(held: Mapping[str, Tensor], uploads: Sequence[Upload], server: Server) -> tuple[Tensor, Tensor]:
     """Cluster models (M, P) and their rows (M, N) from uploads that count for each cluster by responsibility.
 
     A cluster without a participant keeps both. Hard clusters go through `cluster_means`, whose bits are FedAvg's.
     """
     if not uploads:
-        return server["models"], server["rows"]
+        return held["models"], held["rows"]
     ids = [u.client for u in uploads]
-    r = server["r"][ids]
+    r = held["r"][ids]
     if bool(((r == 0) | (r == 1)).all()):
-        return cluster_means(server, r.argmax(1).tolist(), uploads, ctx)
-    models, rows = server["models"].clone(), server["rows"].clone()
-    mass = r * ctx.weights(ids)[:, None]
+        return cluster_means(held, r.argmax(1).tolist(), uploads, server)
+    models, rows = held["models"].clone(), held["rows"].clone()
+    mass = r * server.weights(ids)[:, None]
     for m, total in enumerate(mass.sum(0).tolist()):
         if total > 0:
-            start = server["models"][m]
-            model, p = ctx.combine([u.w for u in uploads], mass[:, m] / total, ids, start, f"model{m}")
+            start = held["models"][m]
+            model, p = server.average([u.w for u in uploads], mass[:, m] / total, ids, start, f"model{m}")
             if bool(p.any()):
-                models[m], rows[m] = model, spread(p, uploads, ctx.task)
+                models[m], rows[m] = model, spread(p, uploads, server.task)
     return models, rows
 
 

@@ -41,6 +41,7 @@ def _made(dataset: Dataset, config: PartitionConfig) -> Partition:
     pool = np.arange(len(dataset), dtype=np.int64)
     if config.test_split != "local":
         pool = np.flatnonzero(~_official(dataset, config)).astype(np.int64)
+    pool, public = _public(dataset, pool, config)
     if config.clients + config.newcomers > len(pool):
         raise schemes.TooFew(
             f"--clients {config.clients} and --newcomers {config.newcomers}: {len(pool)} samples are too few; "
@@ -63,7 +64,22 @@ def _made(dataset: Dataset, config: PartitionConfig) -> Partition:
         transform=transform,
         attempts=dealt.attempts,
         n_newcomers=config.newcomers,
+        public=public,
     )
+
+
+def _public(dataset: Dataset, pool: Ints, config: PartitionConfig) -> tuple[Ints, Ints | None]:
+    """The pool without the public samples, and these, both ascending; drawn before any client is dealt anything."""
+    if not config.public:
+        return pool, None
+    if dataset.session is not None:
+        raise UsageError(f"--public: windows of {dataset.name} overlap and would leak; leave it out")
+    if config.public >= len(pool):
+        raise schemes.TooFew(f"--public {config.public}: there are {len(pool)} samples; lower it")
+    order = stream(config.partition_seed, "partition/public").permutation(len(pool))
+    chosen = np.sort(order[: config.public])
+    left = np.setdiff1d(np.arange(len(pool)), chosen)
+    return pool[left], pool[chosen]
 
 
 def _check(dataset: Dataset, config: PartitionConfig) -> None:

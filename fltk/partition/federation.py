@@ -56,6 +56,7 @@ class _Facts:
     names: tuple[str, ...]
     label_counts: Ints
     fingerprint: str
+    public: tuple[int, int] = (0, 0)  # first and last + 1 of the public samples
 
 
 class Federation:
@@ -63,10 +64,10 @@ class Federation:
 
     `x` (n, ...) float32 and `y` (n,) int64 hold all samples; `clients` and `newcomers` are views into them, with ids
     0..N-1 and N..N_all-1. `held_out` are the training parts of all whom the partition has as newcomers, also of those
-    who have entered since: what a server may take clean samples of its own from. `groups` (N_all,) int64 are the known
-    groups, or None. `names` (N_all) are natural owners or "client 0", ...; `classes` the class names; `shape` that of
-    one sample; `label_counts` (N_all, C) counts the training parts, after label permutations; `fingerprint` is the
-    partition's, which covers the data set's.
+    who have entered since: what a server may take clean samples of its own from. `public` are the samples of
+    `--public`, which no client holds. `groups` (N_all,) int64 are the known groups, or None. `names` (N_all) are
+    natural owners or "client 0", ...; `classes` the class names; `shape` that of one sample; `label_counts` (N_all, C)
+    counts the training parts, after label permutations; `fingerprint` is the partition's, which covers the data set's.
 
     Pickling keeps `x`, `y` and the bounds and makes the views anew, so that torch.multiprocessing sends both tensors as
     shared memory, and each once.
@@ -81,6 +82,8 @@ class Federation:
         self.clients = tuple(everyone[:n_clients])
         self.newcomers = tuple(everyone[n_clients:])
         self.held_out = tuple(Split(x[a:b], y[a:b]) for a, b in facts.held_out.tolist())
+        first, last = facts.public
+        self.public = Split(x[first:last], y[first:last])
         self.groups = facts.groups
         self.classes = facts.classes
         self.n_classes = len(facts.classes)
@@ -146,6 +149,11 @@ def build(dataset: Dataset, partition: Partition) -> Federation:
             f"and seed, or create the partition again"
         )
     blocks, bounds = _layout(partition, _keys(partition))
+    public = (0, 0)
+    if partition.public is not None:
+        end = sum(len(part) for part, _ in blocks)
+        public = (end, end + len(partition.public))
+        blocks.append((partition.public, (0, ())))
     _check(blocks, len(dataset))
     x = torch.empty((sum(len(part) for part, _ in blocks), *dataset.shape), dtype=torch.float32)
     y = torch.empty(len(x), dtype=torch.int64)
@@ -153,7 +161,7 @@ def build(dataset: Dataset, partition: Partition) -> Federation:
     for part, key in blocks:
         _fill(dataset, part, key, x[start : start + len(part)], y[start : start + len(part)])
         start += len(part)
-    return Federation(x, y, _facts(dataset, partition, bounds, y))
+    return Federation(x, y, replace(_facts(dataset, partition, bounds, y), public=public))
 
 
 def _keys(partition: Partition) -> list[Key]:

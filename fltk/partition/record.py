@@ -35,6 +35,7 @@ class Partition:
     attempts: int  # draws until the smallest client was large enough
     fingerprint: str
     n_newcomers: int  # the last ids
+    public: Ints | None = None  # sorted positions of the samples that the server has in public
 
     @property
     def n_clients(self) -> int:
@@ -51,16 +52,22 @@ def create(
     transform: dict[str, Any] | None = None,
     attempts: int = 1,
     n_newcomers: int = 0,
+    public: Ints | None = None,
 ) -> Partition:
     """A Partition with its fingerprint; `splits` are the index lists of train, val and test."""
     train, val, test = (tuple(parts) for parts in splits)
     transform = transform or {}
-    mark = _fingerprint(data_fingerprint, (train, val, test), group, transform, n_newcomers)
-    return Partition(config, data_fingerprint, train, val, test, group, transform, attempts, mark, n_newcomers)
+    mark = _fingerprint(data_fingerprint, (train, val, test), group, transform, n_newcomers, public)
+    return Partition(config, data_fingerprint, train, val, test, group, transform, attempts, mark, n_newcomers, public)
 
 
 def _fingerprint(
-    data: str, splits: tuple[Parts, ...], group: Ints | None, transform: dict[str, Any], n_newcomers: int
+    data: str,
+    splits: tuple[Parts, ...],
+    group: Ints | None,
+    transform: dict[str, Any],
+    n_newcomers: int,
+    public: Ints | None,
 ) -> str:
     """SHA-256 of what the clients hold, whatever the configuration that led to it."""
     arrays: dict[str, npt.NDArray[Any] | None] = {f"data:{data}": None, "newcomers": np.array([n_newcomers])}
@@ -68,6 +75,8 @@ def _fingerprint(
         arrays |= {f"{name}{client}": part for client, part in enumerate(parts)}
     arrays["group"] = group
     arrays |= _transform_arrays(transform)
+    if public is not None:
+        arrays["public"] = public
     return digest({name: None if a is None else a.astype(np.int64) for name, a in arrays.items()})
 
 
@@ -88,6 +97,8 @@ def to_arrays(p: Partition) -> dict[str, npt.NDArray[Any]]:
         arrays[f"{name}_offsets"] = np.cumsum([0, *(len(part) for part in parts)], dtype=np.int64)
     if p.group is not None:
         arrays["group"] = p.group
+    if p.public is not None:
+        arrays["public"] = p.public
     return arrays | _transform_arrays(p.transform)
 
 
@@ -103,6 +114,7 @@ def from_arrays(config: PartitionConfig, arrays: Arrays) -> Partition:
             transform=_transform(arrays),
             attempts=int(arrays["attempts"]),
             n_newcomers=int(arrays["n_newcomers"]),
+            public=arrays["public"].astype(np.int64) if "public" in arrays else None,
         )
         stored = str(arrays["fingerprint"])
     except (KeyError, ValueError, TypeError, IndexError) as error:

@@ -38,13 +38,19 @@ class Down:
         """The columns that travel."""
         return layout.take(self.w, columns.travels) if self.w.shape[0] == layout.size else self.w
 
+    def nbytes(self, layout: Layout, columns: Columns) -> int:
+        """Bytes on the wire: the columns that travel, and the server's further tensors."""
+        model = 4 * min(len(self.w), layout.width(columns.travels))
+        return model + bytes_of(self.server)
+
 
 @dataclass(frozen=True)
 class Upload:
     """What one client's round produced: the trained row, tensors for the server, and what the client keeps.
 
     `local_update` returns the whole row (P,); the engine cuts it, so that `aggregate` sees the shared columns
-    only and the private ones travel no further than `own`.
+    only and the private ones travel no further than `own`. A client that sends no model in a step of the round returns
+    an empty row (0,).
     """
 
     w: Tensor
@@ -52,14 +58,13 @@ class Upload:
     own: Mapping[str, Tensor] = field(default_factory=dict)
     client: int = -1
     ballot: Tensor | None = None  # (2, 8) the client's vote on the own step, where the round asked for one
+    model: bool = True  # whether a model is sent in this step of the round
+    nbytes: int = 0  # on the wire, measured where the client sends: the columns that travel, and what is `sent`
 
 
-@dataclass(frozen=True)
-class Cost:
-    """Bytes on the wire per participating client and round."""
-
-    down: int
-    up: int
+def bytes_of(tensors: Mapping[str, Tensor]) -> int:
+    """Bytes of named tensors on the wire."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
 
 @dataclass(frozen=True)

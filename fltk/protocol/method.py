@@ -10,26 +10,27 @@ run.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from fltk.errors import FltkError
 from fltk.memory.shared import renewed
 from fltk.models.parts import Columns
 from fltk.protocol.averaging import ONE, common_rows
 from fltk.protocol.map import Map, spread
-from fltk.protocol.messages import Cost, Down, Joined, Upload
+from fltk.protocol.messages import Down, Joined, Upload
 from fltk.protocol.state import State, enlarged
 from fltk.protocol.verdict import PREFIX, grown
 
 if TYPE_CHECKING:
     from fltk.memory.undo import Undo
-    from fltk.models.layout import Layout
     from fltk.partition.federation import ClientData
-    from fltk.protocol.context import Context
+    from fltk.protocol.server import Server
+    from fltk.protocol.server_optimiser import ServerOptimiser
     from fltk.protocol.task import Task
     from fltk.train.trainer import Trainer
 
@@ -60,12 +61,21 @@ class Method:
 
     @classmethod
     def adds_up(cls) -> bool:
-        """Whether `aggregate` wants nothing of the uploads but `Context.combine` and `total` over all of them.
+        """Whether `aggregate` wants nothing of the uploads but `Server.average` and `total` over all of them.
 
         Both have to have the same weights: FedAvg's, or equal ones for a method that is `equal`.
         """
         owner = next(c for c in cls.__mro__ if "aggregate" in vars(c))
         return bool(vars(owner).get("additive", False))
+
+    @property
+    def server_optimiser(self) -> ServerOptimiser | None:
+        """The server optimiser that is part of the method; None where `--server-opt` decides."""
+        return None
+
+    def network(self, base: Callable[[], nn.Module]) -> nn.Module:
+        """The network that clients train, without weights; `base` makes the one that the run asks for."""
+        return base()
 
     def check(self, task: Task) -> None:
         """Refuse, with the option's name, a federation or training set-up that this method cannot handle."""
@@ -75,6 +85,8 @@ class Method:
         layout = task.layout
         private = layout.take(task.w0, self.columns.private)
         client = {"private": private.repeat(task.n_clients, 1)} if private.numel() else {}
+        if task.starts:  # networks differ, and nothing travels: a row is as long as the largest network
+            client["private"] = torch.stack([padded(start, layout.size) for start in task.starts[: task.n_clients]])
         return State(
             server={"w": layout.take(task.w0, self.columns.travels).clone()},
             client=client,
@@ -88,6 +100,14 @@ class Method:
         is free for what is made of them to be sent down, and behind that for the uploads.
         """
         return state
+
+    def participants(self, state: State, sampled: Sequence[int], server: Server) -> Sequence[int] | None:
+        """The clients of exchange number `server.step` of a round, ascending; None where the round has no more.
+
+        sampled: the clients that were sampled in this round.  state: as the exchange before has left it.  Default: one
+        exchange, with all that were sampled.
+        """
+        return sampled if server.step == 0 else None
 
     def downlink(self, state: State, ids: Sequence[int], task: Task) -> list[Down]:
         """What each client of `ids` trains from."""
@@ -103,6 +123,8 @@ class Method:
     def start(self, shared: Tensor, state: State, i: int, task: Task) -> Tensor:
         """A whole model (P,) from shared columns and the private ones of client i."""
         private = state.client["private"][i] if "private" in state.client else shared[:0]
+        if task.starts:
+            return private[: len(task.starts[i])]
         return task.whole(self.columns, shared, private)
 
     def references(self, state: State, downs: Sequence[Down], uploads: Sequence[Upload], task: Task) -> list[Tensor]:
@@ -113,25 +135,34 @@ class Method:
         """One client's round: pure in what came down, the client's data and its own random streams."""
         return Upload(trainer.sgd(down.w, client.train))
 
-    def aggregate(self, state: State, uploads: Sequence[Upload], ctx: Context) -> State:
+    def aggregate(self, state: State, uploads: Sequence[Upload], server: Server) -> State:
         """The next state from the uploads, which come in client-id order."""
         ids = [u.client for u in uploads]
-        w, p = ctx.combine([u.w for u in uploads], ctx.weights(ids), ids, state.server["w"])
-        return self.keep(state, uploads, ctx, server={"w": w, "p": spread(p, uploads, ctx.task)})
+        w, p = server.average([u.w for u in uploads], server.weights(ids), ids, state.server["w"])
+        return self.next_state(state, uploads, server, {"w": w, "p": spread(p, uploads, server.task)})
+
+    def finish(self, state: State, server: Server) -> State:
+        """The state after the last round, for a method that has something left to do with it. Default: as it is."""
+        return state
 
     def missed(self, state: State, round: int) -> State:
         """The next state after a round of which no upload is left; for a method that counts rounds."""
         return state
 
-    def keep(self, state: State, uploads: Sequence[Upload], ctx: Context, server: Mapping[str, Tensor]) -> State:
-        """The next state: `server` tensors replaced, and what the participants keep put into their rows."""
+    def next_state(
+        self, state: State, uploads: Sequence[Upload], server: Server, changed: Mapping[str, Tensor]
+    ) -> State:
+        """The next state: the `changed` tensors of the server, and what the participants keep put into their rows."""
         client = dict(state.client)
-        for name in {k for u in uploads for k in u.own}:
+        for name in sorted({name for u in uploads for name in u.own}):
+            if name not in client:
+                own = type(self).__name__
+                raise FltkError(f"{own}.local_update keeps {name!r}, which {own}.init has not made for the clients")
             client[name] = renewed(client[name], {u.client: u.own[name] for u in uploads if name in u.own})
-        client |= {} if ctx.sums is None else ctx.sums.kept
+        client |= {} if server.sums is None else server.sums.kept
         last = state.last.clone()
-        last[[u.client for u in uploads]] = ctx.round
-        return replace(state, server={**state.server, **server}, client=client, last=last)
+        last[[u.client for u in uploads]] = server.round
+        return replace(state, server={**state.server, **changed}, client=client, last=last)
 
     def personal_model(self, state: State, ids: Sequence[int], task: Task) -> list[Tensor]:
         """The models (P,) that the clients `ids` would use now, before any further local step."""
@@ -149,7 +180,10 @@ class Method:
         last step.
         """
         columns = self.columns
-        arrival = task.whole(columns, state.server["w"], task.layout.take(task.w0, columns.private))
+        if task.starts:
+            arrival = task.starts[client.id]
+        else:
+            arrival = task.whole(columns, state.server["w"], task.layout.take(task.w0, columns.private))
         p = state.server.get("p")
         return Joined(
             arrival,
@@ -171,7 +205,8 @@ class Method:
         server |= grown(state.server, n, task.n_clients)
         client = {k: enlarged(old, new.client.get(k), n, task.n_clients).clone() for k, old in state.client.items()}
         for i, one in enumerate(joined, start=n):
-            private = {"private": task.layout.take(one.model, self.columns.private)}
+            model = padded(one.model, task.layout.size)
+            private = {"private": task.layout.take(model, self.columns.private)}
             for name, value in {**private, **one.own}.items():
                 if name in client:
                     client[name][i] = value
@@ -204,11 +239,7 @@ class Method:
         """Further numbers of every client, (N,) each, NaN for no value. `cluster` says in which one a client is."""
         return {}
 
-    def cost(self, layout: Layout) -> Cost:
-        """Bytes per participant and round, float32."""
-        size = 4 * layout.width(self.columns.travels)
-        return Cost(size, size)
 
-    def first_cost(self, layout: Layout) -> Cost:
-        """Bytes that a client's first round takes in addition."""
-        return Cost(0, 0)
+def padded(row: Tensor, size: int) -> Tensor:
+    """A model (P_i,) with zeros behind it, (size,): rows of networks that differ have one length."""
+    return nn.functional.pad(row, (0, size - len(row)))

@@ -30,10 +30,16 @@ class Task:
     seed: Callable[[str], int]  # (purpose) -> seed of a stream that is no client's
     plain_sgd: bool = True  # local SGD has neither momentum nor weight decay
     class_head: ClassHead | None = None  # averages of the shared output layer have weights per class
+    public: int = 0  # samples that the server has in public (`--public`)
+    starts: tuple[Tensor, ...] = ()  # where networks differ: (P_i,) the initial model of every client and newcomer
 
     @property
     def n_clients(self) -> int:
         return len(self.n)
+
+    def initial(self, client: int) -> Tensor:
+        """The common initial model of a client's network, (P_i,): theta^0 itself where all have one network."""
+        return self.starts[client] if self.starts else self.w0
 
     def weights(self, ids: Sequence[int]) -> Tensor:
         """FedAvg's weights p of the clients `ids`, (K,) float64, summing to 1."""

@@ -66,7 +66,7 @@ class Verdict(Protocol):
     def copy(self, place: str, twin: str) -> None:
         """Give a target the state of one that is computed alike."""
 
-    def combine(
+    def average(
         self, rows: Sequence[Tensor], weights: Tensor, ids: Sequence[int], origin: Tensor, target: str, mean: Mean
     ) -> tuple[Tensor, Tensor]:
         """One target's row (P,) and the weights (K,) that entered it; `origin` and zeros without a trusted client."""

@@ -12,9 +12,9 @@ from fltk.engine.work import Part, TrainTask, Weighted, add_up, put, train_clien
 from fltk.memory.shared import MOST, SHELF, written_anew
 from fltk.memory.undo import Undo
 from fltk.protocol.averaging import equal_weights, parts
-from fltk.protocol.context import Sums
 from fltk.protocol.messages import Down, Upload
 from fltk.protocol.method import Method
+from fltk.protocol.server import Sums
 from fltk.protocol.state import State
 from fltk.protocol.task import Task
 
@@ -29,11 +29,17 @@ class Cohort:
     ids: Sequence[int]
     downs: Sequence[Down]
     voted: Mapping[int, Tensor] = field(default_factory=dict)  # by client: the personal model that it votes on
+    step: int = 0  # the exchange within the round
 
     @staticmethod
     def of(method: Method, task: Task, state: State, ids: Sequence[int], round: int) -> Cohort:
         """Clients that train from what the method sends down in a state."""
         return Cohort(method, task, round, ids, method.downlink(state, ids, task))
+
+    @property
+    def bytes_down(self) -> int:
+        """What was sent down to all of them, on the wire."""
+        return sum(down.nbytes(self.task.layout, self.method.columns) for down in self.downs)
 
     def trained(self, engine: Engine, room: Tensor | None = None) -> tuple[list[Upload], list[float]]:
         """Their uploads and training losses, in client-id order.
@@ -80,10 +86,12 @@ class Cohort:
 
     def _tasks(self, matrices: Mapping[str, Tensor]) -> list[TrainTask]:
         """Everybody's work, with the rows of those matrices that workers can reach."""
-        reached = [name for name, matrix in matrices.items() if SHELF.place(matrix[0]) is not None]
-        into = [{name: matrices[name][k] for name in reached} for k in range(len(self.ids))]
-        given = zip(self.ids, self.downs, into, strict=True)
-        return [TrainTask(self.round, i, down, rows, self.voted.get(i)) for i, down, rows in given]
+        reached = {name: matrix for name, matrix in matrices.items() if SHELF.place(matrix[0]) is not None}
+        tasks = []
+        for k, (client, down) in enumerate(zip(self.ids, self.downs, strict=True)):
+            into = {name: matrix[k] for name, matrix in reached.items()}
+            tasks.append(TrainTask(self.round, client, down, into, self.voted.get(client), self.step))
+        return tasks
 
 
 def _cloned(upload: Upload) -> Upload:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from itertools import count
 
 import numpy as np
 import torch
@@ -26,13 +27,13 @@ from fltk.engine.work import ClientScores, ScoreTask, score_client
 from fltk.memory.shared import MOST
 from fltk.memory.undo import Undo
 from fltk.protocol.map import Map
-from fltk.protocol.messages import Upload
 from fltk.protocol.method import Method
 from fltk.protocol.mixing import TOGETHER
+from fltk.protocol.server import Server
 from fltk.protocol.state import State
 from fltk.protocol.task import Task
 from fltk.rounds import pipeline
-from fltk.rounds.cohort import Cohort
+from fltk.rounds.exchange import Run, Traffic, exchange
 from fltk.train import own_step
 from fltk.train.streams import Streams
 
@@ -99,12 +100,13 @@ def rounds(
     """
     task = task or job.task()
     notes = pipeline.check(job, task)
+    run = Run(job, engine, task)
     finished, state = resume if resume else (0, beginning(job, task))
     with closing(Undo()) as undo:
         for t in range(finished, job.train.rounds):
             undo.forget()
             try:
-                done = _round(job, engine, task, state, t, undo)
+                done = _round(run, state, t, undo)
             except BaseException:
                 undo.back()
                 raise
@@ -127,24 +129,25 @@ class _Played:
 
     state: State
     ids: list[int]  # the participants
-    firsts: int  # how many of them took part for the first time
-    losses: list[float]  # their training losses
+    losses: dict[int, float]  # their training losses, of the last exchange in which they trained
     ballots: int | None  # votes on the own step that were counted; None where there is no vote
-    faced: pipeline.Faced
-    trained_at: float  # time.perf_counter() after training
+    traffic: Traffic
+    faced: pipeline.Faced  # of the last exchange in which models were sent
+    trained_at: float  # time.perf_counter() after the last training
 
 
-def _round(job: Job, engine: Engine, task: Task, state: State, t: int, undo: Undo) -> RoundDone:
+def _round(run: Run, state: State, t: int, undo: Undo) -> RoundDone:
     """Round t, counted from 0."""
     started = time.perf_counter()
+    job, task = run.job, run.task
     before = _client_numbers(job.method, task, state)
-    played = _played(job, engine, task, state, t, undo)
+    played = _played(run, state, t, undo)
     state = played.state
     aggregated = time.perf_counter()
 
     scalars, clients = _recorded(job, task, played, before)
     if (t + 1) % job.train.eval_every == 0 or t + 1 == job.train.rounds:
-        more, vectors = _evaluated(job, engine, task, state, t)
+        more, vectors = _evaluated(job, run.engine, task, state, t)
         scalars |= more
         clients |= vectors
 
@@ -154,63 +157,60 @@ def _round(job: Job, engine: Engine, task: Task, state: State, t: int, undo: Und
     scalars["seconds_aggregate"] = aggregated - played.trained_at
     scalars["seconds_eval"] = ended - aggregated
 
-    found = job.method.mixing(state, task)
+    found = run.map_of(state)
     scalars |= pipeline.weight_of_attackers(job, found, state, played.faced)
     return RoundDone(t + 1, scalars, clients, found, digest(state), state, tuple(played.faced.notes))
 
 
-def _played(job: Job, engine: Engine, task: Task, state: State, t: int, undo: Undo) -> _Played:
-    """Sample, send down, train, judge, aggregate."""
-    method = job.method
-    ids = sample(task, job.train, job.streams(), t)
-    firsts = int((state.last[ids] < 0).sum())
+def _played(run: Run, state: State, t: int, undo: Undo) -> _Played:
+    """Sample, and then as many exchanges as the method wants: send down, train, judge, aggregate."""
+    method = run.job.method
+    sampled = sample(run.task, run.job.train, run.job.streams(), t)
 
     # who votes on the own step, and on which model: the one that a client would use before this round
     votes = own_step.Votes.of(state.server)
-    asked = [] if votes is None else votes.due(ids, state.last, t)
-    voted = dict(zip(asked, method.personal_model(state, asked, task), strict=True)) if asked else {}
+    asked = [] if votes is None else votes.due(sampled, state.last, t)
+    voted = dict(zip(asked, method.personal_model(state, asked, run.task), strict=True)) if asked else {}
 
-    threatened = job.campaign is not None or job.protection is not None
-    if not threatened:
-        state = method.prepared(state, ids, task, undo)
-    downs = method.downlink(state, ids, task)
-    starts = pipeline.own_starts(job, state, ids, downs)
+    faced, trained_at = pipeline.Faced([], Server(t, run.task)), time.perf_counter()
+    there: set[int] = set()
+    losses: dict[int, float] = {}
+    ballots: dict[int, Tensor] = {}
+    traffic = Traffic()
+    for step in count():
+        server = run.server(state, t, step, undo, traffic)
+        ids = method.participants(state, sampled, server)
+        if ids is None:
+            break
+        done = exchange(run, state, ids, server, voted if step == 0 else {})
+        state, trained_at = done.state, done.trained_at
+        there.update(ids)
+        ballots |= done.ballots
+        losses |= done.losses
+        if done.models or step == 0:
+            faced = done.faced
 
-    # where the server only averages, uploads are added up in the workers and none of them arrives
-    cohort, sums = Cohort(method, task, t, ids, starts, voted), None
-    if method.adds_up() and task.class_head is None and not threatened:
-        uploads, losses, sums = cohort.added_up(engine, state, undo)
-    else:
-        uploads, losses = cohort.trained(engine, undo.kept)
-    trained_at = time.perf_counter()
-
-    faced = pipeline.face(job, engine, task, state, downs, uploads, t)
-    if faced.uploads:
-        state = method.aggregate(state, faced.uploads, replace(faced.context, sums=sums, undo=undo))
-    else:
-        state = method.missed(state, t)
-
-    # what attackers, the defence and the vote remember is part of the state
-    ballots = {u.client: u.ballot for u in faced.uploads if u.ballot is not None}
-    faced = pipeline.settled(faced, job, task.n_clients)
-    state = faced.remembered(state)
-    faced = replace(faced, uploads=[Upload(torch.empty(0), client=u.client) for u in faced.uploads])
+    if t + 1 == run.job.train.rounds:
+        server = run.server(state, t, 0, undo, traffic)
+        state = run.remembered(method.finish(state, server), server)
     if votes is None:
-        return _Played(state, ids, firsts, losses, None, faced, trained_at)
+        return _Played(state, sorted(there), losses, None, traffic, faced, trained_at)
     state = replace(state, server={**state.server, **votes.counted(ballots, t).tensors()})
-    return _Played(state, ids, firsts, losses, len(ballots), faced, trained_at)
+    return _Played(state, sorted(there), losses, len(ballots), traffic, faced, trained_at)
 
 
 def _recorded(
     job: Job, task: Task, played: _Played, before: dict[str, Values]
 ) -> tuple[dict[str, float], dict[str, Values]]:
     """Scalars and per-client vectors of a round, but for its evaluation. before: the method's vectors before it."""
-    method, count = job.method, len(played.ids)
+    method, participants = job.method, len(played.ids)
     told = _client_numbers(method, task, played.state)
-    losses = _scatter(task.n_clients, played.ids, played.losses)
+    order = sorted(played.losses)
+    in_order = [played.losses[client] for client in order]
+    losses = _scatter(task.n_clients, order, in_order)
     clients = {"train_loss": losses, **told, **played.faced.clients}
 
-    scalars = {"train_loss": _mean(played.losses), "participants": float(count)}
+    scalars = {"train_loss": _mean(in_order), "participants": float(participants)}
     scalars |= {**played.faced.scalars, **method.diagnostics(played.state, task)}
     if "cluster" in told:
         scalars |= membership(told["cluster"], before["cluster"], _array(task.groups))
@@ -220,9 +220,8 @@ def _recorded(
         scalars["own_step"] = float(own_step.choice_of(played.state.server))
         scalars["ballots"] = float(ballots)
 
-    every, first = method.cost(task.layout), method.first_cost(task.layout)
-    scalars["bytes_down"] = float(every.down * count + first.down * played.firsts)
-    scalars["bytes_up"] = float(every.up * count + first.up * played.firsts + own_step.BYTES * ballots)
+    scalars["bytes_down"] = float(played.traffic.down)
+    scalars["bytes_up"] = float(played.traffic.up + own_step.BYTES * ballots)
     return scalars, clients
 
 

@@ -25,34 +25,49 @@ from fltk.engine.work import ClientScores, RootTask, train_root
 from fltk.errors import UsageError
 from fltk.models.parts import NONE
 from fltk.protocol.averaging import MIXED
-from fltk.protocol.context import Context
 from fltk.protocol.map import Map
 from fltk.protocol.messages import Down, Upload
+from fltk.protocol.server import Server
 from fltk.protocol.state import State
 from fltk.protocol.task import Task
 from fltk.protocol.verdict import PREFIX
 
 MEMORY = "attack."  # tensors that attackers remember
+RESIDUAL = "channel."  # (N, d) what clients have not sent yet, under the channel's filters
 HONEST = "attack-own"  # (M, P) trained models of malicious clients that go on with their own; NaN where there is none
 Values = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
 
 
 @dataclass(frozen=True)
 class Faced:
-    """A round's uploads as the method gets them, its context, and what is to be stored of the round."""
+    """A round's uploads as the method gets them, the server that averages them, and what is stored of the round."""
 
     uploads: list[Upload]
-    context: Context
-    watch: Watch | None = None  # the defence of the round, whose verdict the context has
+    server: Server
+    watch: Watch | None = None  # the defence of the round, whose verdict the server has
     left: Mapping[str, Tensor] = field(default_factory=dict)
     scalars: Mapping[str, float] = field(default_factory=dict)
     clients: Mapping[str, Values] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    lost_bytes: int = 0  # of uploads that came and were dropped
+
+    @property
+    def bytes_up(self) -> int:
+        """What the clients sent, on the wire."""
+        return self.lost_bytes + sum(upload.nbytes for upload in self.uploads)
 
     def remembered(self, state: State) -> State:
-        """The method's next state with what attackers and defence remember."""
-        kept = {k: v for k, v in state.server.items() if not (k.startswith((PREFIX, MEMORY)) or k == HONEST)}
-        return replace(state, server={**kept, **self.left}) if self.left or len(kept) < len(state.server) else state
+        """The method's next state with what attackers, channel and defence remember."""
+        ours = {name for name in state.server if name.startswith((PREFIX, MEMORY, RESIDUAL)) or name == HONEST}
+        if not self.left and not ours:
+            return state
+        kept = {name: tensor for name, tensor in state.server.items() if name not in ours}
+        return replace(state, server={**kept, **self.left})
+
+
+def acts(job: Job) -> bool:
+    """Whether anything happens to uploads between clients and method."""
+    return job.campaign is not None or job.protection is not None or job.channel is not None
 
 
 def guard_of(job: Job, task: Task) -> Guard | None:
@@ -85,6 +100,7 @@ def check(job: Job, task: Task) -> tuple[str, ...]:
     """Refuse, with the option's name, what method, attack and defence cannot do together; gives lines to tell."""
     job.method.check(task)
     n, campaign = participants(job, task), job.campaign
+    refuse_mechanisms(job, task)
     notes = nothing_private(job, task)
     if campaign is not None:
         bad = min(n, len(campaign.malicious))
@@ -120,6 +136,25 @@ def check(job: Job, task: Task) -> tuple[str, ...]:
     return notes
 
 
+def refuse_mechanisms(job: Job, task: Task) -> None:
+    """Refuse a server optimiser, a channel or several networks where the method has no use for them."""
+    method, travels = job.method, job.method.columns.travels
+    nothing = task.layout.width(travels) == 0
+    asked = job.train
+    if asked.server_opt and method.server_optimiser is not None:
+        raise UsageError(f"--server-opt {asked.server_opt}: the method has a server optimiser of its own; leave it out")
+    if asked.server_opt and (nothing or method.averages == MIXED):
+        why = "it sends no model" if nothing else "it has no average that all clients share"
+        raise UsageError(f"--server-opt {asked.server_opt} does not go with this --method: {why}")
+    if asked.channel and job.channel is not None and nothing:
+        raise UsageError(f"--channel {asked.channel} does not go with this --method: it sends no model")
+    if task.starts and not nothing:
+        raise UsageError(
+            "--models does not go with this --method: it sends models, and those of different networks cannot be "
+            "averaged; take local or fedmd"
+        )
+
+
 def nothing_private(job: Job, task: Task) -> tuple[str, ...]:
     """A line to tell where clients keep a part of the model of which this network has nothing."""
     private = job.method.columns.private
@@ -149,34 +184,102 @@ def own_starts(job: Job, state: State, ids: Sequence[int], downs: Sequence[Down]
 
 
 def face(
-    job: Job, engine: Engine, task: Task, state: State, downs: Sequence[Down], uploads: Sequence[Upload], round: int
+    job: Job, engine: Engine, state: State, downs: Sequence[Down], uploads: Sequence[Upload], server: Server
 ) -> Faced:
-    """What becomes of a round's uploads; `downs` is what was sent to their clients, as the server knows it."""
-    campaign, guard = job.campaign, guard_of(job, task)
+    """What becomes of a round's uploads; `downs` is what was sent to their clients, as the server knows it.
+
+    In this order: attack, finite check, channel, defence.
+    """
+    campaign, guard, round = job.campaign, guard_of(job, server.task), server.round
     attacked = campaign is not None and campaign.on(round)
     if campaign is not None and attacked and campaign.size != 1:
-        task = replace(task, n=claimed(task.n, campaign.malicious, campaign.size))
-    if guard is None and (campaign is None or not campaign.malicious):
-        return Faced(list(uploads), Context(round, task))
-    scalars = {"dropped": float(len(uploads))}
-    notes: tuple[str, ...] = ()
+        claims = claimed(server.task.n, campaign.malicious, campaign.size)
+        server = replace(server, task=replace(server.task, n=claims))
+
+    faced = Faced(list(uploads), server)
     down = {u.client: d for u, d in zip(uploads, downs, strict=True)}
-    told, left = finite(uploads), {k: v for k, v in state.server.items() if k.startswith(MEMORY) or k == HONEST}
-    if campaign is not None and attacked and told:
-        told, left, more, notes = poisoned(job, campaign, task, state, down, told, round)
-        scalars |= more | knowledge(campaign.attack)
-        scalars["attackers"] = float(sum(campaign.hits(round, u.client) for u in uploads))
+    threatened = guard is not None or (campaign is not None and bool(campaign.malicious))
+    if threatened:
+        faced = _attacked(job, state, down, faced)
+    if job.channel is not None:
+        faced = through_channel(job, state, down, faced)
+    if guard is None or not faced.uploads:
+        left = {k: v for k, v in state.server.items() if guard is not None and k.startswith(PREFIX)}
+        return replace(faced, left={**faced.left, **left})
+
+    # a rule's state is settled when the method has averaged: the watch is read then, by `settled`
+    there = [down[u.client] for u in faced.uploads]
+    watch = judged(job, engine, guard, server.task, state, there, faced.uploads, round)
+    return replace(faced, watch=watch, server=replace(faced.server, watch=watch))
+
+
+def _attacked(job: Job, state: State, down: Mapping[int, Down], faced: Faced) -> Faced:
+    """The uploads as attackers really send them, without those that are not finite."""
+    campaign, round, task = job.campaign, faced.server.round, faced.server.task
+    told = finite(faced.uploads)
+    scalars: dict[str, float] = {}
+    notes: tuple[str, ...] = ()
+    left = {k: v for k, v in state.server.items() if k.startswith(MEMORY) or k == HONEST}
+    if campaign is not None and campaign.on(round) and told:
+        told, left, numbers, notes = poisoned(job, campaign, task, state, down, told, round)
+        scalars = {**numbers, **knowledge(campaign.attack)}
+        scalars["attackers"] = float(sum(campaign.hits(round, u.client) for u in faced.uploads))
         told = finite(told)
     elif campaign is not None:
         left = repentant(campaign, left, [u.client for u in told])
-    scalars["dropped"] -= len(told)
-    watch = judged(job, engine, guard, task, state, [down[u.client] for u in told], told, round) if told else None
-    if guard is not None and watch is None:
-        left |= {k: v for k, v in state.server.items() if k.startswith(PREFIX)}
-    if watch is None:
-        return Faced(told, Context(round, task), None, left, scalars, {}, notes)
-    # a rule's state is settled when the method has averaged: the watch is read then, by `settled`
-    return Faced(told, Context(round, task, watch), watch, left, scalars, {}, notes)
+
+    kept = {u.client for u in told}
+    lost = [u for u in faced.uploads if u.client not in kept]
+    scalars["dropped"] = float(len(lost))
+    return replace(faced, uploads=told, left=left, scalars=scalars, notes=notes, lost_bytes=sum(u.nbytes for u in lost))
+
+
+def through_channel(job: Job, state: State, down: Mapping[int, Down], faced: Faced) -> Faced:
+    """The uploads as they arrive behind the channel's filters, with their bytes; what clients have not sent is kept.
+
+    Models are filtered: the one that every client sends, and further ones where methods have some (`also_sent`).
+    """
+    channel, task, uploads = job.channel, faced.server.task, faced.uploads
+    assert channel is not None
+    method, round = job.method, faced.server.round
+    known = {k: v for k, v in state.server.items() if k.startswith(RESIDUAL)}
+    if channel.lossless or not uploads:
+        return replace(faced, left={**faced.left, **known})
+
+    starts: dict[str, list[Tensor | None]] = {}
+    starts["w"] = list(method.references(state, [down[u.client] for u in uploads], uploads, task))
+    for name, source in method.also_sent.items():
+        starts[name] = [down[u.client].server.get(source) for u in uploads]
+
+    arrived = list(uploads)
+    memory = {k: v.clone() for k, v in known.items()}
+    parameters = parameters_of(job, task)
+    for name, references in starts.items():
+        for k, (upload, reference) in enumerate(zip(arrived, references, strict=True)):
+            row = upload.w if name == "w" else upload.sent.get(name)
+            if row is None or reference is None:
+                continue
+            generator = job.streams().generator(f"channel/{name}", round, upload.client)
+            kept = _residual(memory, name, task.n_clients, parameters) if channel.remembers else None
+            before = None if kept is None else kept[upload.client]
+            packed, after = channel.send(row[:parameters] - reference[:parameters], before, generator)
+            if kept is not None and after is not None:
+                kept[upload.client] = after
+            new = torch.cat([reference[:parameters] + packed.values, row[parameters:]])
+            nbytes = upload.nbytes - 4 * parameters + packed.nbytes
+            if name == "w":
+                arrived[k] = replace(upload, w=new, nbytes=nbytes)
+            else:
+                arrived[k] = replace(upload, sent={**upload.sent, name: new}, nbytes=nbytes)
+    return replace(faced, uploads=arrived, left={**faced.left, **memory})
+
+
+def _residual(memory: dict[str, Tensor], name: str, n: int, parameters: int) -> Tensor:
+    """(N, d) what clients have not sent yet of a model; of zeros at first."""
+    key = f"{RESIDUAL}{name}"
+    if key not in memory:
+        memory[key] = torch.zeros(n, parameters)
+    return memory[key]
 
 
 def knowledge(attack: Attack) -> dict[str, float]:
@@ -279,16 +382,14 @@ def repentant(campaign: Campaign, left: Mapping[str, Tensor], ids: Sequence[int]
 def judged(
     job: Job,
     engine: Engine,
-    guard: Guard | None,
+    guard: Guard,
     task: Task,
     state: State,
     downs: Sequence[Down],
     uploads: Sequence[Upload],
     round: int,
-) -> Watch | None:
+) -> Watch:
     """The defence's watch over a round, with its verdict on the uploads."""
-    if guard is None:
-        return None
     references = job.method.references(state, downs, uploads, task)
     root = root_updates(job, engine, guard, task, references, round) if guard.defence.needs_root else None
     ids = [u.client for u in uploads]

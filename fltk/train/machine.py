@@ -112,6 +112,11 @@ class Machine:
 
         return say
 
+    def outputs(self, w: Tensor, x: Tensor) -> Tensor:
+        """What the network says of x (n, ...), (n, C), in evaluation mode."""
+        say = self._scorer(w)
+        return torch.cat([say(x[k : k + BATCH]) for k in range(0, len(x), BATCH)])
+
     def features(self, w: Tensor, x: Tensor) -> Tensor:
         """What the last layer of `w` sees of `x` (n, ...), (n, F), in evaluation mode."""
         self._flat.copy_(w)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from fltk.config import TrainConfig
@@ -20,6 +21,7 @@ from fltk.train.scoring import Exam, Score
 from fltk.train.streams import Streams
 
 Ask = Callable[[Request], Answer]
+SERVER = -1  # the client number of work that is the server's own
 
 
 @dataclass(frozen=True)
@@ -46,28 +48,42 @@ class Trainer:
     `sgd` is a pure function of its arguments and the place. Two calls at one place draw the same batches:
     methods with two models per client feed both from the same stream.
 
-    ask: who answers orders and exams; by default the machine itself, one at a time.  frozen: a part of the model that
-    is never trained, whatever a method asks for.
+    machine_of: the machine for the network of a client, or of the server (-1).  ask: who answers orders and exams; by
+    default the machine itself, one at a time.  frozen: a part of the model that is never trained, whatever a method
+    asks for.
     """
 
     def __init__(
-        self, machine: Machine, config: TrainConfig, streams: Streams, ask: Ask | None = None, frozen: Part = NONE
+        self,
+        machine_of: Callable[[int], Machine],
+        config: TrainConfig,
+        streams: Streams,
+        ask: Ask | None = None,
+        frozen: Part = NONE,
     ):
-        self.machine = machine
-        self.layout: Layout = machine.layout
+        self._machine_of = machine_of
+        self.machine = machine_of(SERVER)
         self.config = config
         self.streams = streams
         self._frozen = frozen if self.layout.width(frozen) else NONE
-        self._ask: Ask = ask or (lambda request: machine.answer([request])[0])
+        self._ask: Ask = ask or (lambda request: self.machine.answer([request])[0])
         self._other = AS_CONFIGURED
         self.round = 0
+        self.step = 0
         self.client = 0
         self.losses: list[float] = []
         self.taken = 0  # SGD steps since this trainer was made
 
-    def at(self, round: int, client: int) -> Trainer:
-        """This trainer, moved to a round and a client, where it does what the run says."""
-        self.round, self.client, self.losses, self._other = round, client, [], AS_CONFIGURED
+    @property
+    def layout(self) -> Layout:
+        """The columns of the network that this place has."""
+        return self.machine.layout
+
+    def at(self, round: int, client: int, step: int = 0) -> Trainer:
+        """This trainer, moved to a round, a client and an exchange of the round, where it does what the run says."""
+        self.round, self.client, self.step = round, client, step
+        self.losses, self._other = [], AS_CONFIGURED
+        self.machine = self._machine_of(client)
         return self
 
     def under(self, other: Overrides) -> Trainer:
@@ -127,7 +143,7 @@ class Trainer:
         if steps == 0 or (only != ALL and not self._trainable(only)):
             return w
         self.taken += steps
-        generator = self.streams.generator("batches", self.round, self.client)
+        generator = self._generator()
         order = Order(
             w=w,
             x=data.x,
@@ -154,10 +170,19 @@ class Trainer:
 
         For methods whose rule goes from batch to batch; what they make of one is `sgd` on it with `epochs=1`.
         """
-        count, generator = len(data), self.streams.generator("batches", self.round, self.client)
+        count, generator = len(data), self._generator()
         dealt = Batches.deal(count, self.steps(count) if steps is None else steps, self.config, generator)
         cuts = [order[cut] for order, some in dealt for cut in some]
         return [Split(data.x[cut], data.y[cut]) for cut in cuts]
+
+    def _generator(self) -> torch.Generator:
+        """The stream of the batches of this place, at its beginning."""
+        purpose = f"batches/{self.step}" if self.step else "batches"
+        return self.streams.generator(purpose, self.round, self.client)
+
+    def outputs(self, w: Tensor, x: Tensor) -> Tensor:
+        """What the network with the weights `w` says of inputs (n, ...), in evaluation mode: (n, C)."""
+        return self.machine.outputs(w, x).cpu()
 
     def score(self, w: Tensor, data: Split) -> Score:
         """Loss and correct answers of `w` on `data`, in evaluation mode."""

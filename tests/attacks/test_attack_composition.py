@@ -21,8 +21,8 @@ from fltk.engine.serial import Serial
 from fltk.engine.work import RootTask, train_root
 from fltk.errors import UsageError
 from fltk.names import ATTACKS, DEFENCES
-from fltk.protocol.context import Context
 from fltk.protocol.messages import Upload
+from fltk.protocol.server import Server
 from fltk.rounds import pipeline
 from fltk.rounds.cohort import Cohort
 from fltk.train.streams import Streams
@@ -122,7 +122,7 @@ def uploads_of(made: Job, round: int = 0) -> tuple[pipeline.Faced, list[torch.Te
     state = made.method.init(task)
     downs = made.method.downlink(state, range(task.n_clients), task)
     trained, _ = Cohort(made.method, task, round, range(task.n_clients), downs).trained(engine)
-    return pipeline.face(made, engine, task, state, downs, trained, round), [u.w for u in trained]
+    return pipeline.face(made, engine, state, downs, trained, Server(round, task)), [u.w for u in trained]
 
 
 def test_attackers_see_unpoisoned_uploads_and_leave_those_of_others_alone() -> None:
@@ -242,7 +242,7 @@ def test_further_models_of_an_upload_are_poisoned_too() -> None:
     downs = made.method.downlink(state, range(4), task)
     trained, _ = Cohort(made.method, task, 1, range(4), downs).trained(engine)
     assert all("probe" in u.sent for u in trained)
-    for u in pipeline.face(made, engine, task, state, downs, trained, 1).uploads:
+    for u in pipeline.face(made, engine, state, downs, trained, Server(1, task)).uploads:
         assert bool((u.sent["probe"] == 9).all()) == (u.client in BAD)
 
 
@@ -300,8 +300,8 @@ def test_trust_is_weighed_before_normalising_and_nobody_trusted_keeps_the_model(
     watch.trust = torch.ones(4, dtype=torch.float64)
     assert watch.weigh(p, [0, 1, 2, 3]) is p
     watch.trust = torch.zeros(4, dtype=torch.float64)
-    context, origin = Context(0, job("fedavg").task(), watch), random(5, seed=8)
-    row, used = context.combine(list(random(4, 5)), p, [0, 1, 2, 3], origin)
+    context, origin = Server(0, job("fedavg").task(), watch), random(5, seed=8)
+    row, used = context.average(list(random(4, 5)), p, [0, 1, 2, 3], origin)
     assert torch.equal(row, origin)
     assert not used.any()
     assert watch.numbers["defence_kept"] == 1
@@ -339,7 +339,7 @@ def test_clipped_rows_are_what_others_get_and_the_own_row_is_what_it_was() -> No
 
 def test_soft_clusters_keep_their_memberships_under_equal_weights() -> None:
     made = defended(job("cluster-gmm", {"soft": "yes", "warmup": 1, "k": 2}, rounds=2), "median", weights="uniform")
-    context = Context(
+    context = Server(
         0, made.task(), guard_of("median", "clusters").watch(0, [0], [random(5)], [random(5)], torch.ones(1), {})
     )
     equal = replace(context, watch=replace_equal(context))
@@ -347,7 +347,7 @@ def test_soft_clusters_keep_their_memberships_under_equal_weights() -> None:
     assert play(made)
 
 
-def replace_equal(context: Context) -> object:
+def replace_equal(context: Server) -> object:
     """The context's watch under a guard that weighs all clients equally."""
     assert context.watch is not None
     return replace(context.watch, guard=replace(context.watch.guard, equal=True))

@@ -591,7 +591,7 @@ def test_a_models_gradient_is_autograds(name: str) -> None:
     net = zoo.make(name, INPUTS[name], 5, (12,))
     layout = Layout.of(net)
     machine = Machine(zoo.make(name, INPUTS[name], 5, (12,)), layout)
-    trainer = Trainer(machine, TrainConfig(model=name, lr=0.1), Streams(3))
+    trainer = Trainer(lambda client: machine, TrainConfig(model=name, lr=0.1), Streams(3))
     w = zoo.initial(net, layout, torch.Generator().manual_seed(0))
     w = trainer.sgd(w, data)  # running statistics that differ from their start
     leaf = w.clone().requires_grad_()

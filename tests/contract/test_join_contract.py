@@ -21,6 +21,7 @@ from fltk.engine.serial import Serial
 from fltk.evaluation.join import Newcomer, Tuning, few_shots, join_all
 from fltk.partition.federation import Federation, build
 from fltk.protocol.messages import Joined
+from fltk.protocol.server import Server
 from fltk.protocol.state import State
 from fltk.protocol.task import Task
 from fltk.rounds import loop, pipeline
@@ -274,8 +275,8 @@ def test_others_listen_to_newcomers_who_have_not_been_judged_yet(make_job: MakeJ
     ids = range(N)
     sent = Cohort.of(grown.method, task, larger, ids, 2).trained(Serial(grown))[0]
     downs = grown.method.downlink(larger, ids, task)
-    faced = pipeline.face(grown, Serial(grown), task, larger, downs, sent, 2)
-    after = grown.method.aggregate(larger, faced.uploads, faced.context)
-    free = grown.method.aggregate(larger, faced.uploads, replace(faced.context, watch=None))
+    faced = pipeline.face(grown, Serial(grown), larger, downs, sent, Server(2, task))
+    after = grown.method.aggregate(larger, faced.uploads, faced.server)
+    free = grown.method.aggregate(larger, faced.uploads, replace(faced.server, watch=None))
     assert torch.equal(after.server["map"], free.server["map"])
     assert float(after.server["map"][:N, N:].sum()) > 0

@@ -20,8 +20,8 @@ from fltk.memory.products import Gram, gram
 from fltk.methods import parts
 from fltk.methods.parts import defended as mixed
 from fltk.protocol.averaging import MIXED, weighted_sum
-from fltk.protocol.context import Context
 from fltk.protocol.messages import Upload
+from fltk.protocol.server import Server
 from fltk.protocol.state import State
 from fltk.protocol.verdict import rows_left
 from fltk.rounds import pipeline
@@ -112,7 +112,7 @@ def test_targets_that_share_their_products_get_what_each_gets_alone(name: str) -
     rows, current, a = cohort(far=1e4)
     n, d = len(rows), 36  # four columns are buffers
     shared, alone = (guard(name, n, d) for _ in range(2))
-    context = Context(0, job("fedavg", data=federation(sizes=[12] * n)).task())
+    context = Server(0, job("fedavg", data=federation(sizes=[12] * n)).task())
     left: dict[str, torch.Tensor] = {}
     kept: dict[str, torch.Tensor] = {}
     for round in range(2):
@@ -140,7 +140,7 @@ def test_targets_that_have_become_alike_keep_what_each_remembers() -> None:
     n, d = 4, 12
     rows, current = random(n, d, seed=1), random(n, d, seed=2)
     a = torch.full((n, n), 1 / n, dtype=torch.float64)
-    context = Context(0, job("fedavg", data=federation(sizes=[12] * n)).task())
+    context = Server(0, job("fedavg", data=federation(sizes=[12] * n)).task())
     left: dict[str, torch.Tensor] = {}
     for tau in (1e9, 0.1):
         wary = guard("centered-clip", n, d, tau=tau)
@@ -161,7 +161,7 @@ def test_targets_that_have_become_alike_keep_what_each_remembers() -> None:
     assert not bool(torch.isclose(got.rows[1:], got.rows[0]).all(1).any())
 
 
-def _with(context: Context, watch: object) -> Context:
+def _with(context: Server, watch: object) -> Server:
     return replace(context, watch=watch)
 
 
@@ -178,7 +178,7 @@ def test_updates_and_products_of_a_round_of_mixed_rows_are_made_once(
         return gram(updates, origin)
 
     monkeypatch.setattr(products, "gram", spy)
-    context = Context(0, job("fedavg", data=federation(sizes=[12] * n)).task())
+    context = Server(0, job("fedavg", data=federation(sizes=[12] * n)).task())
     watch = guard(name, n, 40).watch(0, range(n), list(rows), list(current), torch.ones(n) / n, {})
     mixed(a[None], rows, [((0, 40),)], _with(context, watch), lambda: list(current))
     assert made == [n] * times
@@ -317,7 +317,7 @@ def test_a_row_that_is_not_clipped_any_more_is_the_methods_own() -> None:
     assert not torch.equal(before[ids], w[ids])
     sent = [Upload(w[i] + 1e-4, own={"pulled": torch.tensor(0.0)}, client=i) for i in ids]
     watch = guard.watch(1, ids, [u.w for u in sent], list(w[ids]), torch.ones(2) / 2, state.server)
-    state = made.method.aggregate(state, sent, Context(1, task, watch))
+    state = made.method.aggregate(state, sent, Server(1, task, watch))
     after = used_by_others(replace(state, server=watch.left), "w")
     assert torch.equal(after[ids], state.client["w"][ids])
     others = [i for i in range(8) if i not in ids]

@@ -25,8 +25,8 @@ from fltk.methods import banked
 from fltk.methods.attn import Attn
 from fltk.partition.federation import ClientData
 from fltk.protocol import mixing
-from fltk.protocol.context import Context
 from fltk.protocol.messages import Down, Upload
+from fltk.protocol.server import Server
 from fltk.protocol.state import State
 from fltk.rounds import loop
 from fltk.train.trainer import Trainer
@@ -203,7 +203,7 @@ def test_a_round_that_fails_leaves_the_one_before(
 
 
 def failing(error: type[BaseException]) -> Any:
-    def aggregate(self: Any, state: Any, uploads: Any, ctx: Context) -> Any:
+    def aggregate(self: Any, state: Any, uploads: Any, server: Server) -> Any:
         raise error
 
     return aggregate

@@ -123,7 +123,7 @@ def test_a_table_needs_no_training() -> None:
     row = newcomer_by_evidence(found, EVERYBODY, Options(lone=0, tau=TAU)).weights
     torch.testing.assert_close(got.model, blended(row, models(made, state)), rtol=0, atol=1e-6)
     assert torch.equal(got.own["table"], table)
-    assert got.up == made.method.first_cost(LAYOUT).up
+    assert got.up == 4 * 4 * (6 + 2)  # 4 classes: mean of 6 features, scatter and count
     assert trainer.taken == steps
 
 

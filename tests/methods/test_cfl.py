@@ -15,8 +15,8 @@ from fltk.attention.tokens import cosines
 from fltk.engine.base import Bench, Job
 from fltk.memory.products import gram
 from fltk.methods.cfl import CFL, bipartition, nearer_side
-from fltk.protocol.context import Context
 from fltk.protocol.messages import Upload
+from fltk.protocol.server import Server
 from fltk.protocol.state import State
 
 SMALL = {"eps1": 0.5, "eps2": 0.5, "t_min": 0, "min_size": 2}
@@ -35,7 +35,7 @@ def moved(made: Job, state: State, updates: Tensor, ids: Sequence[int] | None = 
     ids = range(len(updates)) if ids is None else ids
     starts = made.method.personal_model(state, ids, made.task())
     sent = [Upload(w + updates[i], client=i) for i, w in zip(ids, starts, strict=True)]
-    return made.method.aggregate(state, sent, Context(int(state.last.max()) + 1, made.task()))
+    return made.method.aggregate(state, sent, Server(int(state.last.max()) + 1, made.task()))
 
 
 def clusters(state: State) -> list[int]:
@@ -168,7 +168,7 @@ def test_the_map_times_the_uploads_is_what_everybody_starts_from() -> None:
     for t in range(2):
         starts = made.method.personal_model(state, range(8), task)
         sent = made_up(made, torch.stack(starts) + updates)
-        state = made.method.aggregate(state, sent, Context(t, task))
+        state = made.method.aggregate(state, sent, Server(t, task))
         weights = made.method.mixing(state, task)
         assert weights is not None and weights.kind == "exact"
         expected = (weights.whole() @ rows(made, sent).double()).float()
@@ -181,7 +181,7 @@ def test_a_newcomer_walks_to_the_leaf_of_its_like() -> None:
     made = job("cfl", {"eps1": 100.0, "eps2": 0.0, "t_min": 0, "min_size": 2}, data=federation((40,) * 6), lr=0.2)
     task, bench, state = made.task(), Bench(made), made.method.init(made.task())
     for t in range(2):
-        state = made.method.aggregate(state, uploads(made, state, round=t), Context(t, task))
+        state = made.method.aggregate(state, uploads(made, state, round=t), Server(t, task))
     assert len(state.server["models"]) > 2
     size = 4 * task.layout.size
     for twin in range(6):

@@ -10,7 +10,7 @@ from toys import SIZES, federation, job, models, play, uploads
 
 from fltk.engine.base import Bench, Job
 from fltk.models.parts import BATCH_NORM
-from fltk.protocol.context import Context
+from fltk.protocol.server import Server
 
 IMAGES = federation(shape=(1, 8, 8))
 
@@ -43,7 +43,7 @@ def test_nothing_of_batch_norm_travels_and_that_of_an_absent_client_stays() -> N
     task, state = made.task(), play(made)[-1].state
     layout, sent = task.layout, uploads(made, state, ids=(0, 2), round=2)
     assert {u.w.numel() for u in sent} == {layout.size - 4 * (16 + 32)}
-    after = models(made, made.method.aggregate(state, sent, Context(2, task)))
+    after = models(made, made.method.aggregate(state, sent, Server(2, task)))
     before = models(made, state)
     assert torch.equal(layout.take(after, BATCH_NORM)[[1, 3]], layout.take(before, BATCH_NORM)[[1, 3]])
     for k, u in zip((0, 2), sent, strict=True):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from toys import SIZES, final, job, models, play, uploads
 
-from fltk.protocol.context import Context
+from fltk.protocol.server import Server
 
 
 def test_no_private_layer_is_fedavg_bit_for_bit() -> None:
@@ -32,7 +32,7 @@ def test_the_upload_has_no_head_and_the_head_of_an_absent_client_stays() -> None
     state = play(made)[-1].state
     sent = uploads(made, state, ids=(0, 2), round=2)
     assert {u.w.numel() for u in sent} == {task.layout.width("base")}
-    after = models(made, made.method.aggregate(state, sent, Context(2, task)))
+    after = models(made, made.method.aggregate(state, sent, Server(2, task)))
     before = models(made, state)
     head = task.layout.take
     assert torch.equal(head(after, "head")[[1, 3]], head(before, "head")[[1, 3]])

@@ -25,8 +25,8 @@ from fltk.names import METHODS
 from fltk.partition.federation import Federation
 from fltk.protocol.averaging import average, weighted_sum
 from fltk.protocol.class_head import ClassHead, class_columns
-from fltk.protocol.context import Context
 from fltk.protocol.mixing import mix
+from fltk.protocol.server import Server
 
 N, C = 4, 4
 LAYOUT = job("fedavg").task().layout
@@ -171,7 +171,7 @@ def test_the_context_averages_with_the_head_of_the_task() -> None:
     task, rows = made.task(), list(random(2, LAYOUT.size))
     p = task.weights([1, 3])
     assert task.class_head is not None
-    got, used = Context(0, task).combine(rows, p, [1, 3], rows[0])
+    got, used = Server(0, task).average(rows, p, [1, 3], rows[0])
     assert torch.equal(got, average(rows, p, [1, 3], task.class_head))
     assert used is p
 

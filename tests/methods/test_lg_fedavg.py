@@ -49,7 +49,9 @@ def test_only_the_head_travels() -> None:
     made = job("lg-fedavg")
     layout = made.task().layout
     assert {u.w.numel() for u in uploads(made, made.method.init(made.task()))} == {layout.width(HEAD)}
-    assert made.method.cost(layout).up == made.method.cost(layout).down == 4 * layout.width(HEAD)
+    done = play(made)[0]
+    assert done.scalars["bytes_up"] == done.scalars["bytes_down"]
+    assert done.scalars["bytes_up"] == 4 * layout.width(HEAD) * done.scalars["participants"]
 
 
 def test_a_newcomer_trains_its_own_base_under_the_shared_head() -> None:

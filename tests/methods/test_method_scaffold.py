@@ -13,9 +13,9 @@ from toys import federation, final, job, models, play, random, uploads
 
 from fltk.engine.base import Bench, Job
 from fltk.errors import UsageError
-from fltk.protocol.context import Context
 from fltk.protocol.messages import Joined, Upload
 from fltk.protocol.method import Method
+from fltk.protocol.server import Server
 from fltk.protocol.state import State
 
 
@@ -124,7 +124,7 @@ def play_quadratics(method: Method, trainer: Quadratics, rounds: int) -> Tensor:
     for t in range(rounds):
         ids = sorted(torch.randperm(5, generator=generator)[:2].tolist())
         sent = [_local(method, state, i, trainer) for i in ids]
-        state = method.aggregate(state, sent, Context(t, task))
+        state = method.aggregate(state, sent, Server(t, task))
         torch.testing.assert_close(state.server["c"], state.client["c"].mean(0), rtol=0, atol=1e-12)
     return state.server["w"]
 
@@ -157,9 +157,8 @@ def test_it_reaches_the_minimum_that_fedavg_misses() -> None:
 
 def test_both_variates_travel() -> None:
     made = job("scaffold")
-    layout = made.task().layout
-    cost = made.method.cost(layout)
-    assert cost.up == cost.down == 8 * layout.size
+    size, done = made.task().layout.size, play(made)[0]
+    assert done.scalars["bytes_up"] == done.scalars["bytes_down"] == 8 * size * done.scalars["participants"]
 
 
 def test_a_long_server_step_leaves_running_statistics_alone() -> None:

@@ -19,7 +19,7 @@ from fltk.engine.serial import Serial
 from fltk.methods.clusters import cluster_means
 from fltk.methods.warm_clusters import WarmClusters, everybody, placed_clients, shared_means
 from fltk.partition.federation import Federation
-from fltk.protocol.context import Context
+from fltk.protocol.server import Server
 from fltk.protocol.state import State
 from fltk.rounds import loop
 
@@ -106,7 +106,7 @@ def test_a_token_is_the_sum_of_the_directions_of_all_updates() -> None:
         for u in sent:
             update = u.w - state.server["w"]
             expected[u.client] += update / update.norm()
-        state = made.method.aggregate(state, sent, Context(t, task))
+        state = made.method.aggregate(state, sent, Server(t, task))
     torch.testing.assert_close(state.client["token"], expected, rtol=0, atol=1e-6)
 
 
@@ -134,7 +134,7 @@ def test_the_map_times_the_uploads_is_what_everybody_starts_from(method: str, pa
     task, state = made.task(), made.method.init(made.task())
     for t in range(4):
         sent = uploads(made, state, round=t)
-        state = made.method.aggregate(state, sent, Context(t, task))
+        state = made.method.aggregate(state, sent, Server(t, task))
         made_map = made.method.mixing(state, task)
         assert made_map is not None and made_map.kind == "exact"
         expected = (made_map.whole() @ rows(made, sent).double()).float()
@@ -152,7 +152,7 @@ def test_soft_means_are_the_equation() -> None:
     made = job("cluster-gmm", {"soft": "yes"})
     task, w = made.task(), random(4, made.task().layout.size)
     r = torch.softmax(random(4, 3, seed=2).double(), 1)
-    got, weights = shared_means(with_r(made, r, w), made_up(made, w), Context(0, task))
+    got, weights = shared_means(with_r(made, r, w), made_up(made, w), Server(0, task))
     for k in range(3):
         top, bottom = torch.zeros(w.shape[1]).double(), 0.0
         for j in range(4):
@@ -168,8 +168,8 @@ def test_hard_soft_means_are_cluster_means_and_empty_clusters_keep_their_bits() 
     r = torch.nn.functional.one_hot(torch.tensor([2, 0, 2, 0]), 3).double()
     server, sent = with_r(made, r, w), made_up(made, w)
     got, expected = (
-        shared_means(server, sent, Context(0, task)),
-        cluster_means(server, [2, 0, 2, 0], sent, Context(0, task)),
+        shared_means(server, sent, Server(0, task)),
+        cluster_means(server, [2, 0, 2, 0], sent, Server(0, task)),
     )
     assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
     assert torch.equal(got[0][1], server["models"][1])
@@ -180,7 +180,7 @@ def absent_first() -> tuple[Job, State]:
     made = grouped("cluster-kmeans", {"warmup": 2})
     task, state = made.task(), made.method.init(made.task())
     for t in range(3):
-        state = made.method.aggregate(state, uploads(made, state, ids=range(5), round=t), Context(t, task))
+        state = made.method.aggregate(state, uploads(made, state, ids=range(5), round=t), Server(t, task))
     return made, state
 
 
@@ -196,7 +196,7 @@ def test_who_was_away_in_the_warm_up_is_placed_on_first_sight() -> None:
 
     [down] = made.method.downlink(state, [5], task)
     assert torch.equal(down.w, state.server["w"]) and down.first
-    after = made.method.aggregate(state, uploads(made, state, ids=[5], round=3), Context(3, task))
+    after = made.method.aggregate(state, uploads(made, state, ids=[5], round=3), Server(3, task))
     assert torch.equal(after.server["models"], state.server["models"])  # its upload began elsewhere: a token only
     assert labels(made, after) == [0, 1, 0, 1, 0, 1]
     assert torch.equal(made.method.personal_model(after, [5], task)[0], state.server["models"][1])
@@ -222,7 +222,7 @@ def test_clusters_are_made_anew_from_updates_of_one_common_model() -> None:
         if due:
             torch.testing.assert_close(downs[0].server["probe"], everybody(state, task))
         token = state.client["token"]
-        state = made.method.aggregate(state, uploads(made, state, round=t), Context(t, task))
+        state = made.method.aggregate(state, uploads(made, state, round=t), Server(t, task))
         assert torch.equal(token, state.client["token"]) != (due or t < 2)
         if t > 0:
             assert labels(made, state) == [0, 1, 0, 1, 0, 1]
@@ -251,12 +251,12 @@ def test_a_clusters_number_outlives_the_clustering() -> None:
     server = {**state.server, "name": torch.tensor([7, 3])}
     again = made.method
     assert isinstance(again, WarmClusters)
-    probed = again._clustered(replace(state, server=server), Context(9, made.task()), fallback=state.server["w"])
+    probed = again._clustered(replace(state, server=server), Server(9, made.task()), fallback=state.server["w"])
     assert probed.server["name"].tolist() == [7, 3]
     assert torch.equal(probed.server["models"], state.server["models"])
     single = methods.create("cluster-kmeans", {"k": 3})
     assert isinstance(single, WarmClusters)
-    more = single._clustered(replace(state, server=server), Context(9, made.task()), fallback=state.server["w"])
+    more = single._clustered(replace(state, server=server), Server(9, made.task()), fallback=state.server["w"])
     assert sorted(more.server["name"].tolist()) == [3, 7, 8]
     fresh = more.server["name"].tolist().index(8)
     assert torch.equal(more.server["models"][fresh], state.server["w"])

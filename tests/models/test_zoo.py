@@ -219,7 +219,7 @@ def test_a_recurrent_network_with_parameters_at_the_root_is_trained() -> None:
     """Every column moves, in the whole and in parts, and the machine counts as torch does."""
     layout, w = drawn(words())
     machine = Machine(words(), layout)
-    trainer = Trainer(machine, TrainConfig(batch_size=5, lr=0.1), Streams(0)).at(0, 0)
+    trainer = Trainer(lambda _: machine, TrainConfig(batch_size=5, lr=0.1), Streams(0)).at(0, 0)
     x = torch.randint(1, 30, (20, 6), generator=torch.Generator().manual_seed(0)).float()
     data = Split(x, torch.arange(20) % 5)
 

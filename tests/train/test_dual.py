@@ -36,7 +36,8 @@ def trainer_for(step: str = "auto", hidden: tuple[int, ...] = HIDDEN, **train: A
     layout = Layout.of(model)
     start = zoo.initial(zoo.make("mlp", SHAPE, CLASSES, hidden), layout, torch.Generator().manual_seed(0))
     config = TrainConfig(**{"batch_size": 10, "lr": 0.02, **train})
-    return Trainer(Machine(model, layout, step), config, Streams(3)).at(1, 0), start
+    machine = Machine(model, layout, step)
+    return Trainer(lambda _: machine, config, Streams(3)).at(1, 0), start
 
 
 def data_for(n: int, seed: int = 0) -> Split:

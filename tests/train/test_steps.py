@@ -53,7 +53,7 @@ def trainer_at(machine: Machine, client: int = 0, asked: list[Order] | None = No
         return machine.answer([request])[0]
 
     config = TrainConfig(**{"batch_size": 10, "lr": 0.05, **train})
-    return Trainer(machine, config, Streams(3), noted).at(1, client)
+    return Trainer(lambda _: machine, config, Streams(3), noted).at(1, client)
 
 
 @pytest.mark.parametrize("step", ["fast", "vmap"])

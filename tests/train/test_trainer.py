@@ -34,7 +34,8 @@ def trainer_for(name: str = "mlp", seed: int = 3, **train: Any) -> Trainer:
     settings = {"hidden": "12", "batch_size": 5, "lr": 0.1, **train}
     config = TrainConfig(model=name, **settings)
     model = zoo.make(name, SHAPES[name], CLASSES, config.hidden_sizes())
-    return Trainer(Machine(model, Layout.of(model), config.step), config, Streams(seed))
+    machine = Machine(model, Layout.of(model), config.step)
+    return Trainer(lambda _: machine, config, Streams(seed))
 
 
 def start_for(trainer: Trainer, name: str = "mlp") -> Tensor:

@@ -1,0 +1,187 @@
+"""One exchange with some clients: what goes down, what comes up, and what the server makes of it.
+
+A round consists of one exchange, or of several where a method says so. Everything that an exchange does is here in the
+order of its doing; the files of the steps are named in docs/a-round.md.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fltk.engine.base import Bench, Engine, Job
+from fltk.engine.work import AskTask, ServerTask, ask_client, serve
+from fltk.errors import FltkError
+from fltk.memory.undo import Undo
+from fltk.partition.federation import Split
+from fltk.protocol.map import Map
+from fltk.protocol.messages import Down, Upload
+from fltk.protocol.server import ClientWork, Server, ServerWork
+from fltk.protocol.server_optimiser import PREFIX as OPTIMISER
+from fltk.protocol.server_optimiser import OptimiserRound
+from fltk.protocol.state import State
+from fltk.protocol.task import Task
+from fltk.rounds import pipeline
+from fltk.rounds.cohort import Cohort
+from fltk.train.trainer import SERVER, Trainer
+
+
+@dataclass
+class Traffic:
+    """Bytes on the wire in a round."""
+
+    down: int = 0
+    up: int = 0
+
+
+@dataclass(frozen=True)
+class Run:
+    """What stays the same in all rounds of a run."""
+
+    job: Job
+    engine: Engine
+    task: Task
+
+    @cached_property
+    def bench(self) -> Bench:
+        """The server's own tools; made when a method first asks for its trainer."""
+        return Bench(self.job)
+
+    def server(self, state: State, round: int, step: int, undo: Undo, traffic: Traffic) -> Server:
+        """The server at the beginning of an exchange, before anything was uploaded."""
+        optimiser = None
+        if self.job.server_optimiser is not None:
+            parameters = pipeline.parameters_of(self.job, self.task)
+            optimiser = OptimiserRound.of(self.job.server_optimiser, parameters, state.server)
+        return Server(round, self.task, optimiser=optimiser, desk=RoundDesk(self, round, traffic), undo=undo, step=step)
+
+    def remembered(self, state: State, server: Server) -> State:
+        """The state with what the server optimiser remembers."""
+        if server.optimiser is None:
+            return state
+        kept = {name: tensor for name, tensor in state.server.items() if not name.startswith(OPTIMISER)}
+        return replace(state, server={**kept, **server.optimiser.memory})
+
+    def map_of(self, state: State) -> Map | None:
+        """The collaboration map; under a server optimiser models go towards the mixture, and not to it."""
+        found = self.job.method.mixing(state, self.task)
+        if found is not None and found.kind == "exact" and self.job.server_optimiser is not None:
+            return replace(found, kind="direction")
+        return found
+
+
+@dataclass(frozen=True)
+class RoundDesk:
+    """What the server computes with in one round, on the run's engine."""
+
+    run: Run
+    round: int
+    traffic: Traffic
+
+    @property
+    def trainer(self) -> Trainer:
+        """A trainer that stands at this round and at no client."""
+        return self.run.bench.trainer.at(self.round, SERVER)
+
+    @property
+    def public(self) -> Split:
+        """The partition's public samples."""
+        return self.run.job.federation.public
+
+    def map(self, work: ServerWork, items: Sequence[Any]) -> list[Any]:
+        """The server's work on items, dealt to all workers."""
+        tasks = [ServerTask(self.round, work, item) for item in items]
+        return self.run.engine.map(serve, tasks, [1] * len(tasks))
+
+    def ask(self, work: ClientWork, ids: Sequence[int], downs: Sequence[Down]) -> list[Upload]:
+        """One more exchange, whose bytes count as those of the round."""
+        run = self.run
+        tasks = [AskTask(self.round, i, work, down) for i, down in zip(ids, downs, strict=True)]
+        sizes = [int(run.task.n[i]) for i in ids]
+        uploads: list[Upload] = run.engine.map(ask_client, tasks, sizes)
+
+        columns = run.job.method.columns
+        self.traffic.down += sum(down.nbytes(run.task.layout, columns) for down in downs)
+        self.traffic.up += sum(upload.nbytes for upload in uploads)
+        return uploads
+
+
+@dataclass(frozen=True)
+class Exchanged:
+    """What an exchange has left."""
+
+    state: State
+    losses: Mapping[int, float]  # of the clients that trained
+    ballots: Mapping[int, Tensor]
+    models: bool  # whether clients sent models
+    faced: pipeline.Faced
+    trained_at: float  # time.perf_counter() after training
+
+
+def exchange(run: Run, state: State, ids: Sequence[int], server: Server, voted: Mapping[int, Tensor]) -> Exchanged:
+    """Send down, train, judge, aggregate. voted: by client, the personal model on whose own step it votes."""
+    job, engine, task, method = run.job, run.engine, run.task, run.job.method
+    round, undo = server.round, server.undo
+    assert undo is not None
+
+    plain = not pipeline.acts(job)
+    if plain and server.step == 0:
+        state = method.prepared(state, ids, task, undo)
+    downs = method.downlink(state, ids, task)
+    starts = downs if plain else pipeline.own_starts(job, state, ids, downs)
+    cohort = Cohort(method, task, round, ids, starts, voted, server.step)
+    _traffic_of(server).down += cohort.bytes_down
+
+    # where the server only averages, uploads are added up in the workers and none of them arrives
+    sums = None
+    if plain and method.adds_up() and task.class_head is None:
+        uploads, losses, sums = cohort.added_up(engine, state, undo)
+    else:
+        uploads, losses = cohort.trained(engine, undo.kept if server.step == 0 else None)
+    trained_at = time.perf_counter()
+
+    models = any(upload.model for upload in uploads)
+    if plain or not models:
+        faced = pipeline.Faced(uploads, server)
+    else:
+        faced = pipeline.face(job, engine, state, downs, uploads, server)
+    _traffic_of(server).up += faced.bytes_up
+
+    if faced.uploads:
+        state = aggregated(run, state, faced.uploads, replace(faced.server, sums=sums))
+    else:
+        state = method.missed(state, round)
+
+    # what attackers, the channel, the defence and the server optimiser remember is part of the state
+    told = {u.client: loss for u, loss in zip(uploads, losses, strict=True) if loss == loss or models}
+    ballots = {u.client: u.ballot for u in faced.uploads if u.ballot is not None}
+    faced = pipeline.settled(faced, job, task.n_clients)
+    if models:
+        state = run.remembered(faced.remembered(state), server)
+    faced = replace(faced, uploads=[Upload(torch.empty(0), client=u.client) for u in faced.uploads])
+    return Exchanged(state, told, ballots, models, faced, trained_at)
+
+
+def aggregated(run: Run, state: State, uploads: Sequence[Upload], server: Server) -> State:
+    """The method's next state. FltkError, in one line, where it changed the present one in place."""
+    held = state.tensors()
+    free = None if server.undo is None else server.undo.kept
+    versions = {name: tensor._version for name, tensor in held.items()}
+    after = run.job.method.aggregate(state, uploads, server)
+
+    for name, tensor in held.items():
+        if tensor._version != versions[name] and not (free is not None and tensor.data_ptr() == free.data_ptr()):
+            method = type(run.job.method).__name__
+            raise FltkError(f"{method}.aggregate changed state.{name} in place; make a new tensor of it instead")
+    return after
+
+
+def _traffic_of(server: Server) -> Traffic:
+    assert isinstance(server.desk, RoundDesk)
+    return server.desk.traffic
