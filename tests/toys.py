@@ -18,6 +18,7 @@ from fltk.data import Dataset, create
 from fltk.data.dataset import Ints
 from fltk.engine.base import Bench, Engine, Job
 from fltk.engine.serial import Serial
+from fltk.memory.undo import Undo
 from fltk.partition.federation import Federation, build
 from fltk.protocol.messages import Upload
 from fltk.protocol.server import Server
@@ -25,6 +26,7 @@ from fltk.protocol.state import State
 from fltk.protocol.task import Task
 from fltk.rounds import loop
 from fltk.rounds.cohort import Cohort
+from fltk.rounds.exchange import Run, Traffic
 from fltk.rounds.loop import RoundDone
 
 SIZES = (12, 23, 8, 17)  # unequal, and no multiple of the batch size: weights and last batches matter
@@ -42,6 +44,7 @@ def federation(
     classes: int = 4,
     groups: Sequence[int] | None = None,
     seed: int = 0,
+    public: int = 8,
 ) -> Federation:
     """Clients with `sizes` training samples around class centres; half of client k's samples are of class k."""
     ends = np.cumsum([0, *(size + 2 * HELD_OUT for size in sizes)])
@@ -49,17 +52,27 @@ def federation(
     for k, start in enumerate(ends[:-1]):
         y[start : start + sizes[k] // 2] = k % classes
     x = random(classes, *shape, seed=seed + 1)[y] + random(len(y), *shape, seed=seed + 2)
+    if public:
+        more = torch.arange(public) % classes
+        x = torch.cat([x, random(classes, *shape, seed=seed + 1)[more] + random(public, *shape, seed=seed + 3)])
+        y = torch.cat([y, more])
     data = create("digits", x.numpy(), y.numpy(), tuple(f"class {c}" for c in range(classes)))
     cuts = [np.split(np.arange(a, b), [n, n + HELD_OUT]) for (a, b), n in zip(pairwise(ends), sizes, strict=True)]
-    return dealt(data, cuts, groups)
+    return dealt(data, cuts, groups, np.arange(len(y) - public, len(y)) if public else None)
 
 
-def dealt(data: Dataset, cuts: Sequence[Sequence[Ints]], groups: Sequence[int] | None = None) -> Federation:
+def dealt(
+    data: Dataset,
+    cuts: Sequence[Sequence[Ints]],
+    groups: Sequence[int] | None = None,
+    public: Ints | None = None,
+) -> Federation:
     """A federation from each client's positions of train, validation and test samples in `data`."""
     train, val, test = zip(*cuts, strict=True)
     config = PartitionConfig(clients=len(cuts), newcomers=0)
     known = None if groups is None else np.array(groups, np.int64)
-    return build(data, partition.create(config, data.fingerprint, (train, val, test), group=known))
+    made = partition.create(config, data.fingerprint, (train, val, test), group=known, public=public)
+    return build(data, made)
 
 
 def job(
@@ -112,6 +125,12 @@ def uploads(job: Job, state: State, ids: Sequence[int] | None = None, round: int
     task = job.task()
     some = range(task.n_clients) if ids is None else ids
     return Cohort.of(job.method, task, state, some, round).trained(Serial(job))[0]
+
+
+def server(job: Job, round: int) -> Server:
+    """The server of a round, with all that it computes with."""
+    run = Run(job, Serial(job), job.task())
+    return run.server(job.method.init(run.task), round, 0, Undo(), Traffic())
 
 
 def rows(job: Job, sent: Sequence[Upload]) -> Tensor:

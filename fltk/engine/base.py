@@ -201,7 +201,8 @@ class Bench:
 
     def lane(self, ask: Ask | None = None) -> Trainer:
         """A trainer of its own at this bench's machines."""
-        return Trainer(self.machine_of, self.job.train, self.job.streams(), ask, self.method.columns.frozen)
+        frozen, public = self.method.columns.frozen, self.federation.public
+        return Trainer(self.machine_of, self.job.train, self.job.streams(), ask, frozen, public)
 
     @cached_property
     def task(self) -> Task:

@@ -119,10 +119,9 @@ def _trained(bench: Bench, task: TrainTask) -> tuple[Upload, float]:
     """What the client's round produced, cut into the columns that travel and the private ones, and its mean loss."""
     client, trainer = bench.training(task.client, task.round, task.step)
     layout, columns = trainer.layout, bench.method.columns
-    down = task.down
-    if len(down.w) or not layout.width(columns.travels):  # else no model was sent down in this step
-        down = down.whole(bench.task, columns)
-        down = replace(down, w=down.w[: layout.size])  # private rows are as long as the largest network of the run
+    down = task.down if len(task.down.w) == layout.size else task.down.whole(bench.task, columns)
+    if len(down.w) > layout.size:  # private rows are as long as the largest network of the run
+        down = replace(down, w=down.w[: layout.size])
 
     before = torch.get_rng_state()
     try:

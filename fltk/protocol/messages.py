@@ -28,8 +28,9 @@ class Down:
     first: bool = False  # this client has never taken part before
 
     def whole(self, task: Task, columns: Columns) -> Down:
-        """The same with all columns of the model in `w`, of which only those that travel may have come."""
-        if len(self.w) == task.layout.size:
+        """The same with all columns of the model in `w`, of which only those that travel may have come, or no model."""
+        nothing_sent = not len(self.w) and task.layout.width(columns.travels) > 0
+        if len(self.w) == task.layout.size or nothing_sent:
             return self
         private = self.own.get("private", self.w[:0])
         return replace(self, w=task.whole(columns, self.w, private))

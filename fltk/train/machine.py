@@ -10,7 +10,8 @@ other known layers to `chain`, and on a GPU to `vmapped`; `--step` can force it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -111,6 +112,33 @@ class Machine:
                 return run(self._inputs(x))
 
         return say
+
+    def fit(
+        self,
+        w: Tensor,
+        batches: Iterable[tuple[Tensor, Tensor]],
+        loss: Callable[[Tensor, Tensor], Tensor],
+        *,
+        lr: float,
+        steps: int,
+        clip: float,
+    ) -> Tensor:
+        """`w` (P,) after a step of Adam for each batch; see `Trainer.fit`."""
+        self._flat.copy_(w)
+        part = self._part("all")
+        self._set_modes(part.layers, "all")
+        optimiser = torch.optim.Adam(part.wanted, lr=lr)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(1, steps))
+
+        for x, y in batches:
+            optimiser.zero_grad()
+            loss(self._forward(self._inputs(x)), y.to(self.device)).backward()  # type: ignore[no-untyped-call]
+            if clip < math.inf:
+                nn.utils.clip_grad_norm_(part.wanted, clip)
+            optimiser.step()
+            schedule.step()
+        optimiser.zero_grad()
+        return self._flat.to("cpu", copy=True)
 
     def outputs(self, w: Tensor, x: Tensor) -> Tensor:
         """What the network says of x (n, ...), (n, C), in evaluation mode."""

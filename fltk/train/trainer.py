@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -50,7 +50,7 @@ class Trainer:
 
     machine_of: the machine for the network of a client, or of the server (-1).  ask: who answers orders and exams; by
     default the machine itself, one at a time.  frozen: a part of the model that is never trained, whatever a method
-    asks for.
+    asks for.  public: the public samples of the partition.
     """
 
     def __init__(
@@ -60,6 +60,7 @@ class Trainer:
         streams: Streams,
         ask: Ask | None = None,
         frozen: Part = NONE,
+        public: Split | None = None,
     ):
         self._machine_of = machine_of
         self.machine = machine_of(SERVER)
@@ -67,6 +68,7 @@ class Trainer:
         self.streams = streams
         self._frozen = frozen if self.layout.width(frozen) else NONE
         self._ask: Ask = ask or (lambda request: self.machine.answer([request])[0])
+        self._public = public
         self._other = AS_CONFIGURED
         self.round = 0
         self.step = 0
@@ -78,6 +80,13 @@ class Trainer:
     def layout(self) -> Layout:
         """The columns of the network that this place has."""
         return self.machine.layout
+
+    @property
+    def public(self) -> Split:
+        """The samples that all can see (`--public`), on this machine as on every other."""
+        if self._public is None:
+            raise RuntimeError("this trainer was made without public samples")
+        return self._public
 
     def at(self, round: int, client: int, step: int = 0) -> Trainer:
         """This trainer, moved to a round, a client and an exchange of the round, where it does what the run says."""
@@ -179,6 +188,22 @@ class Trainer:
         """The stream of the batches of this place, at its beginning."""
         purpose = f"batches/{self.step}" if self.step else "batches"
         return self.streams.generator(purpose, self.round, self.client)
+
+    def fit(
+        self,
+        w: Tensor,
+        batches: Iterable[tuple[Tensor, Tensor]],
+        loss: Callable[[Tensor, Tensor], Tensor],
+        *,
+        lr: float,
+        steps: int,
+        clip: float = math.inf,
+    ) -> Tensor:
+        """`w` (P,) after a step of Adam for each batch (x, y) of `loss(outputs, y)`: server-side training.
+
+        The learning rate falls from `lr` to 0 as a cosine over `steps`.  clip: largest norm of a gradient.
+        """
+        return self.machine.fit(w, batches, loss, lr=lr, steps=steps, clip=clip)
 
     def outputs(self, w: Tensor, x: Tensor) -> Tensor:
         """What the network with the weights `w` says of inputs (n, ...), in evaluation mode: (n, C)."""

@@ -18,7 +18,7 @@ MakeJob = Callable[..., Job]
 
 def digits(clients: int, groups: int) -> Federation:
     config = PartitionConfig(
-        dataset="digits", subset=480, scheme="permuted-labels", groups=groups, clients=clients, newcomers=0
+        dataset="digits", subset=540, public=60, scheme="permuted-labels", groups=groups, clients=clients, newcomers=0
     )
     dataset = load("digits", None, subset=config.subset)
     return build(dataset, partition.make(dataset, config))

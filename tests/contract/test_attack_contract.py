@@ -37,7 +37,9 @@ NUMBERS = ("int", "float", "int | None", "float | None")
 @pytest.fixture(scope="session")
 def crowd() -> Federation:
     """Nine clients in two groups, and newcomers from whose data a server may take a root set."""
-    config = PartitionConfig(dataset="digits", subset=440, scheme="rotated", groups=2, clients=9, newcomers=2)
+    config = PartitionConfig(
+        dataset="digits", subset=480, public=40, scheme="rotated", groups=2, clients=9, newcomers=2
+    )
     dataset = load("digits", None, subset=config.subset)
     return build(dataset, partition.make(dataset, config))
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from attacked import defended
-from toys import fingerprint, models, play, staffed
+from toys import fingerprint, models, play, server, staffed
 
 from fltk import engine, methods, partition
 from fltk.config import PartitionConfig
@@ -21,7 +21,6 @@ from fltk.engine.serial import Serial
 from fltk.evaluation.join import Newcomer, Tuning, few_shots, join_all
 from fltk.partition.federation import Federation, build
 from fltk.protocol.messages import Joined
-from fltk.protocol.server import Server
 from fltk.protocol.state import State
 from fltk.protocol.task import Task
 from fltk.rounds import loop, pipeline
@@ -36,7 +35,7 @@ N, M = 8, 2
 def guests() -> Federation:
     """Eight clients and two newcomers, in four groups of permuted labels."""
     config = PartitionConfig(
-        dataset="digits", subset=600, scheme="permuted-labels", groups=4, clients=N, newcomers=M, min_size=10
+        dataset="digits", subset=660, public=60, scheme="permuted-labels", groups=4, clients=N, newcomers=M
     )
     dataset = load("digits", None, subset=config.subset)
     return build(dataset, partition.make(dataset, config))
@@ -275,7 +274,7 @@ def test_others_listen_to_newcomers_who_have_not_been_judged_yet(make_job: MakeJ
     ids = range(N)
     sent = Cohort.of(grown.method, task, larger, ids, 2).trained(Serial(grown))[0]
     downs = grown.method.downlink(larger, ids, task)
-    faced = pipeline.face(grown, Serial(grown), larger, downs, sent, Server(2, task))
+    faced = pipeline.face(grown, Serial(grown), larger, downs, sent, server(grown, 2))
     after = grown.method.aggregate(larger, faced.uploads, faced.server)
     free = grown.method.aggregate(larger, faced.uploads, replace(faced.server, watch=None))
     assert torch.equal(after.server["map"], free.server["map"])
