@@ -214,9 +214,9 @@ class Bench:
         """(C,) training samples per class of all clients that train."""
         return self.task.label_counts.sum(0)
 
-    def training(self, id: int, round: int, step: int = 0) -> tuple[ClientData, Trainer]:
+    def training(self, id: int, round: int) -> tuple[ClientData, Trainer]:
         """What a client trains with in a round: a malicious one has poisoned data, and settings of its own."""
-        client, trainer, campaign = self.client(id), self.trainer.at(round, id, step), self.job.campaign
+        client, trainer, campaign = self.client(id), self.trainer.at(round, id), self.job.campaign
         if campaign is None or not campaign.hits(round, id):
             return client, trainer
         if id not in self._poisoned:

@@ -34,7 +34,6 @@ class TrainTask:
     down: Down
     into: Mapping[str, Tensor] = field(default_factory=dict)
     voted: Tensor | None = None  # (P,) the personal model on whose own step the client is asked to vote
-    step: int = 0  # the exchange within the round
 
 
 def put(upload: Upload, into: Mapping[str, Tensor], down: Down) -> Upload:
@@ -117,7 +116,7 @@ def _ballot(bench: Bench, task: TrainTask, personal: Tensor) -> Tensor | None:
 
 def _trained(bench: Bench, task: TrainTask) -> tuple[Upload, float]:
     """What the client's round produced, cut into the columns that travel and the private ones, and its mean loss."""
-    client, trainer = bench.training(task.client, task.round, task.step)
+    client, trainer = bench.training(task.client, task.round)
     layout, columns = trainer.layout, bench.method.columns
     down = task.down if len(task.down.w) == layout.size else task.down.whole(bench.task, columns)
     if len(down.w) > layout.size:  # private rows are as long as the largest network of the run

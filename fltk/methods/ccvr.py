@@ -62,6 +62,8 @@ class CCVR(Method):
     def _calibrated(self, w: Tensor, mean: Tensor, covariance: Tensor, counts: Tensor, server: Server) -> Tensor:
         """The columns of the output layer after its training on virtual features."""
         layout, generator = server.task.layout, server.trainer.streams.generator("ccvr", server.round)
+        if not bool((counts > 1).any()):
+            return layout.take(w, "head")
         features, labels = self._virtual(mean, covariance, counts, generator)
         classes, width = head_shape(layout)
         head = layout.take(w, "head").clone().requires_grad_()

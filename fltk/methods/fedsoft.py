@@ -72,9 +72,9 @@ class FedSoft(Method):
 
     def participants(self, state: State, sampled: Sequence[int], server: Server) -> Sequence[int] | None:
         """All clients where importances are due; then those that some centre has selected."""
-        if bool(state.server["estimating"]):
-            return range(server.task.n_clients)
         due = server.round % self.every == 0
+        if due and server.step == 0:
+            return range(server.task.n_clients)
         if server.step > int(due):
             return None
         chosen = self._selected(state, server)

@@ -29,7 +29,6 @@ class Cohort:
     ids: Sequence[int]
     downs: Sequence[Down]
     voted: Mapping[int, Tensor] = field(default_factory=dict)  # by client: the personal model that it votes on
-    step: int = 0  # the exchange within the round
 
     @staticmethod
     def of(method: Method, task: Task, state: State, ids: Sequence[int], round: int) -> Cohort:
@@ -90,7 +89,7 @@ class Cohort:
         tasks = []
         for k, (client, down) in enumerate(zip(self.ids, self.downs, strict=True)):
             into = {name: matrix[k] for name, matrix in reached.items()}
-            tasks.append(TrainTask(self.round, client, down, into, self.voted.get(client), self.step))
+            tasks.append(TrainTask(self.round, client, down, into, self.voted.get(client)))
         return tasks
 
 

@@ -135,7 +135,7 @@ def exchange(run: Run, state: State, ids: Sequence[int], server: Server, voted: 
         state = method.prepared(state, ids, task, undo)
     downs = method.downlink(state, ids, task)
     starts = downs if plain else pipeline.own_starts(job, state, ids, downs)
-    cohort = Cohort(method, task, round, ids, starts, voted, server.step)
+    cohort = Cohort(method, task, round, ids, starts, voted)
     _traffic_of(server).down += cohort.bytes_down
 
     # where the server only averages, uploads are added up in the workers and none of them arrives
@@ -173,11 +173,17 @@ def aggregated(run: Run, state: State, uploads: Sequence[Upload], server: Server
     held = state.tensors()
     free = None if server.undo is None else server.undo.kept
     versions = {name: tensor._version for name, tensor in held.items()}
-    after = run.job.method.aggregate(state, uploads, server)
+    method = type(run.job.method).__name__
+    try:
+        after = run.job.method.aggregate(state, uploads, server)
+    except KeyError as error:
+        (name,) = error.args
+        if isinstance(name, str) and not any(name in upload.sent for upload in uploads) and name not in state.server:
+            raise FltkError(f"{method}.aggregate asked for {name!r}, which the clients have not sent") from error
+        raise
 
     for name, tensor in held.items():
         if tensor._version != versions[name] and not (free is not None and tensor.data_ptr() == free.data_ptr()):
-            method = type(run.job.method).__name__
             raise FltkError(f"{method}.aggregate changed state.{name} in place; make a new tensor of it instead")
     return after
 

@@ -71,7 +71,6 @@ class Trainer:
         self._public = public
         self._other = AS_CONFIGURED
         self.round = 0
-        self.step = 0
         self.client = 0
         self.losses: list[float] = []
         self.taken = 0  # SGD steps since this trainer was made
@@ -88,10 +87,9 @@ class Trainer:
             raise RuntimeError("this trainer was made without public samples")
         return self._public
 
-    def at(self, round: int, client: int, step: int = 0) -> Trainer:
-        """This trainer, moved to a round, a client and an exchange of the round, where it does what the run says."""
-        self.round, self.client, self.step = round, client, step
-        self.losses, self._other = [], AS_CONFIGURED
+    def at(self, round: int, client: int) -> Trainer:
+        """This trainer, moved to a round and a client, where it does what the run says."""
+        self.round, self.client, self.losses, self._other = round, client, [], AS_CONFIGURED
         self.machine = self._machine_of(client)
         return self
 
@@ -186,8 +184,7 @@ class Trainer:
 
     def _generator(self) -> torch.Generator:
         """The stream of the batches of this place, at its beginning."""
-        purpose = f"batches/{self.step}" if self.step else "batches"
-        return self.streams.generator(purpose, self.round, self.client)
+        return self.streams.generator("batches", self.round, self.client)
 
     def fit(
         self,
