@@ -43,7 +43,7 @@ from fltk.registry.heartbeat import beating
 from fltk.registry.method_code import KEY as METHOD_CODE
 from fltk.registry.method_code import method_digest
 from fltk.registry.rows import TRAINED
-from fltk.rounds import loop, pipeline
+from fltk.rounds import checks, loop
 from fltk.train import streams
 from fltk.train.machine import chosen
 from fltk.train.streams import Streams
@@ -316,7 +316,7 @@ def train(
     config = resolve(config, prepared, place.device)
     job = job_of(config, prepared.federation, place.device)
     task = job.task()
-    pipeline.check(job, task)
+    checks.check(job, task)
     engine = engines.make(place.engine, job)
     try:
         around, git = circumstances(place.device)

@@ -28,7 +28,9 @@ from fltk.protocol.server_optimiser import OptimiserRound
 from fltk.protocol.state import State
 from fltk.protocol.task import Task
 from fltk.rounds import pipeline
+from fltk.rounds.attack import own_starts
 from fltk.rounds.cohort import Cohort
+from fltk.rounds.terms import parameters_of
 from fltk.train.trainer import SERVER, Trainer
 
 
@@ -57,7 +59,7 @@ class Run:
         """The server at the beginning of an exchange, before anything was uploaded."""
         optimiser = None
         if self.job.server_optimiser is not None:
-            parameters = pipeline.parameters_of(self.job, self.task)
+            parameters = parameters_of(self.job, self.task)
             optimiser = OptimiserRound.of(self.job.server_optimiser, parameters, state.server)
         return Server(round, self.task, optimiser=optimiser, desk=RoundDesk(self, round, traffic), undo=undo, step=step)
 
@@ -134,7 +136,7 @@ def exchange(run: Run, state: State, ids: Sequence[int], server: Server, voted: 
     if plain and server.step == 0:
         state = method.prepared(state, ids, task, undo)
     downs = method.downlink(state, ids, task)
-    starts = downs if plain else pipeline.own_starts(job, state, ids, downs)
+    starts = downs if plain else own_starts(job, state, ids, downs)
     cohort = Cohort(method, task, round, ids, starts, voted)
     _traffic_of(server).down += cohort.bytes_down
 

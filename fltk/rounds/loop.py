@@ -32,7 +32,7 @@ from fltk.protocol.mixing import TOGETHER
 from fltk.protocol.server import Server
 from fltk.protocol.state import State
 from fltk.protocol.task import Task
-from fltk.rounds import pipeline
+from fltk.rounds import checks, effects, pipeline
 from fltk.rounds.exchange import Run, Traffic, exchange
 from fltk.train import own_step
 from fltk.train.streams import Streams
@@ -99,7 +99,7 @@ def rounds(
     it was; who has been given a round and cannot use it has that state back by `RoundDone.withdraw`.
     """
     task = task or job.task()
-    notes = pipeline.check(job, task)
+    notes = checks.check(job, task)
     run = Run(job, engine, task)
     finished, state = resume if resume else (0, beginning(job, task))
     with closing(Undo()) as undo:
@@ -158,7 +158,7 @@ def _round(run: Run, state: State, t: int, undo: Undo) -> RoundDone:
     scalars["seconds_eval"] = ended - aggregated
 
     found = run.map_of(state)
-    scalars |= pipeline.weight_of_attackers(job, found, state, played.faced)
+    scalars |= effects.weight_of_attackers(job, found, state, played.faced.ids)
     return RoundDone(t + 1, scalars, clients, found, digest(state), state, tuple(played.faced.notes))
 
 
@@ -232,7 +232,7 @@ def _evaluated(
     malicious = () if job.campaign is None else job.campaign.malicious
     scores = score(job.method, engine, task, state, t)
     scalars, vectors = accuracy_of(scores, malicious)
-    return scalars | pipeline.outcome(job, vectors, scores), vectors
+    return scalars | effects.outcome(job, vectors, scores), vectors
 
 
 def score(method: Method, engine: Engine, task: Task, state: State, round: int) -> list[ClientScores]:

@@ -1,13 +1,11 @@
-"""A round with malicious clients and a defence: from what clients trained to what the method is given.
+"""From what clients send to what the method averages: attack, finite check, channel, defence, in this order.
 
-In this order: everybody has trained, malicious clients on their own terms; their uploads are poisoned; uploads that are
-not finite are dropped and counted; the defence judges the rest once; the method averages through the round's context.
-What attackers and defence remember is part of the run's state, so that a resumed run has the same bits.
+One call per exchange, and none without an attack, a channel and a defence. What these remember from round to round is
+part of the run's state.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -15,27 +13,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fltk import metrics
-from fltk.attacks.base import Attack, Sent, claimed
-from fltk.attacks.campaign import Campaign, Stage
-from fltk.defences.base import assumed
+from fltk.attacks.base import claimed
 from fltk.defences.guard import Guard, Watch
 from fltk.engine.base import Engine, Job
-from fltk.engine.work import ClientScores, RootTask, train_root
-from fltk.errors import UsageError
-from fltk.models.parts import NONE
-from fltk.protocol.averaging import MIXED
-from fltk.protocol.map import Map
+from fltk.engine.work import RootTask, train_root
 from fltk.protocol.messages import Down, Upload
 from fltk.protocol.server import Server
 from fltk.protocol.state import State
 from fltk.protocol.task import Task
 from fltk.protocol.verdict import PREFIX
-
-MEMORY = "attack."  # tensors that attackers remember
-RESIDUAL = "channel."  # (N, d) what clients have not sent yet, under the channel's filters
-HONEST = "attack-own"  # (M, P) trained models of malicious clients that go on with their own; NaN where there is none
-Values = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
+from fltk.rounds import attack, channel
+from fltk.rounds.effects import Values, knowledge, verdicts
+from fltk.rounds.terms import guard_of, weights_of
 
 
 @dataclass(frozen=True)
@@ -52,13 +41,19 @@ class Faced:
     lost_bytes: int = 0  # of uploads that came and were dropped
 
     @property
+    def ids(self) -> list[int]:
+        """The clients whose uploads are left."""
+        return [u.client for u in self.uploads]
+
+    @property
     def bytes_up(self) -> int:
         """What the clients sent, on the wire."""
         return self.lost_bytes + sum(upload.nbytes for upload in self.uploads)
 
     def remembered(self, state: State) -> State:
         """The method's next state with what attackers, channel and defence remember."""
-        ours = {name for name in state.server if name.startswith((PREFIX, MEMORY, RESIDUAL)) or name == HONEST}
+        ours = {name for name in state.server if name.startswith((PREFIX, attack.MEMORY, channel.RESIDUAL))}
+        ours |= {attack.HONEST} & state.server.keys()
         if not self.left and not ours:
             return state
         kept = {name: tensor for name, tensor in state.server.items() if name not in ours}
@@ -70,331 +65,80 @@ def acts(job: Job) -> bool:
     return job.campaign is not None or job.protection is not None or job.channel is not None
 
 
-def guard_of(job: Job, task: Task) -> Guard | None:
-    """The run's defence at work."""
-    found = job.protection
-    if found is None:
-        return None
-    uniform = found.weights == "uniform" or (not found.weights and not found.defence.weighted)
-    return Guard(
-        defence=found.defence,
-        kind=job.method.averages,
-        share=found.share,
-        equal=uniform and job.method.averages != MIXED,
-        parameters=parameters_of(job, task),
-        streams=job.streams(),
-        n_clients=task.n_clients,
-        participation=participants(job, task) / task.n_clients,
-        rounds=job.train.rounds,
-    )
-
-
-def parameters_of(job: Job, task: Task) -> int:
-    """Columns of the shared part that are no buffers; they come first."""
-    last = task.layout.trainable
-    ranges = task.layout.ranges(job.method.columns.travels)
-    return sum(max(0, min(stop, last) - start) for start, stop in ranges)
-
-
-def check(job: Job, task: Task) -> tuple[str, ...]:
-    """Refuse, with the option's name, what method, attack and defence cannot do together; gives lines to tell."""
-    job.method.check(task)
-    n, campaign = participants(job, task), job.campaign
-    refuse_mechanisms(job, task)
-    notes = nothing_private(job, task)
-    if campaign is not None:
-        bad = min(n, len(campaign.malicious))
-        if bad and campaign.start >= job.train.rounds:
-            raise UsageError(
-                f"--attack-start {campaign.start + 1}: the run has {job.train.rounds} rounds, and no client would ever "
-                "attack; lower it or raise --rounds"
-            )
-        notes += campaign.attack.check(job.federation.shape, job.federation.n_classes, n, bad)
-    guard, found = guard_of(job, task), job.protection
-    if guard is None or found is None:
-        return notes
-    why = job.method.cannot.get("defence")
-    if why:
-        raise UsageError(f"--defence {found.name}: {why}; leave --defence out")
-    share = 0.0 if campaign is None else len(campaign.malicious) / task.n_clients
-    if share >= 0.5 and guard.defence.most(n) < assumed(share, n):
-        raise UsageError(
-            f"--malicious: --defence {found.name} cannot face {assumed(share, n)} of the {n} clients in a round, "
-            f"at most {max(0, guard.defence.most(n))}"
-        )
-    guard.check(found.name, n, task.class_head is not None)
-    if guard.defence.private and job.method.beside:
-        raise UsageError(
-            f"--defence {found.name} does not go with this --method: clients also send {job.method.beside}, which it "
-            "neither clips nor hides"
-        )
-    if guard.defence.needs_root and not any(len(part) for part in job.federation.held_out):
-        raise UsageError(
-            f"--defence {found.name} needs a clean set on the server, which is drawn from the newcomers' data: train "
-            "with --newcomers 4"
-        )
-    return notes
-
-
-def refuse_mechanisms(job: Job, task: Task) -> None:
-    """Refuse a server optimiser, a channel or several networks where the method has no use for them."""
-    method, travels = job.method, job.method.columns.travels
-    nothing = task.layout.width(travels) == 0
-    asked = job.train
-    if asked.server_opt and method.server_optimiser is not None:
-        raise UsageError(f"--server-opt {asked.server_opt}: the method has a server optimiser of its own; leave it out")
-    if asked.server_opt and (nothing or method.averages == MIXED):
-        why = "it sends no model" if nothing else "it has no average that all clients share"
-        raise UsageError(f"--server-opt {asked.server_opt} does not go with this --method: {why}")
-    if asked.channel and job.channel is not None and nothing:
-        raise UsageError(f"--channel {asked.channel} does not go with this --method: it sends no model")
-    if task.starts and not nothing:
-        raise UsageError(
-            "--models does not go with this --method: it sends models, and those of different networks cannot be "
-            "averaged; take local or fedmd"
-        )
-
-
-def nothing_private(job: Job, task: Task) -> tuple[str, ...]:
-    """A line to tell where clients keep a part of the model of which this network has nothing."""
-    private = job.method.columns.private
-    if private == NONE or task.layout.width(private):
-        return ()
-    return (f"--model: this network has no part {private}, so that clients keep nothing private",)
-
-
-def participants(job: Job, task: Task) -> int:
-    """Clients in a round."""
-    return min(task.n_clients, max(1, math.floor(job.train.participation * task.n_clients + 0.5)))
-
-
-def own_starts(job: Job, state: State, ids: Sequence[int], downs: Sequence[Down]) -> list[Down]:
-    """What clients really train from: a malicious one that goes on with its own model has not the one it uploaded."""
-    if HONEST not in state.server or job.campaign is None:
-        return list(downs)
-    models = dict(zip(job.campaign.malicious, state.server[HONEST], strict=True))  # client -> (P,)
-
-    starts = []
-    for client, down in zip(ids, downs, strict=True):
-        model = models.get(client)
-        if model is not None and not bool(model.isnan().any()):  # NaN: it has not trained yet
-            down = replace(down, w=model)
-        starts.append(down)
-    return starts
-
-
 def face(
     job: Job, engine: Engine, state: State, downs: Sequence[Down], uploads: Sequence[Upload], server: Server
 ) -> Faced:
-    """What becomes of a round's uploads; `downs` is what was sent to their clients, as the server knows it.
-
-    In this order: attack, finite check, channel, defence.
-    """
-    campaign, guard, round = job.campaign, guard_of(job, server.task), server.round
-    attacked = campaign is not None and campaign.on(round)
-    if campaign is not None and attacked and campaign.size != 1:
-        claims = claimed(server.task.n, campaign.malicious, campaign.size)
-        server = replace(server, task=replace(server.task, n=claims))
-
-    faced = Faced(list(uploads), server)
+    """What becomes of a round's uploads; `downs` is what was sent to their clients, as the server knows it."""
     down = {u.client: d for u, d in zip(uploads, downs, strict=True)}
-    threatened = guard is not None or (campaign is not None and bool(campaign.malicious))
-    if threatened:
+    faced = Faced(list(uploads), _told(job, server))
+    if job.protection is not None or (job.campaign is not None and job.campaign.malicious):
         faced = _attacked(job, state, down, faced)
-    if job.channel is not None:
-        faced = through_channel(job, state, down, faced)
-    if guard is None or not faced.uploads:
-        left = {k: v for k, v in state.server.items() if guard is not None and k.startswith(PREFIX)}
-        return replace(faced, left={**faced.left, **left})
+
+    if faced.uploads and job.channel is not None:
+        arrived = channel.through(job, server.task, state, down, faced.uploads, server.round)
+        faced = replace(faced, uploads=arrived.uploads, left={**faced.left, **arrived.residuals})
+
+    guard = guard_of(job, server.task)
+    if guard is None:
+        return faced
+    if not faced.uploads:  # the defence remembers what it did
+        before = {name: tensor for name, tensor in state.server.items() if name.startswith(PREFIX)}
+        return replace(faced, left={**faced.left, **before})
 
     # a rule's state is settled when the method has averaged: the watch is read then, by `settled`
-    there = [down[u.client] for u in faced.uploads]
-    watch = judged(job, engine, guard, server.task, state, there, faced.uploads, round)
+    watch = _judged(job, engine, guard, state, [down[client] for client in faced.ids], faced)
     return replace(faced, watch=watch, server=replace(faced.server, watch=watch))
+
+
+def _told(job: Job, server: Server) -> Server:
+    """The server with the numbers of samples that clients claim to have."""
+    campaign = job.campaign
+    if campaign is None or campaign.size == 1 or not campaign.on(server.round):
+        return server
+    claims = claimed(server.task.n, campaign.malicious, campaign.size)
+    return replace(server, task=replace(server.task, n=claims))
 
 
 def _attacked(job: Job, state: State, down: Mapping[int, Down], faced: Faced) -> Faced:
     """The uploads as attackers really send them, without those that are not finite."""
-    campaign, round, task = job.campaign, faced.server.round, faced.server.task
+    campaign, server = job.campaign, faced.server
     told = finite(faced.uploads)
     scalars: dict[str, float] = {}
     notes: tuple[str, ...] = ()
-    left = {k: v for k, v in state.server.items() if k.startswith(MEMORY) or k == HONEST}
-    if campaign is not None and campaign.on(round) and told:
-        told, left, numbers, notes = poisoned(job, campaign, task, state, down, told, round)
-        scalars = {**numbers, **knowledge(campaign.attack)}
-        scalars["attackers"] = float(sum(campaign.hits(round, u.client) for u in faced.uploads))
-        told = finite(told)
+    left = attack.remembered(state)
+
+    if campaign is not None and campaign.on(server.round) and told:
+        done = attack.poisoned(job, server.task, state, down, told, server.round)
+        scalars = {**done.numbers, **knowledge(campaign.attack)}
+        scalars["attackers"] = float(sum(campaign.hits(server.round, client) for client in faced.ids))
+        told, left, notes = finite(done.uploads), dict(done.memory), done.notes
     elif campaign is not None:
-        left = repentant(campaign, left, [u.client for u in told])
+        left = attack.repentant(campaign, left, [u.client for u in told])
 
     kept = {u.client for u in told}
     lost = [u for u in faced.uploads if u.client not in kept]
     scalars["dropped"] = float(len(lost))
-    return replace(faced, uploads=told, left=left, scalars=scalars, notes=notes, lost_bytes=sum(u.nbytes for u in lost))
-
-
-def through_channel(job: Job, state: State, down: Mapping[int, Down], faced: Faced) -> Faced:
-    """The uploads as they arrive behind the channel's filters, with their bytes; what clients have not sent is kept.
-
-    Models are filtered: the one that every client sends, and further ones where methods have some (`also_sent`).
-    """
-    channel, task, uploads = job.channel, faced.server.task, faced.uploads
-    assert channel is not None
-    method, round = job.method, faced.server.round
-    known = {k: v for k, v in state.server.items() if k.startswith(RESIDUAL)}
-    if channel.lossless or not uploads:
-        return replace(faced, left={**faced.left, **known})
-
-    starts: dict[str, list[Tensor | None]] = {}
-    starts["w"] = list(method.references(state, [down[u.client] for u in uploads], uploads, task))
-    for name, source in method.also_sent.items():
-        starts[name] = [down[u.client].server.get(source) for u in uploads]
-
-    arrived = list(uploads)
-    memory = {k: v.clone() for k, v in known.items()}
-    parameters = parameters_of(job, task)
-    for name, references in starts.items():
-        for k, (upload, reference) in enumerate(zip(arrived, references, strict=True)):
-            row = upload.w if name == "w" else upload.sent.get(name)
-            if row is None or reference is None:
-                continue
-            generator = job.streams().generator(f"channel/{name}", round, upload.client)
-            kept = _residual(memory, name, task.n_clients, parameters) if channel.remembers else None
-            before = None if kept is None else kept[upload.client]
-            packed, after = channel.send(row[:parameters] - reference[:parameters], before, generator)
-            if kept is not None and after is not None:
-                kept[upload.client] = after
-            new = torch.cat([reference[:parameters] + packed.values, row[parameters:]])
-            nbytes = upload.nbytes - 4 * parameters + packed.nbytes
-            if name == "w":
-                arrived[k] = replace(upload, w=new, nbytes=nbytes)
-            else:
-                arrived[k] = replace(upload, sent={**upload.sent, name: new}, nbytes=nbytes)
-    return replace(faced, uploads=arrived, left={**faced.left, **memory})
-
-
-def _residual(memory: dict[str, Tensor], name: str, n: int, parameters: int) -> Tensor:
-    """(N, d) what clients have not sent yet of a model; of zeros at first."""
-    key = f"{RESIDUAL}{name}"
-    if key not in memory:
-        memory[key] = torch.zeros(n, parameters)
-    return memory[key]
-
-
-def knowledge(attack: Attack) -> dict[str, float]:
-    """What attackers know and whether they send one vector, 0 or 1: stored, so that a run says what it stands for."""
-    known = {f"attack_knows_{what}": float(what in attack.sees) for what in ("benign", "defence")}
-    return known | {"attack_colludes": float(attack.colludes)}
+    lost_bytes = sum(u.nbytes for u in lost)
+    return replace(faced, uploads=told, left=left, scalars=scalars, notes=notes, lost_bytes=lost_bytes)
 
 
 def finite(uploads: Sequence[Upload]) -> list[Upload]:
     """The uploads without NaN or infinity in what they send."""
-    return [u for u in uploads if all(bool(torch.isfinite(sent).all()) for sent in (u.w, *u.sent.values()))]
-
-
-def poisoned(
-    job: Job,
-    campaign: Campaign,
-    task: Task,
-    state: State,
-    downs: Mapping[int, Down],
-    uploads: Sequence[Upload],
-    round: int,
-) -> tuple[list[Upload], dict[str, Tensor], dict[str, float], tuple[str, ...]]:
-    """Uploads as they are really sent, what attackers remember, scalars of the round and lines to tell."""
-    method, layout = job.method, task.layout
-    known = method.references(state, [downs[u.client] for u in uploads], uploads, task)
-    true = {u.client: r for u, r in zip(uploads, known, strict=True)}
-    if HONEST in state.server:
-        for k, row in zip(campaign.malicious, state.server[HONEST], strict=True):
-            if k in true and not bool(row.isnan().any()):
-                true[k] = layout.take(row, method.columns.travels)
-    weights = dict(zip((u.client for u in uploads), weights_of(job, task, uploads).tolist(), strict=True))
-    memory = {k.removeprefix(MEMORY): v for k, v in state.server.items() if k.startswith(MEMORY)}
-    stage = Stage(
-        round=round,
-        sent=tuple(Sent(u.client, u.w, true[u.client]) for u in uploads),
-        parameters=parameters_of(job, task),
-        weights=weights,
-        fresh=lambda generator: layout.take(job.untrained(generator), method.columns.travels),
-        kind=method.averages,
-        server_step=method.server_step,
-        assumed=None if job.protection is None else job.protection.share,
-    )
-    done = campaign.poison(stage, {k: v for k, v in memory.items() if ":" not in k})
-    left = {f"{MEMORY}{k}": v for k, v in done.memory.items()}
-    out = [replace(u, w=done.rows[u.client]) for u in uploads]
-    for name, start in method.also_sent.items():
-        own = {k.removeprefix(f"{name}:"): v for k, v in memory.items() if k.startswith(f"{name}:")}
-        out, own = further(campaign, stage, out, name, {k: down.server.get(start) for k, down in downs.items()}, own)
-        left |= {f"{MEMORY}{name}:{k}": v for k, v in own.items()}
-    if method.continues and campaign.attack.on_upload:
-        left[HONEST] = honest_rows(campaign, state, uploads)
-    return out, left, dict(done.numbers), done.notes
-
-
-def further(
-    campaign: Campaign,
-    stage: Stage,
-    uploads: list[Upload],
-    name: str,
-    starts: Mapping[int, Tensor | None],
-    memory: dict[str, Tensor],
-) -> tuple[list[Upload], dict[str, Tensor]]:
-    """The same for a second model that some clients send as `name`, from `starts`: uploads and attackers' memory."""
-    rows = [(u.client, u.sent[name], starts[u.client]) for u in uploads if name in u.sent]
-    sent = tuple(Sent(client, row, start) for client, row, start in rows if start is not None)
-    if not sent:
-        return uploads, memory
-    done = campaign.poison(replace(stage, sent=sent), memory)
-    out = [replace(u, sent={**u.sent, name: done.rows[u.client]}) if u.client in done.rows else u for u in uploads]
-    return out, dict(done.memory)
-
-
-def weights_of(job: Job, task: Task, uploads: Sequence[Upload]) -> Tensor:
-    """The weights (K,) of the participants in an average: the method's, or equal ones where the defence has those."""
-    guard = guard_of(job, task)
-    task = replace(task, uniform=True) if job.method.equal or (guard is not None and guard.equal) else task
-    return task.weights([u.client for u in uploads])
-
-
-def honest_rows(campaign: Campaign, state: State, uploads: Sequence[Upload]) -> Tensor:
-    """The models (M, P) with which malicious clients go on that keep their own."""
-    before = state.server.get(HONEST)
-    rows = uploads[0].w.new_full((len(campaign.malicious), len(uploads[0].w)), torch.nan) if before is None else before
-    rows = rows.clone()
+    kept = []
     for u in uploads:
-        if u.client in campaign.malicious:
-            rows[campaign.malicious.index(u.client)] = u.w
-    return rows
+        sent = (u.w, *u.sent.values())
+        if all(bool(torch.isfinite(tensor).all()) for tensor in sent):
+            kept.append(u)
+    return kept
 
 
-def repentant(campaign: Campaign, left: Mapping[str, Tensor], ids: Sequence[int]) -> dict[str, Tensor]:
-    """What attackers remember behind an honest round of the clients `ids`: the server has their own models again."""
-    if HONEST not in left:
-        return dict(left)
-    rows = left[HONEST].clone()
-    rows[[k for k, i in enumerate(campaign.malicious) if i in ids]] = torch.nan
-    return {**left, HONEST: rows}
-
-
-def judged(
-    job: Job,
-    engine: Engine,
-    guard: Guard,
-    task: Task,
-    state: State,
-    downs: Sequence[Down],
-    uploads: Sequence[Upload],
-    round: int,
-) -> Watch:
+def _judged(job: Job, engine: Engine, guard: Guard, state: State, downs: Sequence[Down], faced: Faced) -> Watch:
     """The defence's watch over a round, with its verdict on the uploads."""
+    task, round, uploads = faced.server.task, faced.server.round, faced.uploads
     references = job.method.references(state, downs, uploads, task)
     root = root_updates(job, engine, guard, task, references, round) if guard.defence.needs_root else None
-    ids = [u.client for u in uploads]
     p = weights_of(job, task, uploads)
-    return guard.watch(round, ids, [u.w for u in uploads], references, p, state.server, root)
+    return guard.watch(round, faced.ids, [u.w for u in uploads], references, p, state.server, root)
 
 
 def root_updates(
@@ -407,6 +151,7 @@ def root_updates(
     distinct = dict(zip(keys, references, strict=True))
     tasks = [RootTask(round, task.whole(columns, reference, private)) for reference in distinct.values()]
     trained = dict(zip(distinct, engine.map(train_root, tasks, [1] * len(tasks)), strict=True))
+
     d = guard.parameters
     rows = []
     for key, reference in zip(keys, references, strict=True):
@@ -423,60 +168,10 @@ def settled(faced: Faced, job: Job, n: int) -> Faced:
     scalars = {**faced.scalars, **watch.numbers}
     clients: dict[str, Values] = {}
     if "screen" in watch.guard.form:
-        ids = [u.client for u in faced.uploads]
         trust = np.full(n, np.nan, np.float32)
-        trust[ids] = watch.trust[ids].float().numpy()
+        trust[faced.ids] = watch.trust[faced.ids].float().numpy()
         clients = {"trust": trust, "clip": watch.factor.float().numpy()}
         if watch.guard.defence.rejects:
-            scalars |= verdicts(job.campaign, watch, ids)
+            scalars |= verdicts(job.campaign, watch, faced.ids)
     notes = (*faced.notes, *watch.notes)
     return replace(faced, left={**faced.left, **watch.left}, scalars=scalars, clients=clients, notes=notes)
-
-
-def verdicts(campaign: Campaign | None, watch: Watch, ids: Sequence[int]) -> dict[str, float]:
-    """Rejected are clients with trust below 0.5: how many, the shares of malicious and of benign ones, precision."""
-    bad = {i for i in ids if campaign is not None and campaign.hits(watch.round, i)}
-    rejected = {i for i in ids if float(watch.trust[i]) < 0.5}
-    good = len(ids) - len(bad)
-    return {
-        "rejected": float(len(rejected)),
-        "rejected_tpr": len(rejected & bad) / len(bad) if bad else math.nan,
-        "rejected_fpr": len(rejected - bad) / good if good else math.nan,
-        "rejected_precision": len(rejected & bad) / len(rejected) if rejected else math.nan,
-    }
-
-
-def weight_of_attackers(job: Job, found: Map | None, state: State, faced: Faced) -> dict[str, float]:
-    """Mean weight that benign clients give to malicious ones, and its ratio to that of an average client.
-
-    Average among those whose models could enter: the participants, and with mixed rows everybody who ever sent one.
-    """
-    campaign = job.campaign
-    if campaign is None or not campaign.malicious or found is None:
-        return {}
-    there = {u.client for u in faced.uploads}
-    if job.method.averages == MIXED:
-        there = set(torch.nonzero(state.last >= 0).flatten().tolist())
-    bad = sorted(there & set(campaign.malicious))
-    good = [i for i in range(len(state.last)) if i not in campaign.malicious]
-    if not bad or not good:
-        return {}
-    weight = float(found.whole()[good][:, bad].mean())
-    return {"mal_weight": weight, "mal_weight_ratio": weight * len(there)}
-
-
-def outcome(job: Job, vectors: Mapping[str, Values], scores: Sequence[ClientScores]) -> dict[str, float]:
-    """Accuracy of the worst benign and of malicious clients on clean test data, and a backdoor's success."""
-    campaign = job.campaign
-    if campaign is None or not campaign.malicious or "personal_test_acc" not in vectors:
-        return {}
-    bad = np.isin(np.arange(len(scores)), campaign.malicious)
-    own = vectors["personal_test_acc"]
-    told = {"attacker_test_acc": metrics.acc_mean(own[bad])}
-    for name, key in (("personal", "benign"), ("global", "benign_global")):
-        if f"{name}_test_acc" in vectors:
-            told[f"{key}_worst10_test_acc"] = metrics.acc_worst10(vectors[f"{name}_test_acc"][~bad])
-    fooled = [s.triggered for s in scores if s.triggered is not None and s.triggered.n]  # benign clients' alone
-    if fooled:
-        told |= {"asr": metrics.acc_mean(np.array([s.accuracy for s in fooled])), "asr_clients": float(len(fooled))}
-    return told

@@ -13,7 +13,7 @@ from fltk.errors import UsageError, unknown
 from fltk.experiment import Place, Prepared, foresee, job_of, prepare
 from fltk.hyper import hypers
 from fltk.registry import Store
-from fltk.rounds import pipeline
+from fltk.rounds import checks
 from fltk.sweep.cells import Cell
 from fltk.sweep.play import Errand, Event, Tell, play
 from fltk.sweep.state import CHANGED, DONE, FAILED, RUNNING, CellState, states
@@ -212,7 +212,7 @@ def refusals(attacked: Sequence[Cell], store: Store, place: Place) -> dict[str, 
             prepared = {asked: prepare(asked, place, store)}  # one at a time: cells of one seed come together
         job = job_of(cell.config, prepared[asked].federation)
         try:
-            pipeline.check(job, job.task())
+            checks.check(job, job.task())
         except UsageError as error:
             found[cell.digest] = str(error)
     return found

@@ -23,7 +23,7 @@ from fltk.errors import UsageError
 from fltk.names import ATTACKS, DEFENCES
 from fltk.protocol.messages import Upload
 from fltk.protocol.server import Server
-from fltk.rounds import pipeline
+from fltk.rounds import attack, pipeline, terms
 from fltk.rounds.cohort import Cohort
 from fltk.train.streams import Streams
 
@@ -184,8 +184,8 @@ def test_model_replacement_knows_that_a_defence_averages_equally() -> None:
     made = defended(job("fedavg", data=uneven), "dnc", {"c": 0})
     uploads = uploads_of(made)[1]
     given = [Upload(w, client=i) for i, w in enumerate(uploads)]
-    assert pipeline.weights_of(made, made.task(), given).tolist() == [0.25] * 4
-    assert pipeline.weights_of(job("fedavg", data=uneven), made.task(), given)[0] == pytest.approx(40 / 64)
+    assert terms.weights_of(made, made.task(), given).tolist() == [0.25] * 4
+    assert terms.weights_of(job("fedavg", data=uneven), made.task(), given)[0] == pytest.approx(40 / 64)
 
 
 def test_training_that_diverges_under_attack_ends_no_run() -> None:
@@ -201,7 +201,7 @@ def test_malicious_clients_that_go_on_with_their_own_model_keep_the_trained_one(
     honest = play(job("fedamp", rounds=1))[-1].state
     task = made.task()
     downs = made.method.downlink(state, range(4), task)
-    starts = pipeline.own_starts(made, state, range(4), downs)
+    starts = attack.own_starts(made, state, range(4), downs)
     for i in range(4):
         assert torch.equal(starts[i].w, honest.client["w"][i])
         assert torch.equal(downs[i].w, starts[i].w) == (i not in BAD)
@@ -215,7 +215,7 @@ def test_who_stops_attacking_goes_on_with_the_model_that_it_has_trained() -> Non
         assert bool(own.isnan().all()) == (done.round > 2)
         task = made.task()
         downs = made.method.downlink(done.state, range(4), task)
-        starts = pipeline.own_starts(made, done.state, range(4), downs)
+        starts = attack.own_starts(made, done.state, range(4), downs)
         same = [torch.equal(a.w, b.w) for a, b in zip(starts, downs, strict=True)]
         assert same == [done.round > 2 or i not in BAD for i in range(4)]
 

@@ -16,7 +16,7 @@ from fltk.defences.accountant import epsilon
 from fltk.defences.dp_fedavg import DPFedAvg
 from fltk.errors import FltkError, UsageError
 from fltk.protocol.averaging import CLUSTERS, MIXED, ONE, weighted_sum
-from fltk.rounds import pipeline
+from fltk.rounds import terms
 
 needs_opacus = pytest.mark.skipif(
     importlib.util.find_spec("opacus") is None, reason="opacus is not installed (the extra `privacy`)"
@@ -179,7 +179,7 @@ def test_the_mean_is_over_those_who_really_take_part(share: float, clients: int)
     free = {"noise": 0, "clip": math.inf, "approximate": "on"}
     plain = job("fedavg", data=twenty, rounds=1, participation=share, agg_weights="uniform")
     private = defended(plain, "dp-fedavg", free, share=0.0)
-    assert pipeline.participants(private, private.task()) == clients
+    assert terms.participants(private, private.task()) == clients
     torch.testing.assert_close(
         play(private)[-1].state.server["w"], play(plain)[-1].state.server["w"], rtol=0, atol=1e-6
     )

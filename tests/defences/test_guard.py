@@ -24,7 +24,7 @@ from fltk.protocol.messages import Upload
 from fltk.protocol.server import Server
 from fltk.protocol.state import State
 from fltk.protocol.verdict import rows_left
-from fltk.rounds import pipeline
+from fltk.rounds import terms
 from fltk.train.streams import Streams
 from fltk.train.trainer import Trainer
 
@@ -311,7 +311,7 @@ def used_by_others(state: State, name: str) -> torch.Tensor:
 
 def test_a_row_that_is_not_clipped_any_more_is_the_methods_own() -> None:
     made = defended(job("fedamp", data=GROUPS, rounds=1), "norm-clip", {"limit": 0.2}, share=0.0)
-    state, task, guard = play(made)[-1].state, made.task(), pipeline.guard_of(made, made.task())
+    state, task, guard = play(made)[-1].state, made.task(), terms.guard_of(made, made.task())
     assert guard is not None
     before, ids, w = used_by_others(state, "w"), [2, 5], state.client["w"]
     assert not torch.equal(before[ids], w[ids])
