@@ -6,6 +6,7 @@ order of its doing; the files of the steps are named in docs/a-round.md.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +23,7 @@ from fltk.memory.undo import Undo
 from fltk.partition.federation import Split
 from fltk.protocol.map import Map
 from fltk.protocol.messages import Down, Upload
-from fltk.protocol.server import ClientWork, Server, ServerWork
+from fltk.protocol.server import ClientWork, Server, ServerWork, Sums
 from fltk.protocol.server_optimiser import PREFIX as OPTIMISER
 from fltk.protocol.server_optimiser import OptimiserRound
 from fltk.protocol.state import State
@@ -126,48 +127,75 @@ class Exchanged:
     trained_at: float  # time.perf_counter() after training
 
 
+@dataclass(frozen=True)
+class _Trained:
+    """What the clients have made of what was sent down."""
+
+    uploads: list[Upload]
+    losses: list[float]
+    sums: Sums | None  # where uploads were added up in the workers
+
+
 def exchange(run: Run, state: State, ids: Sequence[int], server: Server, voted: Mapping[int, Tensor]) -> Exchanged:
     """Send down, train, judge, aggregate. voted: by client, the personal model on whose own step it votes."""
-    job, engine, task, method = run.job, run.engine, run.task, run.job.method
-    round, undo = server.round, server.undo
-    assert undo is not None
+    job, method, plain = run.job, run.job.method, not pipeline.acts(run.job)
 
-    plain = not pipeline.acts(job)
+    # down: a very large state may give its rows away, if nobody looks at what came before
     if plain and server.step == 0:
-        state = method.prepared(state, ids, task, undo)
-    downs = method.downlink(state, ids, task)
+        state = method.prepared(state, ids, run.task, _undo(server))
+    downs = method.downlink(state, ids, run.task)
     starts = downs if plain else own_starts(job, state, ids, downs)
-    cohort = Cohort(method, task, round, ids, starts, voted)
-    _traffic_of(server).down += cohort.bytes_down
+    cohort = Cohort(method, run.task, server.round, ids, starts, voted)
 
-    # where the server only averages, uploads are added up in the workers and none of them arrives
-    sums = None
-    if plain and method.adds_up() and task.class_head is None:
-        uploads, losses, sums = cohort.added_up(engine, state, undo)
-    else:
-        uploads, losses = cohort.trained(engine, undo.kept if server.step == 0 else None)
+    # at the clients, and up
+    trained = _train(run, cohort, state, server)
     trained_at = time.perf_counter()
+    models = any(upload.model for upload in trained.uploads)
+    faced = pipeline.Faced(trained.uploads, server)
+    if models and not plain:
+        faced = pipeline.face(job, run.engine, state, downs, trained.uploads, server)
+    traffic = _traffic(server)
+    traffic.down += cohort.bytes_down
+    traffic.up += faced.bytes_up
 
-    models = any(upload.model for upload in uploads)
-    if plain or not models:
-        faced = pipeline.Faced(uploads, server)
-    else:
-        faced = pipeline.face(job, engine, state, downs, uploads, server)
-    _traffic_of(server).up += faced.bytes_up
-
-    if faced.uploads:
-        state = aggregated(run, state, faced.uploads, replace(faced.server, sums=sums))
-    else:
-        state = method.missed(state, round)
-
-    # what attackers, the channel, the defence and the server optimiser remember is part of the state
-    told = {u.client: loss for u, loss in zip(uploads, losses, strict=True) if loss == loss or models}
+    # at the server
+    told = _losses(trained, models)
     ballots = {u.client: u.ballot for u in faced.uploads if u.ballot is not None}
-    faced = pipeline.settled(faced, job, task.n_clients)
+    state, faced = _aggregate(run, state, replace(faced, server=replace(faced.server, sums=trained.sums)), models)
+    return Exchanged(state, told, ballots, models, faced, trained_at)
+
+
+def _train(run: Run, cohort: Cohort, state: State, server: Server) -> _Trained:
+    """The clients' work; where the server only averages, uploads are added up in the workers, and none arrives."""
+    undo, method = _undo(server), run.job.method
+    if method.adds_up() and not pipeline.acts(run.job) and run.task.class_head is None:
+        return _Trained(*cohort.added_up(run.engine, state, undo))
+    room = undo.kept if server.step == 0 else None
+    return _Trained(*cohort.trained(run.engine, room), None)
+
+
+def _losses(trained: _Trained, models: bool) -> dict[int, float]:
+    """Training losses by client; in an exchange without models those who did not train have none."""
+    losses = {}
+    for upload, loss in zip(trained.uploads, trained.losses, strict=True):
+        if models or not math.isnan(loss):
+            losses[upload.client] = loss
+    return losses
+
+
+def _aggregate(run: Run, state: State, faced: pipeline.Faced, models: bool) -> tuple[State, pipeline.Faced]:
+    """The next state, with what attackers, channel, defence and server optimiser remember; the models are let go."""
+    server = faced.server
+    if faced.uploads:
+        state = aggregated(run, state, faced.uploads, server)
+    else:
+        state = run.job.method.missed(state, server.round)
+
+    faced = pipeline.settled(faced, run.job, run.task.n_clients)
     if models:
         state = run.remembered(faced.remembered(state), server)
-    faced = replace(faced, uploads=[Upload(torch.empty(0), client=u.client) for u in faced.uploads])
-    return Exchanged(state, told, ballots, models, faced, trained_at)
+    empty = [Upload(torch.empty(0), client=client) for client in faced.ids]
+    return state, replace(faced, uploads=empty)
 
 
 def aggregated(run: Run, state: State, uploads: Sequence[Upload], server: Server) -> State:
@@ -190,6 +218,11 @@ def aggregated(run: Run, state: State, uploads: Sequence[Upload], server: Server
     return after
 
 
-def _traffic_of(server: Server) -> Traffic:
+def _traffic(server: Server) -> Traffic:
     assert isinstance(server.desk, RoundDesk)
     return server.desk.traffic
+
+
+def _undo(server: Server) -> Undo:
+    assert server.undo is not None
+    return server.undo
