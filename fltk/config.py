@@ -32,6 +32,7 @@ SEEDS = 2**63  # the registry's integers are smaller
 UNITS = 10_000_000  # in one layer: already two such layers fit into no memory
 STEPS = ("auto", "fast", "autograd", "vmap")
 OWN_STEPS = ("auto", "vote", "none")
+CLIENT_OPTIMISERS = ("sgd", "adam", "adamw")
 
 
 def option(default: Any, text: str, **extra: Any) -> Any:
@@ -204,6 +205,14 @@ class TrainConfig:
         later=True,
     )
 
+    client_opt: str = option(
+        "sgd", "optimiser of local training, fresh in every round", choices=CLIENT_OPTIMISERS, later=True
+    )
+    adam_beta1: float = option(0.9, "--client-opt adam, adamw: decay of the first moment", later=True)
+    adam_beta2: float = option(0.999, "--client-opt adam, adamw: decay of the second moment", later=True)
+    adam_eps: float = option(1e-8, "--client-opt adam, adamw: added to the root of the second moment", later=True)
+    clip_grad: float = option(0.0, "largest norm of the gradient of a local step (0: no limit)", later=True)
+    augment: str = option("", "augmentation of training batches: mixup:ALPHA, such as mixup:0.2", later=True)
     models: str = option(
         "",
         "networks by client, such as mlp:10,cnn:10 for ten clients with each, in the order of the clients; for methods "
@@ -230,6 +239,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _choice(self, "server-opt", ("", *SERVER_OPTIMISERS))
+        _choice(self, "client-opt", CLIENT_OPTIMISERS)
+        _check_client_optimiser(self)
         _check_server_optimiser(self)
         _choice(self, "model", ("", *MODELS))
         _choice(self, "own-step", OWN_STEPS)
@@ -250,6 +261,12 @@ class TrainConfig:
         _at_least("weight-decay", self.weight_decay, 0)
         _at_most("weight-decay", self.weight_decay, FLOAT32)
         self.hidden_sizes()
+
+    @property
+    def plain_sgd(self) -> bool:
+        """Whether a local step is the gradient times the learning rate and nothing else."""
+        extras = self.momentum or self.weight_decay or self.clip_grad
+        return self.client_opt == "sgd" and not extras
 
     @property
     def training(self) -> TrainConfig:
@@ -286,6 +303,22 @@ class TrainConfig:
         if any(size > UNITS for size in sizes):
             raise UsageError(f"--hidden: a layer has at most {UNITS} units, not as many as in {self.hidden!r}")
         return sizes
+
+
+def _check_client_optimiser(config: TrainConfig) -> None:
+    """Refuse constants of the clients' optimiser that make no sense, and such as nothing reads."""
+    default = TrainConfig.__dataclass_fields__
+    if config.client_opt == "sgd":
+        for name in ("adam_beta1", "adam_beta2", "adam_eps"):
+            if getattr(config, name) != default[name].default:
+                raise UsageError(f"--{name.replace('_', '-')} needs --client-opt adam or adamw")
+    elif config.momentum:
+        raise UsageError(f"--momentum is for --client-opt sgd, not for {config.client_opt}: use --adam-beta1")
+    _share("adam-beta1", config.adam_beta1, open_top=True)
+    _share("adam-beta2", config.adam_beta2, open_top=True)
+    _positive("adam-eps", config.adam_eps)
+    if config.clip_grad:
+        _positive("clip-grad", config.clip_grad)
 
 
 def _check_server_optimiser(config: TrainConfig) -> None:

@@ -44,7 +44,7 @@ from fltk.registry.method_code import KEY as METHOD_CODE
 from fltk.registry.method_code import method_digest
 from fltk.registry.rows import TRAINED
 from fltk.rounds import checks, loop
-from fltk.train import streams
+from fltk.train import augment, streams
 from fltk.train.machine import chosen
 from fltk.train.streams import Streams
 
@@ -229,6 +229,8 @@ def _resolved(config: RunConfig, dealt: PartitionConfig, shape: tuple[int, ...],
     train.network_names(dealt.clients)
     if train.channel:
         channel.parse(train.channel)
+    if train.augment:
+        augment.parse(train.augment)
     base = method.network(lambda: zoo.make(train.model, shape, 2, train.hidden_sizes()))  # any number of classes
     layout = Layout.of(base)
     train = replace(train, step=chosen(train.step, layout, device), own_step=own_step_of(train.own_step, method))

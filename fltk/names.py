@@ -57,6 +57,7 @@ METHODS = {
     "fedadagrad": "fltk.methods.fedadagrad:FedAdagrad",
     "fedadam": "fltk.methods.fedadam:FedAdam",
     "fedyogi": "fltk.methods.fedyogi:FedYogi",
+    "moon": "fltk.methods.moon:MOON",
     "fedprox": "fltk.methods.fedprox:FedProx",
     "scaffold": "fltk.methods.scaffold:Scaffold",
     "fedper": "fltk.methods.fedper:FedPer",

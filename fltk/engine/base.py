@@ -150,7 +150,7 @@ class Job:
             label_counts=counts,
             groups=None if groups is None else torch.as_tensor(groups)[: len(clients)].long(),
             uniform=self.train.agg_weights == "uniform",
-            plain_sgd=not (self.train.momentum or self.train.weight_decay),
+            plain_sgd=self.train.plain_sgd,
             fresh=lambda purpose, index: zoo.initial(model, layout, streams.generator(f"init/{purpose}", client=index)),
             seed=lambda purpose: streams.seed(purpose),
             class_head=ClassHead.of(layout, self.method.columns.travels, counts) if classes else None,

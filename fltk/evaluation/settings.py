@@ -21,9 +21,10 @@ from fltk.registry.where import flatten
 
 # What has to be equal for a fair comparison, and what may be chosen for each method.
 BUDGET = tuple(f"train.{name}" for name in ("rounds", "epochs", "steps", "batch_size", "participation"))
-OPTIMISER = tuple(
-    f"train.{name}" for name in ("lr", "lr_schedule", "lr_decay", "momentum", "weight_decay", "drop_last")
-)
+_STEPS = ("lr", "lr_schedule", "lr_decay", "momentum", "weight_decay", "drop_last", "clip_grad", "client_opt")
+_ADAM = ("adam_beta1", "adam_beta2", "adam_eps")
+_SERVER = ("server_opt", "server_lr", "server_beta1", "server_beta2", "server_tau")
+OPTIMISER = tuple(f"train.{name}" for name in (*_STEPS, *_ADAM, *_SERVER))
 # Rounds between evaluations change no number that is compared; the last round is always evaluated.
 _APART = {"method", "train.eval_every"}
 OWN_STEP = "train.own_step"

@@ -51,7 +51,9 @@ class APFL(Method):
 
     def check(self, task: Task) -> None:
         if not task.plain_sgd:
-            raise UsageError("--method apfl assumes plain SGD: leave --momentum and --weight-decay at 0")
+            raise UsageError(
+                "--method apfl assumes plain SGD: leave --momentum, --weight-decay, --clip-grad and --client-opt alone"
+            )
 
     def init(self, task: Task) -> State:
         alpha = torch.full((task.n_clients,), self.alpha, dtype=torch.float64)

@@ -22,8 +22,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from fltk.errors import UsageError
 from fltk.hyper import hyper
@@ -36,6 +35,7 @@ from fltk.protocol.method import Method
 from fltk.protocol.server import Server
 from fltk.protocol.state import State
 from fltk.protocol.task import Task
+from fltk.train.losses import absolute_error
 from fltk.train.trainer import Trainer
 
 
@@ -109,9 +109,3 @@ class FedMD(Method):
         start = task.initial(client.id)
         warm = trainer.sgd(start, trainer.public, epochs=self.warmup)
         return Joined(start, trainer.sgd(warm, client.train))
-
-
-def absolute_error(model: nn.Module, w: Tensor, batch: tuple[Tensor, Tensor]) -> Tensor:
-    """Mean absolute difference between the model's logits and the targets."""
-    x, targets = batch
-    return F.l1_loss(model(x), targets)

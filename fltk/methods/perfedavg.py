@@ -50,7 +50,9 @@ class PerFedAvg(Method):
 
     def check(self, task: Task) -> None:
         if not task.plain_sgd:
-            raise UsageError("--method perfedavg assumes plain SGD: leave --momentum and --weight-decay at 0")
+            raise UsageError(
+                "--method perfedavg assumes plain SGD: leave --momentum, --weight-decay, --clip-grad and --client-opt alone"
+            )
 
     def local_update(self, down: Down, client: ClientData, trainer: Trainer) -> Upload:
         each, w = 2 if self.variant == "fo" else 3, down.w

@@ -61,7 +61,9 @@ class PFedMe(Method):
                 "step throws personal models away from their target; keep personal_lr times lam below 2"
             )
         if not task.plain_sgd:
-            raise UsageError("--method pfedme assumes plain SGD: leave --momentum and --weight-decay at 0")
+            raise UsageError(
+                "--method pfedme assumes plain SGD: leave --momentum, --weight-decay, --clip-grad and --client-opt alone"
+            )
 
     def init(self, task: Task) -> State:
         return replace(super().init(task), client={"theta": task.w0.repeat(task.n_clients, 1)})

@@ -55,7 +55,9 @@ class Scaffold(Method):
 
     def check(self, task: Task) -> None:
         if not task.plain_sgd:
-            raise UsageError("--method scaffold assumes plain SGD: leave --momentum and --weight-decay at 0")
+            raise UsageError(
+                "--method scaffold assumes plain SGD: leave --momentum, --weight-decay, --clip-grad and --client-opt alone"
+            )
 
     def init(self, task: Task) -> State:
         state = super().init(task)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,8 +24,10 @@ from fltk.models.layout import Entry, Layout, Ranges, module_of
 from fltk.partition.federation import Split
 from fltk.train.fast import dual, stack, vmapped
 from fltk.train.fast.chain import Chain
-from fltk.train.order import Order, Rule, Trained
+from fltk.train.losses import Batch, Net
+from fltk.train.order import SGD, Order, Trained
 from fltk.train.scoring import BATCH, Exam, Score, Scorer, score, score_perceptrons
+from fltk.train.steps import adam, decay, shorten
 
 Request = Order | Exam
 Answer = Trained | list[Score]
@@ -64,7 +67,9 @@ class Machine:
         linear = isinstance(self._head, nn.Linear)
         self._top = stack.head(layout) if step == "fast" and linear else None
         self._chain = Chain.of(self._model, layout, self._flat) if step == "fast" else None
-        self._gradients = vmapped.gradient(self._model, layout) if step == "vmap" else None
+        self._function = Net(self._model, layout)
+        self._classes = self._head.weight.shape[0] if isinstance(self._head, nn.Linear) else 0
+        self._gradients = vmapped.Gradients(self._function) if step == "vmap" else None
 
     @property
     def together(self) -> int:
@@ -78,9 +83,11 @@ class Machine:
     def play(self, orders: Sequence[Order]) -> list[Trained]:
         """What comes of the orders, in their order."""
         done: dict[int, Trained] = {}
-        kinds: dict[tuple[str, Rule, int, bool], list[int]] = {}
+        kinds: dict[tuple[Any, ...], list[int]] = {}
         for k, order in enumerate(orders):
-            kinds.setdefault((self._kind(order), order.rule, order.batches.size, order.drift is None), []).append(k)
+            shapes = tuple((name, tensor.shape) for name, tensor in sorted(order.given.items()))
+            alike = (self._kind(order), order.rule, order.batches.size, order.drift is None, order.loss, shapes)
+            kinds.setdefault(alike, []).append(k)
         for (kind, rule, *_), members in kinds.items():
             size = self._stack_size(kind, rule.only)
             for start in range(0, len(members), size):
@@ -174,8 +181,9 @@ class Machine:
 
     def _kind(self, order: Order) -> str:
         """How an order is played: dual, stack or vmap with others, or alone."""
-        if order.loss is not None or not order.rule.fuses:
-            return "alone"
+        if order.loss is not None or order.mixup is not None or not order.rule.fuses:
+            stacks = self._gradients is not None and order.mixup is None
+            return "vmap" if stacks else "alone"
         net = self._net_for(order.rule.only)
         if net is None:
             return "alone" if self._gradients is None else "vmap"
@@ -214,7 +222,8 @@ class Machine:
     def _alone(self, order: Order) -> Trained:
         """One order: by hand where all layers are known, else the autograd loop, for any model and any loss."""
         rule = order.rule
-        if self._chain is not None and order.loss is None and rule.fuses:
+        plain = order.loss is None and order.mixup is None
+        if self._chain is not None and plain and rule.fuses:
             self._flat.copy_(order.w)
             loss = self._chain.train(order, self._ranges(rule.only), self._inputs)
             return Trained(self._flat.clone(), loss, float(self._flat.sum()))
@@ -230,16 +239,22 @@ class Machine:
         return Trained(self._flat.to("cpu", copy=True), loss, float(self._flat.sum()))
 
     def _closed(self, order: Order) -> bool:
-        return order.rule.only == "head" and order.loss is None and isinstance(self._head, nn.Linear)
+        plain = order.loss is None and order.mixup is None
+        return order.rule.only == "head" and plain and isinstance(self._head, nn.Linear)
 
     def _autograd_steps(self, order: Order, part: _Part, update: _Update) -> float:
-        values, wanted, entries, loss, lr = part.values, part.wanted, part.entries, order.loss, order.rule.lr
+        if order.loss is not None:
+            return self._functional_steps(order, update)
+        values, wanted, entries, lr = part.values, part.wanted, part.entries, order.rule.lr
+        mixing = None if order.mixup is None else order.mixup.steps()
         total = torch.zeros((), device=self.device)
         for permutation, cuts in order.batches:
             x, y = self._inputs(order.x[permutation]), order.y[permutation].to(self.device)
             for cut in cuts:
                 xb, yb = x[cut], y[cut]
-                value = loss(self._model, self._flat, (xb, yb)) if loss else F.cross_entropy(self._forward(xb), yb)
+                if order.mixup is not None and mixing is not None:
+                    xb, yb = order.mixup.mixed(xb, yb, self._classes, next(mixing))
+                value = F.cross_entropy(self._forward(xb), yb)
                 grads = torch.autograd.grad(-value if order.rule.ascend else value, wanted)
                 total += value.detach()
                 if update.plain:
@@ -248,6 +263,27 @@ class Machine:
                 else:
                     flat = [e.flatten(g) for e, g in zip(entries, grads, strict=False)]
                     update(self._flat, torch.cat(flat, out=self._grad[: sum(map(len, flat))]))
+        return float(total)
+
+    def _functional_steps(self, order: Order, update: _Update) -> float:
+        """Steps of a method's own loss, a function of flat weights."""
+        assert order.loss is not None
+        given = {name: tensor.to(self.device) for name, tensor in order.given.items()}
+        mixing = None if order.mixup is None else order.mixup.steps()
+        total = torch.zeros((), device=self.device)
+        for permutation, cuts in order.batches:
+            x, y = self._inputs(order.x[permutation]), order.y[permutation].to(self.device)
+            for cut in cuts:
+                xb, yb = x[cut], y[cut]
+                if order.mixup is not None and mixing is not None:
+                    xb, yb = order.mixup.mixed(xb, yb, self._classes, next(mixing))
+                w = self._flat.detach().clone().requires_grad_()
+                value = order.loss(self._function, w, Batch(xb, yb, permutation[cut]), given).mean()
+                (slope,) = torch.autograd.grad(-value if order.rule.ascend else value, w)
+                total += value.detach()
+                self._flat[self.layout.trainable :] = w.detach()[self.layout.trainable :]  # running statistics
+                columns = [slope[a:b] for a, b in self._ranges(order.rule.only)]
+                update(self._flat, torch.cat(columns))
         return float(total)
 
     def _head_steps(self, order: Order, features: Tensor, update: _Update) -> float:
@@ -336,32 +372,52 @@ class _Part:
 
 
 class _Update:
-    """One SGD update on the trained column ranges: gradient, decay, pull and drift, then momentum."""
+    """One step on the trained column ranges: gradient, pull and drift, clipping, decay, then the optimiser."""
 
     def __init__(self, order: Order, ranges: Ranges, device: torch.device) -> None:
         self._rule, self._ranges = order.rule, ranges
         self._target = None if order.target is None else order.target.to(device)
         self._drift = None if order.drift is None else order.drift.to(device)
-        self._buffers = [torch.zeros(b - a, device=device) for a, b in ranges] if order.rule.momentum else []
+        self._steps = 0
+        adaptive = order.rule.optimiser != SGD
+        moments = adaptive or order.rule.momentum
+        self._first = [torch.zeros(b - a, device=device) for a, b in ranges] if moments else []
+        self._second = [torch.zeros(b - a, device=device) for a, b in ranges] if adaptive else []
 
     @property
     def plain(self) -> bool:
         """Whether the gradient is all."""
         terms = self._target is not None or self._drift is not None
-        return not (self._rule.momentum or self._rule.weight_decay or terms)
+        rule = self._rule
+        return rule.fuses and not (rule.momentum or rule.weight_decay or terms)
 
     def __call__(self, flat: Tensor, grad: Tensor) -> None:
         """`flat` (P,) after one step in place; `grad` holds the gradients of the ranges, one by one."""
-        at, rule = 0, self._rule
-        for k, (a, b) in enumerate(self._ranges):
-            w, g = flat[a:b], grad[at : at + b - a]
+        rule, at, pieces = self._rule, 0, []
+        self._steps += 1
+        for a, b in self._ranges:
+            pieces.append(grad[at : at + b - a])
             at += b - a
-            if rule.weight_decay:
+
+        # everything that is part of the objective, before the gradient is cut and any moment is taken of it
+        for g, (a, b) in zip(pieces, self._ranges, strict=True):
+            w = flat[a:b]
+            if rule.weight_decay and rule.fuses:
                 g.add_(w, alpha=rule.weight_decay)
             if self._target is not None:
                 g.add_(w - self._target[a:b], alpha=rule.lam)
             if self._drift is not None:
                 g.add_(self._drift[a:b])
+        if rule.clip < math.inf:
+            shorten(pieces, rule.clip)
+
+        for k, (g, (a, b)) in enumerate(zip(pieces, self._ranges, strict=True)):
+            w = flat[a:b]
+            if rule.weight_decay and not rule.fuses:
+                decay(rule, w, g)
+            if rule.optimiser != SGD:
+                adam(rule, w, g, self._first[k], self._second[k], self._steps)
+                continue
             if rule.momentum:
-                g = self._buffers[k].mul_(rule.momentum).add_(g)
+                g = self._first[k].mul_(rule.momentum).add_(g)
             w.add_(g, alpha=-rule.lr)

@@ -6,23 +6,25 @@ Methods ask a trainer for it (`Trainer.sgd`); who computes it, and how many of t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fltk.config import TrainConfig
+from fltk.train.augment import Mixup
+from fltk.train.losses import Loss
 
-Loss = Callable[[nn.Module, Tensor, tuple[Tensor, Tensor]], Tensor]
+SGD, ADAM, ADAMW = "sgd", "adam", "adamw"
 
 
 @dataclass(frozen=True)
 class Rule:
     """How a step follows from a gradient. Equal rules may share a stack.
 
-    The gradient of the data loss gets weight_decay w + lam (w - target) + drift; `ascend` climbs the data loss while
-    the other terms keep their direction.
+    The gradient of the data loss gets lam (w - target) + drift, is shortened to `clip` at most, and gets weight_decay w
+    (with adamw the decay acts on w itself); `ascend` climbs the data loss while the other terms keep their direction.
     """
 
     only: str  # the part that is trained
@@ -31,6 +33,11 @@ class Rule:
     weight_decay: float
     lam: float  # strength of the pull
     ascend: bool
+    optimiser: str = SGD
+    beta1: float = 0.9  # adam, adamw: decay of the first moment
+    beta2: float = 0.999  # and of the second
+    eps: float = 1e-8
+    clip: float = math.inf  # largest norm of the gradient of one step
 
     @property
     def beta(self) -> float:
@@ -49,8 +56,8 @@ class Rule:
 
     @property
     def fuses(self) -> bool:
-        """Whether a step can be written so: a decay that leaves nothing of w leaves no place for a pull."""
-        return self.beta > 0
+        """Whether a step can be written so: SGD without clipping, and a decay that leaves a place for a pull."""
+        return self.beta > 0 and self.optimiser == SGD and self.clip == math.inf
 
 
 @dataclass(frozen=True)
@@ -116,6 +123,8 @@ class Order:
     target: Tensor | None = None  # (P,) of the pull, where lam is not 0
     drift: Tensor | None = None  # (P,) or its trainable columns
     loss: Loss | None = None  # None is cross-entropy
+    given: Mapping[str, Tensor] = field(default_factory=dict)  # further tensors of the client that the loss sees
+    mixup: Mixup | None = None
 
 
 @dataclass(frozen=True)

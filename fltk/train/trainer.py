@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,8 +15,11 @@ from fltk.hyper import FLOAT32
 from fltk.models.layout import Layout
 from fltk.models.parts import ALL, HEAD, NONE, Part
 from fltk.partition.federation import Split
+from fltk.train import augment
+from fltk.train.augment import Mixup
+from fltk.train.losses import Loss
 from fltk.train.machine import Answer, Machine, Request
-from fltk.train.order import Batches, Loss, Order, Rule, Trained
+from fltk.train.order import Batches, Order, Rule, Trained
 from fltk.train.scoring import Exam, Score
 from fltk.train.streams import Streams
 
@@ -137,13 +140,14 @@ class Trainer:
         pull: tuple[Tensor, float] | None = None,
         drift: Tensor | None = None,
         loss: Loss | None = None,
+        given: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
         """`w` (P,) after local SGD on `data`; `w` itself is left alone.
 
         epochs: work (default: the run's `epochs` or `steps`).  only: train this part and freeze the rest,
         running statistics included.  pull: (u, lam) adds lam/2 ||w - u||^2.  drift: (P,) adds <drift, w>.
-        loss: another objective than cross-entropy, a pure function of (model, w, batch).  Raises Diverged
-        when the weights leave the finite numbers.
+        loss: another objective than cross-entropy (`fltk.train.losses`), which also sees the tensors `given`.  Raises
+        Diverged when the weights leave the finite numbers.
         """
         steps = self.steps(len(data), epochs)
         only = self._unfrozen(only)
@@ -160,6 +164,8 @@ class Trainer:
             target=pull[0] if pull and pull[1] else None,
             drift=drift,
             loss=loss,
+            given=given or {},
+            mixup=self._mixup(),
         )
         done = self._ask(order)
         assert isinstance(done, Trained)
@@ -181,6 +187,13 @@ class Trainer:
         dealt = Batches.deal(count, self.steps(count) if steps is None else steps, self.config, generator)
         cuts = [order[cut] for order, some in dealt for cut in some]
         return [Split(data.x[cut], data.y[cut]) for cut in cuts]
+
+    def _mixup(self) -> Mixup | None:
+        """The augmentation of this place's batches."""
+        if not self.config.augment:
+            return None
+        seed = self.streams.seed("mixup", self.round, self.client)
+        return replace(augment.parse(self.config.augment), seed=seed)
 
     def _generator(self) -> torch.Generator:
         """The stream of the batches of this place, at its beginning."""
@@ -252,4 +265,9 @@ class Trainer:
             weight_decay=config.weight_decay if other.weight_decay is None else other.weight_decay,
             lam=lam,
             ascend=other.ascend,
+            optimiser=config.client_opt,
+            beta1=config.adam_beta1,
+            beta2=config.adam_beta2,
+            eps=config.adam_eps,
+            clip=config.clip_grad or math.inf,
         )

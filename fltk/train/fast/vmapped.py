@@ -6,19 +6,20 @@ that has no running statistics. A short batch is filled up with samples of weigh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call, grad_and_value, vmap
-from torch.nn import functional as F
+from torch import Tensor
+from torch.func import grad_and_value, vmap
 
 from fltk.models.layout import Layout, Ranges
-from fltk.train.order import Order, Rule, Trained
+from fltk.train.losses import Batch, Given, Loss, Net, cross_entropy
+from fltk.train.order import SGD, Order, Rule, Trained
+from fltk.train.steps import adam, decay
 
 TOGETHER = 64  # clients in one kernel
-
-Gradient = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def fits(layout: Layout) -> bool:
@@ -26,17 +27,28 @@ def fits(layout: Layout) -> bool:
     return layout.trainable == layout.size
 
 
-def gradient(model: nn.Module, layout: Layout) -> Gradient:
-    """Gradients (S, P) and mean losses (S,) of rows (S, P) on batches (S, B, ...), labels and weights (S, B)."""
+class Gradients:
+    """Gradients of many clients' losses at once, for every loss that methods bring."""
 
-    def loss(row: Tensor, x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
-        logits = functional_call(model, {e.name: e.view(row) for e in layout.entries}, (x,))
-        return (F.cross_entropy(logits, y, reduction="none") * weight).mean()
+    def __init__(self, net: Net) -> None:
+        self._net = net
+        self._known: dict[Loss, Any] = {}
 
-    return vmap(grad_and_value(loss))
+    def __call__(
+        self, loss: Loss, rows: Tensor, batch: Batch, weight: Tensor, given: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Gradients (S, P) and mean losses (S,) of rows (S, P) on batches (S, B, ...) with weights (S, B)."""
+        if loss not in self._known:
+
+            def mean(row: Tensor, x: Tensor, y: Tensor, index: Tensor, weight: Tensor, given: Given) -> Tensor:
+                return (loss(self._net, row, Batch(x, y, index), given) * weight).mean()
+
+            self._known[loss] = vmap(grad_and_value(mean))
+        found: tuple[Tensor, Tensor] = self._known[loss](rows, batch.x, batch.y, batch.index, weight, dict(given))
+        return found
 
 
-def train(orders: Sequence[Order], gradients: Gradient, ranges: Ranges, device: torch.device) -> list[Trained]:
+def train(orders: Sequence[Order], gradients: Gradients, ranges: Ranges, device: torch.device) -> list[Trained]:
     """Plays orders of one rule and one batch size."""
     by_length = sorted(range(len(orders)), key=lambda k: -orders[k].batches.steps)
     played = [orders[k] for k in by_length]
@@ -45,7 +57,7 @@ def train(orders: Sequence[Order], gradients: Gradient, ranges: Ranges, device: 
     return [done[k] for k in range(len(orders))]
 
 
-def _play(orders: Sequence[Order], gradients: Gradient, ranges: Ranges, device: torch.device) -> tuple[Tensor, Tensor]:
+def _play(orders: Sequence[Order], gradients: Gradients, ranges: Ranges, device: torch.device) -> tuple[Tensor, Tensor]:
     """The trained models (S, P), longest order first, and the losses, summed over the steps."""
     rule, data = orders[0].rule, [(order.x.to(device), order.y.to(device)) for order in orders]
     tables = [(o.batches.table().to(device), o.batches.weights().to(device)) for o in orders]
@@ -53,18 +65,26 @@ def _play(orders: Sequence[Order], gradients: Gradient, ranges: Ranges, device: 
     velocity = torch.zeros_like(rows) if rule.momentum else None
     target, drift = (_stacked([getattr(order, name) for order in orders], device) for name in ("target", "drift"))
     losses = torch.zeros(len(rows), device=device)
+    second = torch.zeros_like(rows) if rule.optimiser != SGD else None
+    if second is not None:
+        velocity = torch.zeros_like(rows)
+    loss = orders[0].loss or cross_entropy
+    given = {name: torch.stack([o.given[name].to(device) for o in orders]) for name in orders[0].given}
+
     for t in range(orders[0].batches.steps):
         a = sum(order.batches.steps > t for order in orders)  # orders end one by one, the last of the stack first
-        x = torch.stack([x[index[t]] for (x, _), (index, _) in zip(data[:a], tables, strict=False)])
-        y = torch.stack([y[index[t]] for (_, y), (index, _) in zip(data[:a], tables, strict=False)])
+        index = torch.stack([index[t] for index, _ in tables[:a]])
+        x = torch.stack([x[index[k]] for k, (x, _) in enumerate(data[:a])])
+        y = torch.stack([y[index[k]] for k, (_, y) in enumerate(data[:a])])
         weight = torch.stack([weight[t] for _, weight in tables[:a]])
-        grads, values = gradients(rows[:a], x, y, weight)
+        some = {name: tensor[:a] for name, tensor in given.items()}
+        grads, values = gradients(loss, rows[:a], Batch(x, y, index), weight, some)
         losses[:a] += values
         if rule.ascend:
             grads = grads.neg()
-        for cut in (slice(*cut) for cut in ranges):
-            more = (None if part is None else part[:a, cut] for part in (velocity, target, drift))
-            _update(rule, grads[:, cut], rows[:a, cut], *more)
+        moments = [None if part is None else part[:a] for part in (velocity, second)]
+        terms = [None if part is None else part[:a] for part in (target, drift)]
+        _update(rule, grads, rows[:a], moments, terms, ranges, t + 1)
     return rows, losses
 
 
@@ -75,15 +95,41 @@ def _stacked(rows: Sequence[Tensor | None], device: torch.device) -> Tensor | No
 
 
 def _update(
-    rule: Rule, grads: Tensor, rows: Tensor, velocity: Tensor | None, target: Tensor | None, drift: Tensor | None
+    rule: Rule,
+    grads: Tensor,
+    rows: Tensor,
+    moments: Sequence[Tensor | None],
+    terms: Sequence[Tensor | None],
+    ranges: Ranges,
+    step: int,
 ) -> None:
-    """One SGD step of some columns of all models, in place."""
-    if rule.weight_decay:
+    """One step of the trained columns of all models, in place; see `fltk.train.machine._Update`."""
+    (first, second), (target, drift) = moments, terms
+    if rule.weight_decay and rule.fuses:
         grads = grads + rule.weight_decay * rows
     if target is not None:
         grads = grads + rule.lam * (rows - target)
     if drift is not None:
         grads = grads + drift
-    if velocity is not None:
-        grads = velocity.mul_(rule.momentum).add_(grads)
-    rows.add_(grads, alpha=-rule.lr)
+    if rule.clip < math.inf:
+        grads = _shortened(grads, ranges, rule.clip)
+
+    for start, stop in ranges:
+        w, g = rows[:, start:stop], grads[:, start:stop]
+        m = None if first is None else first[:, start:stop]
+        if rule.weight_decay and not rule.fuses:
+            g = g.clone()
+            decay(rule, w, g)
+        if second is not None and m is not None:
+            adam(rule, w, g, m, second[:, start:stop], step)
+            continue
+        if m is not None:
+            g = m.mul_(rule.momentum).add_(g)
+        w.add_(g, alpha=-rule.lr)
+
+
+def _shortened(grads: Tensor, ranges: Ranges, longest: float) -> Tensor:
+    """Gradients (S, P), each as short as `longest` in the trained columns."""
+    squares = [grads[:, a:b].square().sum(1) for a, b in ranges]
+    norms = torch.stack(squares).sum(0).sqrt()
+    return grads * (longest / (norms + 1e-6)).clamp_max(1.0)[:, None]
