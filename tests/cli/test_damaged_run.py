@@ -19,6 +19,11 @@ from fltk.registry.merge import REFUSED, merge
 ROW = {
     "config": "UPDATE run SET config = '{' WHERE id = 2",
     "list": "UPDATE run SET config = '[]' WHERE id = 2",
+    "without method": "UPDATE run SET config = json_remove(config, '$.method') WHERE id = 2",
+    "without params": "UPDATE run SET config = json_remove(config, '$.params') WHERE id = 2",
+    "without rounds": "UPDATE run SET config = json_remove(config, '$.train.rounds') WHERE id = 2",
+    "partition": "UPDATE run SET config = json_set(config, '$.partition', 3) WHERE id = 2",
+    "alpha": "UPDATE run SET config = json_set(config, '$.partition.alpha', 'small') WHERE id = 2",
     "origin": "UPDATE run SET origin = 'x' WHERE id = 2",
     "git": "UPDATE run SET git = '{\"a\":' WHERE id = 2",
     "last": 'UPDATE run SET last = \'{"personal_test_acc": "high"}\' WHERE id = 2',
