@@ -110,9 +110,24 @@ def test_commands_on_many_runs_go_on(db: Path, words: tuple[str, ...]) -> None:
     assert f"{read} is damaged" in called.err
 
 
-def test_a_report_of_a_run_with_a_damaged_number_names_it(db: Path) -> None:
-    damage(db, *VALUES)
-    assert "run4 is damaged" in fltk(db, "report", "run1", "run4", "-o", str(db.with_name("page.html"))).line
+def test_a_report_leaves_damaged_runs_out_and_names_them(db: Path) -> None:
+    """run2 cannot be read at all; of run4 a number, of run7 an evaluation."""
+    damage(db, ROW["config"], *VALUES)
+    page = db.with_name("page.html")
+    called = fltk(db, "report", "run1", "run2", "run3", "run4", "run7", "-o", str(page), quiet=False)
+    assert called.code == 0 and "internal error" not in called.err, called
+    for number in (2, 4, 7):
+        assert called.err.count(f"run{number} is damaged") == 1
+        assert page.read_text().count(f"run{number} is damaged") == 1
+        assert f'id="run{number}"' not in page.read_text()
+    assert 'id="run1"' in page.read_text() and 'id="run3"' in page.read_text()
+
+
+@pytest.mark.parametrize("number", [2, 4])
+def test_a_report_of_a_damaged_run_alone_is_refused(db: Path, number: int) -> None:
+    damage(db, ROW["config"], *VALUES)
+    called = fltk(db, "report", f"run{number}", "-o", str(db.with_name("page.html")))
+    assert f"run{number} is damaged" in called.line and not db.with_name("page.html").exists()
 
 
 def test_a_damaged_run_is_verified_and_removed(db: Path) -> None:
