@@ -130,6 +130,21 @@ def test_a_report_of_a_damaged_run_alone_is_refused(db: Path, number: int) -> No
     assert f"run{number} is damaged" in called.line and not db.with_name("page.html").exists()
 
 
+@pytest.mark.parametrize(
+    ("view", "statement", "number"),
+    [("v_runs", ROW["config"], 2), ("v_settings", ROW["config"], 2), ("v_evaluations", VALUES[3], 7)],
+)
+def test_a_query_over_broken_json_names_the_run(db: Path, view: str, statement: str, number: int) -> None:
+    damage(db, statement)
+    called = fltk(db, "sql", f"SELECT * FROM {view}")
+    assert called.code == 1 and f"run{number} is damaged" in called.line and f"fltk runs rm run{number}" in called.line
+
+
+def test_broken_json_in_the_statement_blames_no_run(db: Path) -> None:
+    told = fltk(db, "sql", "SELECT json('{')").line
+    assert "malformed JSON" in told and "run" not in told.split("malformed")[0]
+
+
 def test_a_damaged_run_is_verified_and_removed(db: Path) -> None:
     damage(db, ROW["config"])
     assert "run2 is damaged" in fltk(db, "runs", "run2").line
