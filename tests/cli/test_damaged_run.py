@@ -8,12 +8,13 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 import pytest
 from calls import fltk
 from stored_runs import add_run
 
 from fltk.errors import DamagedRun
-from fltk.registry import Store
+from fltk.registry import MapBlob, Store
 from fltk.registry.merge import REFUSED, merge
 
 ROW = {
@@ -138,6 +139,23 @@ def test_a_query_over_broken_json_names_the_run(db: Path, view: str, statement: 
     damage(db, statement)
     called = fltk(db, "sql", f"SELECT * FROM {view}")
     assert called.code == 1 and f"run{number} is damaged" in called.line and f"fltk runs rm run{number}" in called.line
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE map SET ids = '\"x\"' WHERE run_id = 1",
+        "UPDATE map SET slices = '[null]' WHERE run_id = 1",
+        "UPDATE map SET shape = '[1, 2]' WHERE run_id = 1",
+    ],
+)
+def test_a_map_whose_description_is_damaged_is_left_out(db: Path, statement: str) -> None:
+    blob = MapBlob("attention", ("whole",), np.full((1, 2, 2), 0.5, np.float32))
+    with Store(db) as store:
+        store.record_round(1, 3, {}, {}, blob, "digest")
+    damage(db, statement)
+    called = fltk(db, "export", "--what", "maps", "run1", "-o", str(db.with_name("maps.npz")), quiet=False)
+    assert "internal error" not in called.err and "run1 is damaged" in called.err
 
 
 def test_broken_json_in_the_statement_blames_no_run(db: Path) -> None:
