@@ -9,8 +9,8 @@ import click
 
 from fltk.cli.command import Option, command
 from fltk.cli.context import Settings
-from fltk.cli.filters import best_on_option, filter_options, runs_to_draw
 from fltk.cli.figures import figure_name, figure_options, write_figure
+from fltk.cli.filters import best_on_option, filter_options, runs_to_draw
 from fltk.errors import UsageError
 
 PERSONAL = "personal_test_acc"  # what is drawn where no other number is named
