@@ -52,8 +52,8 @@ class Bulk(Runs):
         errors = list(damaged.values())
         if errors and not found:
             raise errors[0]
-        for error in errors:
-            self.leave_out(error)
+        for each in errors:
+            self.leave_out(each)
         return list(found.values()), errors
 
     def last_vectors(self, run_ids: Iterable[int], key: str) -> dict[int, Float32]:

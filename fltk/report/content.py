@@ -85,10 +85,8 @@ def gather(
     if best_on is not None:
         tuning = best_trials(run for run in runs if run.kind != JOIN)
         runs = tuning.runs
-    named = {run.id for run in runs}
-    children = [run for run in store.runs() if run.kind == JOIN and run.parent in named and run.id not in named]
-    finished = [run for run in children if run.status == "done" and run.id not in unreadable]
-    own = sorted([*runs, *finished], key=lambda run: run.id)
+    children = _finished_children(store, runs, unreadable)
+    own = sorted([*runs, *children], key=lambda run: run.id)
     trained = [run for run in own if run.kind != JOIN]
     return Content(
         store,
@@ -99,6 +97,17 @@ def gather(
         tuning,
         tuple(damaged),
     )
+
+
+def _finished_children(store: Store, runs: Sequence[RunRow], unreadable: set[int]) -> list[RunRow]:
+    """Finished runs of newcomers that were made of these runs and are not among them."""
+    named = {run.id for run in runs}
+    found = []
+    for run in store.runs():
+        made_of_one = run.kind == JOIN and run.parent in named
+        if made_of_one and run.status == "done" and run.id not in named | unreadable:
+            found.append(run)
+    return found
 
 
 def told_runs(runs: Iterable[RunRow], labels: bool = False) -> str:
