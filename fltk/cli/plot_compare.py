@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from fltk.cli.command import Option, command
 from fltk.cli.context import Settings
 from fltk.cli.figures import figure_name, figure_options, write_figure
+from fltk.cli.filters import best_on_option, filter_options, runs_to_draw
 from fltk.errors import UsageError
 
 PERSONAL = "personal_test_acc"  # what is drawn where no other number is named
@@ -16,19 +18,23 @@ PERSONAL = "personal_test_acc"  # what is drawn where no other number is named
 
 @command(
     "bytes",
-    examples=("fltk plot bytes run1 run2 run3", "fltk plot bytes run1 run2 --key personal_val_acc -o bytes.pdf"),
+    examples=("fltk plot bytes run1 run2 run3", "fltk plot bytes --best-on val --tag sweep=study -o bytes.pdf"),
 )
-@click.argument("run", nargs=-1, required=True)
+@filter_options(kind="train", status="done")
+@best_on_option
 @click.option("--key", default=PERSONAL, cls=Option, section="Figure", help="which number of a round is drawn")
 @figure_options
 @click.pass_obj
 def bytes_(
     settings: Settings,
+    /,
     run: tuple[str, ...],
+    best_on: str | None,
     key: str,
     output: Path | None,
     data: Path | None,
     width: str | None,
+    **filters: Any,
 ) -> None:
     """Accuracy against the bytes that clients send and receive.
 
@@ -44,13 +50,14 @@ def bytes_(
     from fltk.registry import Store
 
     with Store(settings.db, readonly=True) as store:
-        labels = line_labels([store.find_run(ref) for ref in run])
+        chosen, notes = runs_to_draw(store, run, filters, best_on)
+        labels = line_labels(chosen)
         curves = []
         for each in labels.runs:
             rounds, values = store.scalars(each.id, key)[key]
             sent = sent_bytes(store, each, rounds)
             curves.append(Curve(labels.names[each.id], rounds, values, sent, **labels.tag(each)))
-    settings.notes(labels.notes)
+    settings.notes([*notes, *labels.notes])
     write_figure(
         lambda w: accuracy_bytes(curves, width=w or COLUMN, y_label=named(key), percent=is_percent(key)),
         figure_name("bytes", [each.id for each in labels.runs], None if key == PERSONAL else key),
@@ -62,19 +69,23 @@ def bytes_(
 
 @command(
     "gains",
-    examples=("fltk plot gains run2 run3 run6", "fltk plot gains run1 run2 run3 --data gains.csv"),
+    examples=("fltk plot gains run2 run3 run6", "fltk plot gains --best-on val --tag sweep=study -o gains.pdf"),
 )
-@click.argument("run", nargs=-1, required=True)
+@filter_options(kind="train", status="done")
+@best_on_option
 @click.option("--key", default=PERSONAL, cls=Option, section="Figure", help="which number of a client is compared")
 @figure_options
 @click.pass_obj
 def gains(
     settings: Settings,
+    /,
     run: tuple[str, ...],
+    best_on: str | None,
     key: str,
     output: Path | None,
     data: Path | None,
     width: str | None,
+    **filters: Any,
 ) -> None:
     """What each client gains over local training in the last round, sorted.
 
@@ -94,7 +105,8 @@ def gains(
     if not is_percent(key):
         raise UsageError(f"--key {key}: gains are differences of accuracies, such as {PERSONAL}")
     with Store(settings.db, readonly=True) as store:
-        labels = line_labels([store.find_run(ref) for ref in run])
+        chosen, notes = runs_to_draw(store, run, filters, best_on)
+        labels = line_labels(chosen)
         drawn, alone = [], []
         for each in labels.runs:
             if each.method == LOCAL:
@@ -110,7 +122,7 @@ def gains(
             f"it, or name a run of {LOCAL} on that partition"
         )
     missing = [f"left out, no run of {LOCAL} on the same data: {', '.join(alone)}"] if alone else []
-    settings.notes([*labels.notes, *missing])
+    settings.notes([*notes, *labels.notes, *missing])
     write_figure(
         lambda w: client_gains(drawn, width=w or COLUMN, what=named(key)),
         figure_name("gains", [each.id for each in labels.runs], None if key == PERSONAL else key),

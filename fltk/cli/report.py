@@ -45,7 +45,7 @@ def report(settings: Settings, /, run: tuple[str, ...], sweep: str | None, best_
 
     A single HTML file that needs no network: accuracies over seeds with the worst decile, curves, clients, maps,
     partition, newcomers of these runs, settings, environment, state of the code, and the commands that make the runs
-    again. It can be read on a phone.
+    again. It can be read on a phone. Damaged runs are named and left out.
     """
     from fltk.files import check_path, replacing
     from fltk.registry import Store
@@ -55,8 +55,11 @@ def report(settings: Settings, /, run: tuple[str, ...], sweep: str | None, best_
     if bool(run) == bool(sweep):
         raise UsageError("name runs or a sweep with --sweep, " + ("not both" if run else "for example latest"))
     with Store(settings.db, readonly=True) as store:
-        chosen = _of_sweep(store, sweep) if sweep else list({r.id: r for r in store.find_runs(run)}.values())
-        page = written(store, chosen, f"Sweep {sweep}" if sweep else None, best_on=best_on)
+        if sweep:
+            page = written(store, _of_sweep(store, sweep), f"Sweep {sweep}", best_on=best_on)
+        else:
+            chosen, damaged = store.find_readable(run)
+            page = written(store, chosen, best_on=best_on, damaged=damaged)
     with replacing(output) as file:
         file.write(page.encode())
     echo(output)

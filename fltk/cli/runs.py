@@ -160,20 +160,29 @@ def listing(
             found = store.find_run(run)
             emit(_details(store, found), [Column("key"), Column("value"), Column("origin")], format)
             return
+
         kind = check_kind(kind or ALL)
         method, dataset = filters.pop("method"), filters.pop("dataset")
         rows = named(store.runs(**filters), method, dataset, kind)
         if by_seed:
-            trained = [r for r in rows if r.status == "done" and r.kind == "train"]
-            settings.notes(_emit_groups(store, trained, best_on, format))
+            settings.notes(_emit_groups(store, rows, best_on, format))
         else:
-            children = any(r.parent is not None for r in rows)
-            emit([_line(r) for r in rows], [c for c in LIST if children or c.key not in OF_CHILDREN], format)
+            _emit_list(rows, format)
 
 
 for edit in EDITS:
     runs.add_command(edit)
 MEMBERS = tuple(runs.commands)
+
+
+def _emit_list(rows: list[RunRow], format: str) -> None:
+    """One row for each run; columns that only runs made from another run fill are left out where there is none."""
+    children = any(row.parent is not None for row in rows)
+    columns = []
+    for column in LIST:
+        if children or column.key not in OF_CHILDREN:
+            columns.append(column)
+    emit([_line(row) for row in rows], columns, format)
 
 
 def _line(run: RunRow) -> dict[str, Any]:
@@ -233,12 +242,16 @@ def _tree(git: Mapping[str, Any]) -> str:
 
 
 def _emit_groups(store: Store, rows: list[RunRow], best_on: str | None, format: str) -> tuple[str, ...]:
-    """One row for each configuration, with a column for each setting in which rows differ; returns notes."""
+    """One row for each configuration of finished training runs, with a column for each setting in which they differ.
+
+    Returns notes.
+    """
     from fltk.evaluation.by_seed import accuracies, groups, parameters, told_apart
     from fltk.evaluation.tuning import best_trials
 
-    tuning = best_trials(rows) if best_on else None
-    found = groups(tuning.runs if tuning else rows)
+    trained = [row for row in rows if row.status == "done" and row.kind == "train"]
+    tuning = best_trials(trained) if best_on else None
+    found = groups(tuning.runs if tuning else trained)
     keys = told_apart(found)
     lines = []
     for group, params, numbers in zip(found, parameters(found), accuracies(store, found), strict=True):

@@ -34,8 +34,8 @@ def verify(settings: Settings, /, run: tuple[str, ...], format: str) -> int:
     Checked are the database with its views and triggers, the seal of every row (a digest that is stored with it), the
     list of runs, the hash of every artifact file, the fingerprint of every partition, the weights of every checkpoint
     with the digest of their round, and files that belong to no run. With RUN...: these runs and what they need. Nothing
-    is repaired. The exit code is 1 when something that a run needs is wrong. A database that came without its folder of
-    files is incomplete, not damaged.
+    is repaired. The exit code is 1 when something that a run needs is wrong. A database without some or all of its
+    files, in which all else is well, is incomplete, not damaged.
 
     Runs of an fltk without seals were sealed when the registry was upgraded: what changed before is not found.
     Seals are no signature. To prove that a registry is the one of a paper, print its mark there: it is one digest of

@@ -5,20 +5,23 @@ rounds_to_target    first round at which the mean validation accuracy of the las
 bytes_to_target     bytes that all clients have sent and received until then
 seconds_to_target   seconds of training, averaging and evaluation until then
 
-The target is 95 % of what `fedavg-ft` ends with on the same partition, with the same seed and training set-up. A run
-that never reaches it is infinitely late; one that has no such run among those compared has no value. Validation data
-only: nothing here looks at test accuracy.
+The target is 95 % of what `fedavg-ft` ends with on the same partition, with the same seed and training set-up. Where a
+learning rate or another setting of the optimiser was tuned for each method, it is that of the only run of `fedavg-ft`
+with the same budget. A run that never reaches its target is infinitely late; one that has no such run among those
+compared has no value. Validation data only: nothing here looks at test accuracy.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from fltk.config import canonical_json
+from fltk.evaluation.settings import OPTIMISER
 from fltk.registry import RunRow, Store
 
 REFERENCE, SHARE, WINDOW = "fedavg-ft", 0.95, 5
@@ -31,15 +34,16 @@ COURSES: Mapping[str, str] = {
 }
 
 Course = tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]  # rounds (R,), ascending, and values (R,)
+Conditions = tuple[int | None, int, str]  # partition, seed, training
 
 
 def courses(store: Store, runs: Sequence[RunRow], name: str) -> dict[int, float | None]:
     """The number `name` of each run; None where it has none, inf where it never reaches its target."""
-    targets = {_conditions(run): SHARE * run.last[MEASURE] for run in runs if _is_reference(run)}
+    target_of = _targets(runs)
     found: dict[int, float | None] = {}
     for run in runs:
         series = store.scalars(run.id)
-        course, target = series.get(MEASURE), targets.get(_conditions(run))
+        course, target = series.get(MEASURE), target_of(run)
         if course is None:
             found[run.id] = None
         elif name == "auc_rounds":
@@ -82,7 +86,31 @@ def _is_reference(run: RunRow) -> bool:
     return run.method == REFERENCE and MEASURE in run.last
 
 
-def _conditions(run: RunRow) -> tuple[int | None, int, str]:
+def _targets(runs: Sequence[RunRow]) -> Callable[[RunRow], float | None]:
+    """The target of a run: that of the reference with the same training, or of the only one with the same budget."""
+    exact: dict[Conditions, float] = {}
+    by_budget: dict[Conditions, set[int]] = {}
+    ends: dict[int, float] = {}
+    for run in runs:
+        if _is_reference(run):
+            ends[run.id] = SHARE * run.last[MEASURE]
+            exact[_conditions(run)] = ends[run.id]
+            by_budget.setdefault(_conditions(run, without=OPTIMISER), set()).add(run.id)
+
+    def target(run: RunRow) -> float | None:
+        found = exact.get(_conditions(run))
+        if found is not None:
+            return found
+        alike = by_budget.get(_conditions(run, without=OPTIMISER), set())
+        return ends[min(alike)] if len(alike) == 1 else None
+
+    return target
+
+
+def _conditions(run: RunRow, without: Collection[str] = ()) -> Conditions:
     """What two runs share whose courses are compared: partition, seed, and the training set-up but for evaluations."""
-    train = {key: value for key, value in run.config["train"].items() if key != "eval_every"}
+    train: dict[str, Any] = {}
+    for key, value in run.config["train"].items():
+        if key != "eval_every" and f"train.{key}" not in without:
+            train[key] = value
     return run.partition_id, run.seed, canonical_json(train)

@@ -11,7 +11,7 @@ import json
 import math
 import zipfile
 import zlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -77,7 +77,9 @@ def pack_map(blob: MapBlob) -> dict[str, Any]:
 
 def unpack_map(row: Any, where: str) -> StoredMap:
     """The map of one database row; `where` names the database in the error for damaged bytes."""
-    shape = tuple(json.loads(row.shape))
+    shape, ids, slices = (tuple(json.loads(text)) for text in (row.shape, row.ids, row.slices))
+    if not _fits(shape, ids, slices):
+        raise FltkError(f"{where}: the map of run{row.run_id}, round {row.round} is damaged (shape, clients or slices)")
     size = math.prod(shape) * LITTLE.itemsize
     try:
         inflate = zlib.decompressobj()
@@ -87,8 +89,16 @@ def unpack_map(row: Any, where: str) -> StoredMap:
     if len(raw) != size:
         raise FltkError(f"{where}: the map of run{row.run_id}, round {row.round} is damaged (wrong size)")
     array = np.frombuffer(raw, dtype=LITTLE).astype(np.float32).reshape(shape)
-    ids = tuple(json.loads(row.ids)) or tuple(range(shape[1]))
-    return StoredMap(row.round, row.kind, tuple(json.loads(row.slices)), array, ids)
+    return StoredMap(row.round, row.kind, slices, array, ids or tuple(range(shape[1])))
+
+
+def _fits(shape: Sequence[Any], ids: Sequence[Any], slices: Sequence[Any]) -> bool:
+    """Whether these describe a map: a square of numbered clients for each named slice."""
+    numbers = all(isinstance(number, int) for number in (*shape, *ids))
+    names = all(isinstance(name, str) for name in slices)
+    if not (numbers and names and len(shape) == 3):
+        return False
+    return shape[0] == len(slices) and shape[1] == shape[2] and len(ids) in (0, shape[1])
 
 
 def pack_arrays(arrays: Mapping[str, Any]) -> bytes:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Select, and_, func, select
 
-from fltk.errors import FltkError
+from fltk.errors import DamagedRun, FltkError
 from fltk.registry.base import find_id
 from fltk.registry.blobs import DAMAGE, unpack_arrays, unpack_map, unpack_scalar, unpack_vector
 from fltk.registry.reading import json_object
@@ -33,6 +33,28 @@ class Bulk(Runs):
                 if len(found) == len(set(ids)):
                     return [found[number] for number in ids if number is not None]
         return [self.find_run(ref) for ref in refs]  # says what is wrong with the first of them
+
+    def find_readable(self, refs: Sequence[str | int]) -> tuple[list[RunRow], list[DamagedRun]]:
+        """The runs that are meant, each once, and the damaged ones among them, which are told and left out.
+
+        DamagedRun where no other run is among them.
+        """
+        found: dict[int, RunRow] = {}
+        damaged: dict[int, DamagedRun] = {}
+        for ref in refs:
+            try:
+                row = self.find_run(ref)
+            except DamagedRun as error:
+                damaged[error.run] = error
+            else:
+                found[row.id] = row
+
+        errors = list(damaged.values())
+        if errors and not found:
+            raise errors[0]
+        for each in errors:
+            self.leave_out(each)
+        return list(found.values()), errors
 
     def last_vectors(self, run_ids: Iterable[int], key: str) -> dict[int, Float32]:
         """Per run: the per-client values (N,) of the last round that has them. Runs without them are absent."""

@@ -18,6 +18,7 @@ from fltk.errors import FltkError
 from fltk.registry.artifacts import is_hash
 from fltk.registry.blobs import DAMAGE, unpack_arrays, unpack_map
 from fltk.registry.database import guard
+from fltk.registry.reading import json_object
 from fltk.registry.schema import (
     attempt,
     checkpoint,
@@ -33,6 +34,7 @@ from fltk.registry.schema import (
 )
 from fltk.registry.sealing import rounds_of
 from fltk.registry.seals import OF_RUN, Contents, Row, contents_of, round_seal, seal_of
+from fltk.registry.stored_config import check_config
 
 
 @dataclass
@@ -212,7 +214,8 @@ class _Look:
 
 
 def _check_run(row: Row) -> None:
-    config = json.loads(row["config"])
+    config = json_object(json.loads(row["config"]))
+    check_config(config, row["kind"])
     for text in (row["origin"], row["git"], row["last"]):
         if not isinstance(json.loads(text), dict):
             raise ValueError("no JSON object")

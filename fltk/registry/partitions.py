@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
@@ -103,9 +103,19 @@ class Evaluations(Runs):
     """The part of the store that knows evaluations."""
 
     def save_evaluation(
-        self, run_id: int, round: int, summary: Mapping[str, Any], clients: Mapping[str, NDArray[Any]]
+        self,
+        run_id: int,
+        round: int,
+        summary: Mapping[str, Any],
+        clients: Mapping[str, NDArray[Any]],
+        *,
+        stored: Callable[[Mapping[str, Any]], bool] | None = None,
     ) -> int:
-        """Store an evaluation of the run after `round` and return its id. Earlier ones stay."""
+        """Store an evaluation of the run after `round` and return its id. Earlier ones stay.
+
+        stored: whether a summary is that of this evaluation. Where the run has one after this round, stored by another
+        process in the meantime, nothing is added and its id is returned.
+        """
         row = {
             "run_id": run_id,
             "round": int(round),
@@ -115,6 +125,12 @@ class Evaluations(Runs):
         }
         with self._write() as sealing:
             self._row(sealing.connection, run_id)
+            if stored is not None:
+                known = select(evaluation.c.id, evaluation.c.summary)
+                known = known.where(evaluation.c.run_id == run_id, evaluation.c.round == int(round))
+                for found in sealing.connection.execute(known.order_by(evaluation.c.id)):
+                    if stored(json.loads(found.summary)):
+                        return int(found.id)
             return sealing.insert(evaluation, row)
 
     def evaluations(self, run_id: int) -> list[EvaluationRow]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import sqlite3
@@ -13,11 +14,14 @@ from decimal import Decimal
 from itertools import islice
 from typing import Any
 
+from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import PoolProxiedConnection
 
-from fltk.errors import UsageError
+from fltk.errors import DamagedRun, UsageError
+from fltk.registry.blobs import DAMAGE
 from fltk.registry.database import advice, explain, guard, reason_of
+from fltk.registry.schema import evaluation, run
 from fltk.registry.store import Store
 
 # A comment, blanks and parentheses may stand before the first word.
@@ -55,16 +59,40 @@ def query(store: Store, statement: str, limits: Limits = Limits()) -> Answer:  #
             ask = _on_server if store._db.on_server else _on_file
             return ask(connection, statement, limits)
         except (sqlite3.Error, SQLAlchemyError) as error:
-            if advice(error):
+            _refuse_damaged_json(store, error)
+            of_statement = "malformed JSON" in reason_of(error)  # the file itself is well
+            if advice(error) and not of_statement:
                 raise explain(error, store.shown) from error
             raise _wrong(error) from error
         except Exception as error:
             # The driver of a server has errors of its own, and is no dependency.
             if type(error).__module__.partition(".")[0] != "psycopg":
                 raise
+            _refuse_damaged_json(store, error)
             raise _wrong(error) from error
         finally:
             connection.invalidate()  # its restrictions must not meet another user of the pool
+
+
+def _refuse_damaged_json(store: Store, error: Exception) -> None:
+    """DamagedRun where the database could not read JSON and the registry has a run whose JSON is broken.
+
+    The database does not say which row it was. Text of the user's own statement may be what is wrong, too; then every
+    stored value can be read, and nothing is raised.
+    """
+    if "json" not in reason_of(error).lower():
+        return
+    columns = (
+        select(run.c.id.label("run"), run.c.config.label("text")),
+        select(evaluation.c.run_id.label("run"), evaluation.c.summary.label("text")),
+    )
+    with store._db.read() as connection:
+        for query_of_table, what in zip(columns, ("its configuration", "the summary of an evaluation"), strict=True):
+            for row in connection.execute(query_of_table):
+                try:
+                    json.loads(row.text)
+                except DAMAGE as reason:
+                    raise DamagedRun(row.run, f"{what} is no JSON ({reason})") from error
 
 
 def _on_file(connection: PoolProxiedConnection, statement: str, limits: Limits) -> Answer:

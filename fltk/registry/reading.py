@@ -11,6 +11,7 @@ from fltk.errors import DamagedRun
 from fltk.registry.attempts import status_of
 from fltk.registry.blobs import DAMAGE, shared_json
 from fltk.registry.rows import DAMAGED, AttemptRow, RunRow
+from fltk.registry.stored_config import check_config
 
 
 @contextmanager
@@ -45,6 +46,8 @@ def run_row(row: Any, tags: dict[str, str], status: str) -> RunRow:
     partition_id, data, environment_id, git, diff, seed, _, message, note, created, finished, *more = more
     done, last, removed, *_ = more
     _require_numbers(seed, created, done)
+    settings = json_object(json.loads(config))
+    check_config(settings, kind)
     return RunRow(
         id=number,
         uuid=uuid,
@@ -56,7 +59,7 @@ def run_row(row: Any, tags: dict[str, str], status: str) -> RunRow:
         method=method,
         dataset=dataset,
         config_json=config,
-        config=json_object(json.loads(config)),
+        config=settings,
         config_hash=config_hash,
         origin=dict(json_object(shared_json(origin))),
         partition_id=partition_id,

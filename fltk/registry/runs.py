@@ -313,11 +313,14 @@ class Runs(Base):
                 kept.append(row)
         return kept
 
+    def leave_out(self, damaged: DamagedRun) -> None:
+        """Warn, once for each run, that a damaged one is left out of what many runs are read for."""
+        if damaged.run not in self._told:
+            self._told.add(damaged.run)
+            _LOG.warning("%s; left out", damaged)
+
     def _tell_damaged(self, run_id: int, reason: str) -> None:
-        """Warn of a run that is left out of a list, once."""
-        if run_id not in self._told:
-            self._told.add(run_id)
-            _LOG.warning("%s; left out", DamagedRun(run_id, reason))
+        self.leave_out(DamagedRun(run_id, reason))
 
     def _environment_id(self, sealing: Sealing, content: Mapping[str, Any]) -> int:
         """The row of this environment, made when it is new."""

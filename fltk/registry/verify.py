@@ -19,7 +19,7 @@ from sqlalchemy.engine import Connection
 
 from fltk.config import canonical_json
 from fltk.errors import FltkError
-from fltk.registry.artifacts import STAGING, read_tensors
+from fltk.registry.artifacts import STAGING, ArtifactMissing, read_tensors
 from fltk.registry.blobs import DAMAGE, unpack_arrays
 from fltk.registry.checks import check_run, contents_differences
 from fltk.registry.cleanup import ancestors
@@ -42,12 +42,14 @@ class Problem:
     """One thing that is not as it should be, and the runs that it affects.
 
     what: database, run, environment, artifact, partition, checkpoint or file. harmless: a leftover that nothing needs.
+    absent: a file is not there, in contrast to one with another content.
     """
 
     what: str
     runs: tuple[int, ...]
     told: str
     harmless: bool = False
+    absent: bool = False
 
 
 @dataclass
@@ -59,16 +61,17 @@ class Verified:
     rounds: int = 0
     files: int = 0
     size: int = 0
-    bare: bool = False  # the whole folder of files is absent
     sealed_late: int = 0  # runs that an upgrade sealed as they were then
     sealed_at: float | None = None  # when that was last, in seconds since 1970
     mark: str | None = None  # one digest of everything in the database; None when only some runs were looked at
 
     @property
     def verdict(self) -> str:
-        """In a word: sound, damaged, or incomplete where the folder of files is absent and all else is well."""
+        """In a word: sound, damaged, or incomplete where files are absent and all that is there is well."""
         real = [problem for problem in self.problems if not problem.harmless]
-        return "sound" if not real else "incomplete" if self.bare and len(real) == 1 else "damaged"
+        if not real:
+            return "sound"
+        return "incomplete" if all(problem.absent for problem in real) else "damaged"
 
     @property
     def sound(self) -> bool:
@@ -227,8 +230,8 @@ class _Look:
                     self.note("artifact", runs, f"the row of artifact {row.sha256} does not match its seal")
         files = self.store._files
         if rows and not files.folder.is_dir():
-            self.found.bare = True
-            self.note("artifact", (), f"{files.absent}: {len(rows)} files; everything else can be read")
+            told = f"{files.absent}: {len(rows)} files; everything else can be read"
+            self.note("artifact", (), told, absent=True)
             return
         for row in rows:
             runs = self.users.get(row.sha256, set())
@@ -296,8 +299,8 @@ class _Look:
                 continue
             self.note("file", (), f"{path} belongs to no run; `fltk db gc` deletes what fltk left", harmless=True)
 
-    def note(self, what: str, runs: Iterable[int], told: str, *, harmless: bool = False) -> None:
-        self.found.problems.append(Problem(what, tuple(sorted(runs)), told, harmless))
+    def note(self, what: str, runs: Iterable[int], told: str, *, harmless: bool = False, absent: bool = False) -> None:
+        self.found.problems.append(Problem(what, tuple(sorted(runs)), told, harmless, absent))
 
     @contextmanager
     def noting(self, what: str, *runs: int, harmless: bool = False, cure: str = "") -> Iterator[None]:
@@ -305,7 +308,8 @@ class _Look:
         try:
             yield
         except FltkError as error:
-            self.note(what, runs, f"{error}{cure}", harmless=harmless)
+            absent = isinstance(error, ArtifactMissing)
+            self.note(what, runs, f"{error}{cure}", harmless=harmless, absent=absent)
         except DAMAGE as error:
             self.note(what, runs, f"stored values are damaged ({type(error).__name__}: {error})", harmless=harmless)
 

@@ -11,6 +11,7 @@ from fltk.evaluation.compare import CLIENTS, SEEDS, Comparison, Difference, Pair
 from fltk.evaluation.readings import DEPLOYED, FALLBACK
 from fltk.evaluation.statistics import ALPHA, least_p
 from fltk.export.comparison import INTERVAL, TEST, seeds_told
+from fltk.plots.captions import seeds_told as seeds_of_runs
 from fltk.plots.critical_difference import critical_difference
 from fltk.plots.labels import stopped
 from fltk.registry import RunRow, Store
@@ -44,7 +45,7 @@ def section(content: Content) -> Section | None:
     if content.tuning is not None:
         parts.append(paragraph(content.tuning.caption))
     parts += [_setting(setting, tables, ties) for setting in first.settings]
-    parts += _ranks(tables)
+    parts += _ranks(tables, seeds_of_runs(run.seed for run in runs))
     parts += _differences(pairings)
     told = dict.fromkeys(note for name, made in tables.items() if name != GLOBAL for note in made.notes)
     own = (note for note in told if note not in content.trained.notes and not note.startswith("not finished"))
@@ -121,8 +122,8 @@ def _cell(made: Comparison, method: str, setting: str, ties: list[str]) -> Marku
     return joined([strong(mean) if best else mean, spread, few, tie])
 
 
-def _ranks(tables: dict[str, Comparison]) -> list[Markup]:
-    """Average ranks by each measure, and the diagram of the first."""
+def _ranks(tables: dict[str, Comparison], seeds: str) -> list[Markup]:
+    """Average ranks by each measure, and the diagram of the first, which names the seeds."""
     found = {name: ranks for name, made in tables.items() if (ranks := made.ranks()) is not None}
     if not found:
         return []
@@ -135,9 +136,9 @@ def _ranks(tables: dict[str, Comparison]) -> list[Markup]:
         tested = [ranks.settings, number(ranks.friedman_p, digits=4), distance]
         rows.append([TITLES[name], *tested, *(number(average[m], digits=2) for m in methods)])
     name, ranks = next(iter(found.items()))
-    drawn, _ = critical_difference(ranks, what=f"{TITLES[name].lower()} accuracy")
+    drawn, _ = critical_difference(ranks, what=f"{TITLES[name].lower()} accuracy, {seeds}")
     told = ", ".join(f"{m} {a:.2f}" for m, a in sorted(zip(ranks.methods, ranks.average, strict=True), key=_second))
-    caption = f"Average ranks by {TITLES[name].lower()} accuracy; bars join what the data cannot tell apart."
+    caption = f"Average ranks by {TITLES[name].lower()} accuracy, {seeds}; bars join what the data cannot tell apart."
     return [
         table(f"Average ranks over settings (1 is best; Nemenyi, {ranks.alpha:g})", heads, rows),
         row(image(drawn, f"Critical-difference diagram. Average ranks: {told}.", caption)),

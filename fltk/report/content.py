@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from fltk.errors import FltkError
+from fltk.errors import DamagedRun, FltkError
 from fltk.evaluation.newcomers import KIND as JOIN
 from fltk.evaluation.settings import Arrangement, Entry, arrange
 from fltk.evaluation.tuning import Tuning, arrange_best, best_trials
@@ -29,7 +29,7 @@ class Content:
     """The runs of a report.
 
     trained, joins: how runs of training (with or without attackers) and of newcomers compare.  tuning: how the best
-    trials were chosen, where the report is about these.
+    trials were chosen, where the report is about these.  damaged: the runs that were left out.
     """
 
     store: Store
@@ -38,6 +38,7 @@ class Content:
     trained: Arrangement
     joins: Arrangement
     tuning: Tuning | None = None
+    damaged: tuple[DamagedRun, ...] = ()
 
     def by_setting(self, of: Arrangement) -> Iterator[tuple[str, list[Entry]]]:
         """Each setting with its entries, in the order of the methods and then of the seeds."""
@@ -62,20 +63,30 @@ class Content:
         return [e for e in entries if e.run.status == "done" or (e.setting, e.method) not in done]
 
 
-def gather(store: Store, runs: Sequence[RunRow], title: str | None = None, *, best_on: str | None = None) -> Content:
+def gather(
+    store: Store,
+    runs: Sequence[RunRow],
+    title: str | None = None,
+    *,
+    best_on: str | None = None,
+    damaged: Sequence[DamagedRun] = (),
+) -> Content:
     """The runs and what newcomers did to them later. FltkError when there is none.
 
     best_on: "val" keeps of the trained runs the best trial of each method in each setting.
+    damaged: runs to leave out, with those that were made of them.
     """
     if not runs:
         raise FltkError("no run to report on")
+
+    unreadable = {error.run for error in damaged}
+    runs = [run for run in runs if not unreadable & {run.id, run.parent}]
     tuning = None
     if best_on is not None:
         tuning = best_trials(run for run in runs if run.kind != JOIN)
         runs = tuning.runs
-    named = {run.id for run in runs}
-    children = [run for run in store.runs() if run.kind == JOIN and run.parent in named and run.id not in named]
-    own = sorted([*runs, *(run for run in children if run.status == "done")], key=lambda run: run.id)
+    children = _finished_children(store, runs, unreadable)
+    own = sorted([*runs, *children], key=lambda run: run.id)
     trained = [run for run in own if run.kind != JOIN]
     return Content(
         store,
@@ -84,7 +95,19 @@ def gather(store: Store, runs: Sequence[RunRow], title: str | None = None, *, be
         arrange(trained) if tuning is None else arrange_best(tuning),
         arrange(run for run in own if run.kind == JOIN),
         tuning,
+        tuple(damaged),
     )
+
+
+def _finished_children(store: Store, runs: Sequence[RunRow], unreadable: set[int]) -> list[RunRow]:
+    """Finished runs of newcomers that were made of these runs and are not among them."""
+    named = {run.id for run in runs}
+    found = []
+    for run in store.runs():
+        made_of_one = run.kind == JOIN and run.parent in named
+        if made_of_one and run.status == "done" and run.id not in named | unreadable:
+            found.append(run)
+    return found
 
 
 def told_runs(runs: Iterable[RunRow], labels: bool = False) -> str:

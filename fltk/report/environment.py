@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from markupsafe import Markup
@@ -24,20 +25,44 @@ def section(content: Content) -> Section:
     for run in content.runs:
         groups.setdefault(tuple(_facts(around.get(run.id, {}), run.git).items()), []).append(run)
     columns = [(told_runs(runs), dict(found)) for found, runs in groups.items()]
-    keys = list(dict.fromkeys(key for _, found in columns for key in found))
-    packages = [key for key in keys if key.startswith(PACKAGE)]
-    rest = [key for key in keys if key not in packages]
-    differing = [key for key in keys if len({found.get(key, ABSENT) for _, found in columns}) > 1]
+
+    keys = _sorted_out(columns)
     parts: list[Markup] = []
-    if differing:
-        parts.append(_table("What differs between the runs", differing, columns))
-    alike = [key for key in rest if key not in differing]
-    title = "The same for all runs" if differing else "Environment and code"
-    parts.append(_table(title, alike, columns[:1], differing))
-    same = [key for key in packages if key not in differing]
-    if same:
-        parts.append(folded(f"{len(same)} packages", _table("Installed packages", same, columns[:1], differing)))
+    if keys.differing:
+        parts.append(_table("What differs between the runs", keys.differing, columns))
+    title = "The same for all runs" if keys.differing else "Environment and code"
+    parts.append(_table(title, keys.alike, columns[:1], keys.differing))
+    if keys.packages:
+        packages = _table("Installed packages", keys.packages, columns[:1], keys.differing)
+        parts.append(folded(f"{len(keys.packages)} packages", packages))
     return Section("environment", "Environment and code", joined(parts))
+
+
+@dataclass(frozen=True)
+class _Keys:
+    """The names of all facts: those that differ between runs, and of the others the packages apart from the rest."""
+
+    differing: list[str]
+    alike: list[str]
+    packages: list[str]
+
+
+def _sorted_out(columns: Sequence[tuple[str, Facts]]) -> _Keys:
+    """The facts of all groups of runs, each once, in the order in which they come."""
+    keys: dict[str, None] = {}
+    for _, found in columns:
+        keys |= dict.fromkeys(found)
+
+    sorted_out = _Keys([], [], [])
+    for key in keys:
+        values = {found.get(key, ABSENT) for _, found in columns}
+        if len(values) > 1:
+            sorted_out.differing.append(key)
+        elif key.startswith(PACKAGE):
+            sorted_out.packages.append(key)
+        else:
+            sorted_out.alike.append(key)
+    return sorted_out
 
 
 def _facts(environment: dict[str, Any], git: dict[str, Any]) -> Facts:

@@ -31,7 +31,8 @@ def section(content: Content) -> Section:
     heads = [HEADS[k] for k in kept]
     cells = [[row[k] for k in kept] for row in rows]
     made = table("Runs of this report", heads, cells, ids=[anchor(run.id) for run in content.runs])
-    left_out = items(content.trained.notes + content.joins.notes)
+    damaged = tuple(f"{error}; left out" for error in content.damaged)
+    left_out = items(damaged + content.trained.notes + content.joins.notes)
     return Section("runs", "Runs", joined([made, left_out, _labels(content), _drift(content)]))
 
 

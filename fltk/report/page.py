@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from fltk import __version__
+from fltk.errors import DamagedRun
 from fltk.registry import RunRow, Store
 from fltk.report import (
     clients,
@@ -43,18 +44,42 @@ PARTS = (
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{}'"
 
 
-def report(store: Store, runs: Sequence[RunRow], title: str | None = None, *, best_on: str | None = None) -> str:
+def report(
+    store: Store,
+    runs: Sequence[RunRow],
+    title: str | None = None,
+    *,
+    best_on: str | None = None,
+    damaged: Sequence[DamagedRun] = (),
+) -> str:
     """The HTML of a report on these runs; equal registries give equal pages. FltkError without a run.
 
     best_on: "val" reports on the best trial of each method in each setting.
+    damaged: runs that were asked for and cannot be read, which the page names.
+
+    A run whose values turn out to be damaged is named and left out. DamagedRun where no other run is left.
     """
-    content = gather(store, runs, title, best_on=best_on)
+    left_out = list(damaged)
+    while True:
+        content = gather(store, runs, title, best_on=best_on, damaged=left_out)
+        try:
+            return page(content, _sections(content))
+        except DamagedRun as error:
+            # The values of a run are read where a section needs them, so that the page is made again without it.
+            concerned = [run for run in content.runs if error.run in (run.id, run.parent)]
+            if len(concerned) in (0, len(content.runs)):
+                raise
+            store.leave_out(error)
+            left_out.append(error)
+
+
+def _sections(content: Content) -> list[Section]:
     sections: list[Section] = []
     for part in PARTS:
         made = part.section(content)
         if made is not None:
             sections.append(made)
-    return page(content, sections)
+    return sections
 
 
 def page(content: Content, sections: Sequence[Section]) -> str:

@@ -150,7 +150,7 @@ class Player:
         run = run_of(self.store, cell)
         if run is not None and needs_evaluation(self.store, run, deploy):
             self.tell(Event(cell.digest, EVALUATING, run.id, run.rounds_done))
-            if evaluate_run(self.store, run, self.place, deploy).undecided:
+            if evaluate_run(self.store, run, self.place, deploy, once=True).undecided:
                 self.tell(Event(cell.digest, NOTE, run.id, run.rounds_done, UNDECIDED))
             self.tell(Event(cell.digest, EVALUATED, run.id))
 

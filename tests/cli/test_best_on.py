@@ -156,16 +156,37 @@ def test_rows_by_seed_of_the_best(db: Path) -> None:
     assert "--by-seed" in fltk(db, "runs", "--best-on", "val").line
 
 
-@pytest.mark.parametrize("kind", ["curves", "clients", "critical-difference"])
+@pytest.mark.parametrize("kind", ["curves", "clients", "gains", "critical-difference"])
 def test_figures_of_the_best(db: Path, tmp_path: Path, kind: str) -> None:
     data = tmp_path / "a.csv"
     output = ("-o", str(tmp_path / "a.png"), "--data", str(data))
     called = fltk(db, "plot", kind, "--best-on", "val", "--tag", "sweep=study", *output, quiet=False)
     assert called.code == 0 and "best of 2 trials for each method and setting" in called.err
     text = data.read_text()
-    assert "local" in text and "lr=" not in text and "tau=" not in text
+    assert ("attn" if kind == "gains" else "local") in text and "lr=" not in text and "tau=" not in text
     if kind != "critical-difference":
         assert "--best-on" in fltk(db, "plot", kind).line
+
+
+def test_bytes_of_the_best(tmp_path: Path) -> None:
+    db, data = tmp_path / "r.db", tmp_path / "a.csv"
+    with Store(db, create=True) as store:
+        for lr, val in ((0.1, 0.5), (0.2, 0.6)):
+            number = add_run(store, "fedavg", val=val, lr=lr, status=None, rounds=3)
+            store.record_round(
+                number,
+                3,
+                {"personal_test_acc": lr, "personal_val_acc": val, "bytes_up": 3.0, "bytes_down": 4.0},
+                {},
+                None,
+                "3",
+            )
+            store.finish(number, "done")
+    called = fltk(
+        db, "plot", "bytes", "--best-on", "val", "-o", str(tmp_path / "a.png"), "--data", str(data), quiet=False
+    )
+    assert called.code == 0 and "best of 2 trials for each method and setting" in called.err
+    assert ",0.2" in data.read_text() and ",0.1" not in data.read_text()
 
 
 def test_the_report_of_the_best(db: Path, tmp_path: Path) -> None:
@@ -173,4 +194,5 @@ def test_the_report_of_the_best(db: Path, tmp_path: Path) -> None:
     done(db, "report", "--sweep", "study", "--best-on", "val", "-o", str(page))
     text = re.sub(r"<[^>]+>", " ", page.read_text())
     assert "the best of 2 trials for each method and setting" in text and "8 runs, 2 methods, 2 settings" in text
+    assert "Average ranks by personal accuracy, seeds 0, 1;" in text
     assert "unequal budgets" not in text and "of its own" not in text

@@ -8,17 +8,23 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 import pytest
 from calls import fltk
 from stored_runs import add_run
 
 from fltk.errors import DamagedRun
-from fltk.registry import Store
+from fltk.registry import MapBlob, Store
 from fltk.registry.merge import REFUSED, merge
 
 ROW = {
     "config": "UPDATE run SET config = '{' WHERE id = 2",
     "list": "UPDATE run SET config = '[]' WHERE id = 2",
+    "without method": "UPDATE run SET config = json_remove(config, '$.method') WHERE id = 2",
+    "without params": "UPDATE run SET config = json_remove(config, '$.params') WHERE id = 2",
+    "without rounds": "UPDATE run SET config = json_remove(config, '$.train.rounds') WHERE id = 2",
+    "partition": "UPDATE run SET config = json_set(config, '$.partition', 3) WHERE id = 2",
+    "alpha": "UPDATE run SET config = json_set(config, '$.partition.alpha', 'small') WHERE id = 2",
     "origin": "UPDATE run SET origin = 'x' WHERE id = 2",
     "git": "UPDATE run SET git = '{\"a\":' WHERE id = 2",
     "last": 'UPDATE run SET last = \'{"personal_test_acc": "high"}\' WHERE id = 2',
@@ -105,9 +111,56 @@ def test_commands_on_many_runs_go_on(db: Path, words: tuple[str, ...]) -> None:
     assert f"{read} is damaged" in called.err
 
 
-def test_a_report_of_a_run_with_a_damaged_number_names_it(db: Path) -> None:
-    damage(db, *VALUES)
-    assert "run4 is damaged" in fltk(db, "report", "run1", "run4", "-o", str(db.with_name("page.html"))).line
+def test_a_report_leaves_damaged_runs_out_and_names_them(db: Path) -> None:
+    """run2 cannot be read at all; of run4 a number, of run7 an evaluation."""
+    damage(db, ROW["config"], *VALUES)
+    page = db.with_name("page.html")
+    called = fltk(db, "report", "run1", "run2", "run3", "run4", "run7", "-o", str(page), quiet=False)
+    assert called.code == 0 and "internal error" not in called.err, called
+    for number in (2, 4, 7):
+        assert called.err.count(f"run{number} is damaged") == 1
+        assert page.read_text().count(f"run{number} is damaged") == 1
+        assert f'id="run{number}"' not in page.read_text()
+    assert 'id="run1"' in page.read_text() and 'id="run3"' in page.read_text()
+
+
+@pytest.mark.parametrize("number", [2, 4])
+def test_a_report_of_a_damaged_run_alone_is_refused(db: Path, number: int) -> None:
+    damage(db, ROW["config"], *VALUES)
+    called = fltk(db, "report", f"run{number}", "-o", str(db.with_name("page.html")))
+    assert f"run{number} is damaged" in called.line and not db.with_name("page.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("view", "statement", "number"),
+    [("v_runs", ROW["config"], 2), ("v_settings", ROW["config"], 2), ("v_evaluations", VALUES[3], 7)],
+)
+def test_a_query_over_broken_json_names_the_run(db: Path, view: str, statement: str, number: int) -> None:
+    damage(db, statement)
+    called = fltk(db, "sql", f"SELECT * FROM {view}")
+    assert called.code == 1 and f"run{number} is damaged" in called.line and f"fltk runs rm run{number}" in called.line
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE map SET ids = '\"x\"' WHERE run_id = 1",
+        "UPDATE map SET slices = '[null]' WHERE run_id = 1",
+        "UPDATE map SET shape = '[1, 2]' WHERE run_id = 1",
+    ],
+)
+def test_a_map_whose_description_is_damaged_is_left_out(db: Path, statement: str) -> None:
+    blob = MapBlob("attention", ("whole",), np.full((1, 2, 2), 0.5, np.float32))
+    with Store(db) as store:
+        store.record_round(1, 3, {}, {}, blob, "digest")
+    damage(db, statement)
+    called = fltk(db, "export", "--what", "maps", "run1", "-o", str(db.with_name("maps.npz")), quiet=False)
+    assert "internal error" not in called.err and "run1 is damaged" in called.err
+
+
+def test_broken_json_in_the_statement_blames_no_run(db: Path) -> None:
+    told = fltk(db, "sql", "SELECT json('{')").line
+    assert "malformed JSON" in told and "run" not in told.split("malformed")[0]
 
 
 def test_a_damaged_run_is_verified_and_removed(db: Path) -> None:

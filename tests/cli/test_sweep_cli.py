@@ -173,6 +173,27 @@ def test_a_cell_that_another_sweep_has_claimed_is_not_played(
         assert len(store.runs()) == 2
 
 
+def test_two_sweeps_at_once_store_one_evaluation(db: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other one stores its evaluation after this one has looked, and before this one stores the same."""
+    grid = write(db, 'method = "local"\n[train]\nrounds = 1\n' + SMALL + '[evaluate]\ndeploy = "vote"\n')
+    save = Store.save_evaluation
+
+    def slower(self: Store, *values: Any, **more: Any) -> int:
+        with Store(db) as other:
+            save(other, *values)
+        return save(self, *values, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "save_evaluation", slower)
+        done(db, "sweep", grid)
+    with Store(db) as store:
+        assert len(store.evaluations(1)) == 1
+
+    done(db, "evaluate", "run1")
+    with Store(db) as store:
+        assert len(store.evaluations(1)) == 2, "one that is asked for by name is stored again"
+
+
 def test_a_run_that_another_sweep_has_taken_up_is_no_failure(db: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     grid = write(db, ENDLESS.replace("1_000_000", "2"))
     done(db, "sweep", grid)

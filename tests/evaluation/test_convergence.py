@@ -60,6 +60,20 @@ def test_rounds_bytes_and_seconds_to_the_target(tmp_path: Path) -> None:
         assert run != never
 
 
+def test_a_tuned_learning_rate_has_the_target_of_the_same_budget(tmp_path: Path) -> None:
+    with Store(tmp_path / "r.db", create=True) as store:
+        course(store, "fedavg-ft", [0.8] * 8, lr=0.1)
+        tuned = course(store, "attn", [0.9] * 8, lr=0.2)
+        longer = course(store, "attn", [0.9] * 9, lr=0.2)
+        found = courses(store, store.runs(), "rounds_to_target")
+        assert found[tuned] == 5 and found[longer] is None, "another budget has another target"
+
+        course(store, "fedavg-ft", [0.1] * 8, lr=0.3)
+        assert courses(store, store.runs(), "rounds_to_target")[tuned] is None, "two references: which one is not known"
+        same = course(store, "attn", [0.8] * 8, lr=0.3)
+        assert courses(store, store.runs(), "rounds_to_target")[same] == 5
+
+
 def test_no_reference_no_target(tmp_path: Path) -> None:
     with Store(tmp_path / "r.db", create=True) as store:
         course(store, "attn", [0.5] * 6)

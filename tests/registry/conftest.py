@@ -14,17 +14,11 @@ from typing import Any
 import pytest
 from stored import copy_stored
 
-from fltk.config import canonical_json
+from fltk.config import RunConfig, canonical_json
 from fltk.registry import Store
 from fltk.registry.schema import HEAD_REVISION
 
-CONFIG: dict[str, Any] = {
-    "partition": {"dataset": "digits", "alpha": 0.1, "balance": True, "partition_seed": 0},
-    "train": {"lr": 0.05, "rounds": 30, "hidden": "100"},
-    "method": "attn",
-    "params": {"heads": 2, "alpha": 7.0},
-    "seed": 1,
-}
+CONFIG: dict[str, Any] = RunConfig(params={"heads": 2, "alpha": 7.0}, seed=1).to_dict()
 
 
 @pytest.fixture

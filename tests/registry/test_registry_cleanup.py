@@ -241,10 +241,11 @@ def test_a_file_that_is_just_being_stored_is_not_taken(store: Store, begin: Begi
 WRITER = """
 import sys
 import numpy as np, torch
+from fltk.config import RunConfig
 from fltk.registry import Store
 with Store(sys.argv[1]) as store:
     for index in range(int(sys.argv[2])):
-        run = store.begin_run({"method": "attn"}, "c", seed=0, data_fingerprint="d", environment={"n": index % 7},
+        run = store.begin_run(RunConfig().to_dict(), "c", seed=0, data_fingerprint="d", environment={"n": index % 7},
                               git={"diff": b"change %d" % (index % 5)})
         store.start_attempt(run)
         for number in range(1, 6):

@@ -19,13 +19,15 @@ ROOT = Path(__file__).resolve().parents[2]
 WRITER = """
 import sys
 import numpy as np, torch
+from fltk.config import RunConfig
 from fltk.registry import MapBlob, Store
 
 database, name, wanted = sys.argv[1], sys.argv[2], int(sys.argv[3])
 done = 0
 with Store(database, create=True) as store:
     while done < wanted:
-        run = store.begin_run({"method": "attn"}, "c", seed=0, data_fingerprint="d", environment={"name": name}, git={})
+        facts = {"seed": 0, "data_fingerprint": "d", "environment": {"name": name}, "git": {}}
+        run = store.begin_run(RunConfig().to_dict(), "c", **facts)
         store.start_attempt(run)
         done += 2
         number = 0

@@ -219,9 +219,10 @@ def test_the_commands(url: str, tmp_path: Path, capsys: pytest.CaptureFixture[st
 WRITER = """
 import sys
 import numpy as np
+from fltk.config import RunConfig
 from fltk.registry import MapBlob, Store
 with Store(sys.argv[1], create=True) as store:
-    run = store.begin_run({"method": "attn"}, "c", seed=0, data_fingerprint="d", environment={}, git={})
+    run = store.begin_run(RunConfig().to_dict(), "c", seed=0, data_fingerprint="d", environment={}, git={})
     store.start_attempt(run)
     for number in range(1, int(sys.argv[2]) + 1):
         vector, blob = np.full(300, number, np.float32), MapBlob("k", ("s",), np.full((1, 20, 20), number))

@@ -19,10 +19,11 @@ ROOT = Path(__file__).resolve().parents[2]
 START = """
 import sys
 import numpy as np
+from fltk.config import RunConfig
 from fltk.registry import MapBlob, Store
 
 def begin(store, name=None):
-    config = {"method": "attn"}
+    config = RunConfig().to_dict()
     return store.begin_run(config, "c", name=name, seed=0, data_fingerprint="d", environment={}, git={})
 """
 # Every number of a round equals its round number, so that a mixture of two rounds would be seen.

@@ -208,7 +208,7 @@ def test_a_resumed_run_has_two_attempts(store: Store, begin: Begin) -> None:
 def test_only_an_attempt_under_the_same_conditions_leaves_a_run_done(
     store: Store, begin: Begin, config: dict[str, Any]
 ) -> None:
-    number = begin(store, config={**config, "train": {"rounds": 2}})
+    number = begin(store, config={**config, "train": {**config["train"], "rounds": 2}})
     store.start_attempt(number)
     for round in (1, 2):
         store.record_round(number, round, {"acc": round / 2}, {}, None, f"digest{round}")

@@ -71,6 +71,20 @@ def test_a_database_without_its_folder_is_incomplete_and_not_damaged(lab: Path) 
     assert look(lab).verdict == "damaged"
 
 
+def test_a_file_written_into_the_missing_folder_leaves_it_incomplete(lab: Path) -> None:
+    """As a run that is trained into a database that came without its files."""
+    (kept, *_) = artifacts(lab, "partition")
+    content = kept.read_bytes()
+    shutil.rmtree(lab.with_name("lab.artifacts"))
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(content)
+    done = look(lab)
+    assert done.verdict == "incomplete" and len(done.problems) == 5 and done.files == 1
+
+    flip(kept, len(content) // 2)
+    assert look(lab).verdict == "damaged"
+
+
 def _files(lab: Path) -> list[Path]:
     return [path for path in lab.with_name("lab.artifacts").rglob("*") if path.is_file()]
 
