@@ -33,6 +33,7 @@ UNITS = 10_000_000  # in one layer: already two such layers fit into no memory
 STEPS = ("auto", "fast", "autograd", "vmap")
 OWN_STEPS = ("auto", "vote", "none")
 CLIENT_OPTIMISERS = ("sgd", "adam", "adamw")
+MAP_CONTROLS = ("shuffle", "uniform", "identity", "random")
 
 
 def option(default: Any, text: str, **extra: Any) -> Any:
@@ -213,6 +214,13 @@ class TrainConfig:
     adam_eps: float = option(1e-8, "--client-opt adam, adamw: added to the root of the second moment", later=True)
     clip_grad: float = option(0.0, "largest norm of the gradient of a local step (0: no limit)", later=True)
     augment: str = option("", "augmentation of training batches: mixup:ALPHA, such as mixup:0.2", later=True)
+    map_control: str = option(
+        "",
+        "put another map in the place of the method's own, to see what it is worth: its weights given to other clients "
+        "(shuffle), FedAvg's (uniform), own models (identity), or drawn (random)",
+        choices=("", *MAP_CONTROLS),
+        later=True,
+    )
     models: str = option(
         "",
         "networks by client, such as mlp:10,cnn:10 for ten clients with each, in the order of the clients; for methods "
@@ -240,6 +248,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _choice(self, "server-opt", ("", *SERVER_OPTIMISERS))
         _choice(self, "client-opt", CLIENT_OPTIMISERS)
+        _choice(self, "map-control", ("", *MAP_CONTROLS))
         _check_client_optimiser(self)
         _check_server_optimiser(self)
         _choice(self, "model", ("", *MODELS))

@@ -22,6 +22,7 @@ from fltk.models import zoo
 from fltk.models.layout import Layout
 from fltk.partition.federation import ClientData, Federation, Split
 from fltk.protocol.class_head import ClassHead
+from fltk.protocol.map_control import MapControl
 from fltk.protocol.method import Method
 from fltk.protocol.server_optimiser import ADAGRAD, AVGM, ServerOptimiser
 from fltk.protocol.task import Task
@@ -110,6 +111,14 @@ class Job:
     def channel(self) -> Channel | None:
         """The filters of `--channel`."""
         return channel.parse(self.train.channel) if self.train.channel else None
+
+    @property
+    def map_control(self) -> MapControl | None:
+        """What takes the place of the method's map."""
+        if not self.train.map_control:
+            return None
+        streams = self.streams()
+        return MapControl(self.train.map_control, lambda client: streams.generator("map-control", client=client))
 
     @cached_property
     def server_optimiser(self) -> ServerOptimiser | None:

@@ -52,7 +52,7 @@ class APFL(Method):
     def check(self, task: Task) -> None:
         if not task.plain_sgd:
             raise UsageError(
-                "--method apfl assumes plain SGD: leave --momentum, --weight-decay, --clip-grad and --client-opt alone"
+                "--method apfl assumes plain SGD: leave out --momentum, --weight-decay, --clip-grad, --client-opt"
             )
 
     def init(self, task: Task) -> State:

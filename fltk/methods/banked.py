@@ -231,6 +231,7 @@ class Banked(Method):
         found = [self.attention(state, known, keys, part, server) for part in parts]
         for g, got in enumerate(found):
             full[g][known[:, None], known] = (1 - self.step) * own + self.step * got.map
+            full[g] = server.map_to_apply(full[g], known)
             alone[g, known] = got.lone
             if got.clusters is not None:
                 clusters[g, known] = got.clusters

@@ -79,6 +79,7 @@ class Mixture(Method):
         known = torch.nonzero(state.last >= 0).flatten()
         xi = torch.eye(server.task.n_clients, dtype=torch.float64)
         xi[known[:, None], known] = self.attention(of_clients(w, known), server.task)
+        xi = server.map_to_apply(xi, known)
         if server.watch is not None:
             server.watch.remember([u.client for u in uploads], server.watch.clipped)
         whole = ((0, w.shape[1]),)

@@ -51,7 +51,7 @@ class PerFedAvg(Method):
     def check(self, task: Task) -> None:
         if not task.plain_sgd:
             raise UsageError(
-                "--method perfedavg assumes plain SGD: leave --momentum, --weight-decay, --clip-grad and --client-opt alone"
+                "--method perfedavg assumes plain SGD: leave out --momentum, --weight-decay, --clip-grad, --client-opt"
             )
 
     def local_update(self, down: Down, client: ClientData, trainer: Trainer) -> Upload:

@@ -62,7 +62,7 @@ class PFedMe(Method):
             )
         if not task.plain_sgd:
             raise UsageError(
-                "--method pfedme assumes plain SGD: leave --momentum, --weight-decay, --clip-grad and --client-opt alone"
+                "--method pfedme assumes plain SGD: leave out --momentum, --weight-decay, --clip-grad, --client-opt"
             )
 
     def init(self, task: Task) -> State:

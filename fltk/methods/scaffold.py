@@ -56,7 +56,7 @@ class Scaffold(Method):
     def check(self, task: Task) -> None:
         if not task.plain_sgd:
             raise UsageError(
-                "--method scaffold assumes plain SGD: leave --momentum, --weight-decay, --clip-grad and --client-opt alone"
+                "--method scaffold assumes plain SGD: leave out --momentum, --weight-decay, --clip-grad, --client-opt"
             )
 
     def init(self, task: Task) -> State:

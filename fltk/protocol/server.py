@@ -14,6 +14,7 @@ from fltk.protocol.averaging import average, equal_weights, weighted_sum
 if TYPE_CHECKING:
     from fltk.memory.undo import Undo
     from fltk.partition.federation import ClientData, Split
+    from fltk.protocol.map_control import MapControl
     from fltk.protocol.messages import Down, Upload
     from fltk.protocol.server_optimiser import OptimiserRound
     from fltk.protocol.task import Task
@@ -58,6 +59,7 @@ class Server:
     optimiser: the server optimiser (`--server-opt`); None without one.  desk: see `trainer`, `public`, `map`, `ask`.
     sums: of a round in which uploads were added up as they came, what is left of them.
     undo: what `Method.prepared` was given.  step: number of the exchange within the round, from 0.
+    control: what takes the place of the method's map (`--map-control`); None for the map itself.
     """
 
     round: int
@@ -68,6 +70,7 @@ class Server:
     sums: Sums | None = None
     undo: Undo | None = None
     step: int = 0
+    control: MapControl | None = None
 
     def weights(self, ids: Sequence[int]) -> Tensor:
         """Weights p of the clients `ids` in one average, (K,) float64: FedAvg's, or equal ones for a rule of such."""
@@ -99,6 +102,13 @@ class Server:
         if self.optimiser is None or not bool(used.any()):
             return mean, used
         return self.optimiser.moved(origin, mean, target), used
+
+    def map_to_apply(self, a: Tensor, known: Tensor) -> Tensor:
+        """The map (N, N) that is applied where a method has found `a` over the clients `known` (K,)."""
+        if self.control is None:
+            return a
+        samples = torch.ones_like(self.task.n) if self.task.uniform else self.task.n
+        return self.control.controlled(a, known, samples)
 
     def total(self, name: str, uploads: Sequence[Upload], weights: Tensor) -> Tensor:
         """The weighted sum of what all uploads have sent beside their models under a name."""

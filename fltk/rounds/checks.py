@@ -32,6 +32,11 @@ def _check_mechanisms(job: Job, task: Task) -> None:
         raise UsageError(f"--server-opt {asked.server_opt} does not go with this --method: {why}")
     if asked.channel and job.channel is not None and nothing:
         raise UsageError(f"--channel {asked.channel} does not go with this --method: it sends no model")
+    if asked.map_control and method.averages != MIXED:
+        raise UsageError(
+            f"--map-control {asked.map_control} does not go with this --method: it does not mix models by a map; take "
+            "attn, fedamp or heurfedamp"
+        )
     if task.starts and not nothing:
         raise UsageError(
             "--models does not go with this --method: it sends models, and those of different networks cannot be "

@@ -62,7 +62,9 @@ class Run:
         if self.job.server_optimiser is not None:
             parameters = parameters_of(self.job, self.task)
             optimiser = OptimiserRound.of(self.job.server_optimiser, parameters, state.server)
-        return Server(round, self.task, optimiser=optimiser, desk=RoundDesk(self, round, traffic), undo=undo, step=step)
+        desk = RoundDesk(self, round, traffic)
+        control = self.job.map_control
+        return Server(round, self.task, optimiser=optimiser, desk=desk, undo=undo, step=step, control=control)
 
     def remembered(self, state: State, server: Server) -> State:
         """The state with what the server optimiser remembers."""

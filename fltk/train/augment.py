@@ -5,8 +5,8 @@ arXiv:1710.09412
 
     x~ = lambda x_i + (1 - lambda) x_j,   y~ = lambda y_i + (1 - lambda) y_j,   lambda ~ Beta(alpha, alpha)
 
-One lambda a batch; the partners j are a permutation of the batch, as in the authors' code. Both come from the client's own
-stream of the round, so that every engine mixes alike. Evaluation sees the data as they are.
+One lambda a batch; the partners j are a permutation of the batch, as in the authors' code. Both come from the client's
+own stream of the round, so that every engine mixes alike. Evaluation sees the data as they are.
 """
 
 from __future__ import annotations

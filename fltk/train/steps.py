@@ -29,7 +29,7 @@ def decay(rule: Rule, w: Tensor, g: Tensor) -> None:
 
 
 def adam(rule: Rule, w: Tensor, g: Tensor, m: Tensor, v: Tensor, step: int) -> None:
-    """Step number `step`, from 1, of Adam (D. P. Kingma, J. Ba, ICLR 2015, algorithm 1) in place, element by element."""
+    """Step `step`, from 1, of Adam (D. P. Kingma, J. Ba, ICLR 2015, algorithm 1) in place, element by element."""
     m.lerp_(g, 1 - rule.beta1)
     v.mul_(rule.beta2).addcmul_(g, g, value=1 - rule.beta2)
     first, second = 1 - rule.beta1**step, 1 - rule.beta2**step
