@@ -107,9 +107,7 @@ def _number(f: Field[Any], value: Any, say: str) -> int | float:
         raise UsageError(f"{say} {'a whole number' if whole else 'a number'}") from None
 
     low, high = f.metadata.get("low"), f.metadata.get("high")
-    below = low is not None and number < low
-    above = high is not None and number > high
-    if below or above or number != number:
+    if not _within(number, low, high):
         least = "any" if low is None else f"{low:g}"
         most = "inf" if high is None else f"{high:g}"
         raise UsageError(f"{say} a value from {least} to {most}")
@@ -120,3 +118,10 @@ def _number(f: Field[Any], value: Any, say: str) -> int | float:
     if high is None and abs(number) > limit and not endless:
         raise UsageError(f"{say} a number up to {limit:.10g}")
     return number
+
+
+def _within(number: float, low: float | None, high: float | None) -> bool:
+    """Whether a number lies between two ends, each of which may be absent; NaN lies nowhere."""
+    above_low = low is None or number >= low
+    below_high = high is None or number <= high
+    return above_low and below_high and number == number

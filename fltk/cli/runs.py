@@ -18,6 +18,7 @@ from fltk.errors import UsageError
 from fltk.names import KINDS
 
 if TYPE_CHECKING:
+    from fltk.evaluation.by_seed import Group as SeedGroup
     from fltk.registry import RunRow, Store
 
 LIST = [
@@ -208,17 +209,19 @@ def _line(run: RunRow) -> dict[str, Any]:
 
 def _details(store: Store, run: RunRow) -> list[dict[str, Any]]:
     """Key and value of all that is stored about a run, its numbers last; of settings also where they came from."""
+    from fltk.registry.where import flatten
+
     facts: dict[str, Any] = {
         "run": run.label,
         "uuid": run.uuid,
         "kind": run.kind if run.parent is None else f"{run.kind} of run{run.parent}",
-        "status": run.status + (f": {run.message}" if run.message else ""),
+        "status": f"{run.status}: {run.message}" if run.message else run.status,
         "rounds": run.rounds_done,
         "partition": None if run.partition_id is None else f"part{run.partition_id}",
         "configuration hash": run.config_hash,
         "data fingerprint": run.data_fingerprint,
         "code": _tree(run.git),
-        "folder": None if (folder := run.git.get("folder", {})).get("same") or not folder else _tree(folder),
+        "folder": _folder(run.git.get("folder", {})),
         "attempts": len(store.attempts(run.id)),
         "checkpoints": [c.round for c in store.checkpoints(run.id)],
         "maps": len(store.map_rounds(run.id)),
@@ -228,10 +231,14 @@ def _details(store: Store, run: RunRow) -> list[dict[str, Any]]:
     }
     rows = [{"key": key, "value": value, "origin": None} for key, value in facts.items()]
     rest = "default" if run.origin else None  # a run that no command line made has no origins
-    for table, values in run.config.items():
-        settings = {f"{table}.{k}": v for k, v in values.items()} if isinstance(values, dict) else {table: values}
-        rows += [{"key": key, "value": value, "origin": run.origin.get(key, rest)} for key, value in settings.items()]
+    for key, value in flatten(run.config).items():
+        rows.append({"key": key, "value": value, "origin": run.origin.get(key, rest)})
     return rows + [{"key": f"last {key}", "value": value, "origin": None} for key, value in run.last.items()]
+
+
+def _folder(git: Mapping[str, Any]) -> str | None:
+    """The repository of the folder that the run was started in, if it is another one."""
+    return None if not git or git.get("same") else _tree(git)
 
 
 def _tree(git: Mapping[str, Any]) -> str:
@@ -255,20 +262,29 @@ def _emit_groups(store: Store, rows: list[RunRow], best_on: str | None, format: 
     keys = told_apart(found)
     lines = []
     for group, params, numbers in zip(found, parameters(found), accuracies(store, found), strict=True):
-        first = _line(group.runs[0])
-        line = {key: first[key] for key in ("method", "dataset", "scheme", "alpha", "model")}
-        line |= {key: group.facts.get(key) for key in keys}
-        line |= {"params": params or None, "seeds": len(group.runs), "runs": [f"run{r.id}" for r in group.runs]}
+        line = _group_line(group, keys)
+        line["params"] = params or None
         if tuning:
             choice = tuning.by_run[group.runs[0].id]
             line |= {"trials": choice.trials, "tuned": choice.told or None}
         lines.append(line | numbers)
 
-    place = [column.key for column in GROUPS].index("params")
     own = [Column(key, name) for key, name in short_names(keys).items()]
     chosen = [Column("tuned"), Column("trials")] if tuning else []
+    place = next(k for k, column in enumerate(GROUPS) if column.key == "params")
     emit(lines, [*GROUPS[:place], *own, *chosen, *GROUPS[place:]], format)
     return (tuning.caption, *tuning.notes) if tuning else ()
+
+
+def _group_line(group: SeedGroup, keys: Sequence[str]) -> dict[str, Any]:
+    """What a group of runs has in common, and its runs."""
+    first = _line(group.runs[0])
+    line = {key: first[key] for key in ("method", "dataset", "scheme", "alpha", "model")}
+    for key in keys:
+        line[key] = group.facts.get(key)
+    line["seeds"] = len(group.runs)
+    line["runs"] = [f"run{run.id}" for run in group.runs]
+    return line
 
 
 def short_names(keys: Sequence[str]) -> dict[str, str]:

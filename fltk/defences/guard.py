@@ -150,29 +150,36 @@ class Watch:
         guard, d = self.guard, self.guard.parameters
         refs = stacked(references)
         updates = torch.stack([row[:d] for row in rows]).sub_(refs[:, :d])
-        everybody = list(range(len(ids)))
-        groups = [everybody] if guard.kind == MIXED else equal_rows(references)
-        if any(assumed(guard.share, len(g)) > guard.defence.most(len(g)) for g in groups):
-            groups = [everybody]
-        for group in groups:
+        for group in self._groups(references):
             members = [ids[k] for k in group]
             f = self._f(len(group))
             if f is None:
                 self.trust[members] = 1.0
                 continue
+
+            # nothing is copied where everybody is in one group
             some = len(group) < len(ids)
-            own = updates[group] if some else updates
+            own, starts = (updates[group], refs[group]) if some else (updates, refs)
+            mine = [rows[k] for k in group]
             p = weights[group] / weights[group].sum()
-            facts = replace(
-                guard.facts(members, p, f, self.round, Gram(own), f"screen{members[0]}"),
-                references=refs[group] if some else refs,
-                rows=[rows[k] for k in group],
-                root=root[group] if some and root is not None else root,
-            )
+            facts = guard.facts(members, p, f, self.round, Gram(own), f"screen{members[0]}")
+            clean = root[group] if some and root is not None else root
+            facts = replace(facts, references=starts, rows=mine, root=clean)
             found = guard.defence.screen(own, facts, self._of("screen"))
-            self._enter(members, [rows[k] for k in group], refs[group] if some else refs, found)
+            self._enter(members, mine, starts, found)
         if guard.kind == MIXED:
             self.state["trust"] = self.trust.clone()
+
+    def _groups(self, references: Sequence[Tensor]) -> list[list[int]]:
+        """Uploads that are judged together: those from equal references, if the rule's condition holds in each."""
+        everybody = list(range(len(references)))
+        if self.guard.kind == MIXED:
+            return [everybody]
+        groups = equal_rows(references)
+        share, most = self.guard.share, self.guard.defence.most
+        if any(assumed(share, len(group)) > most(len(group)) for group in groups):
+            return [everybody]
+        return groups
 
     def _enter(self, ids: Sequence[int], rows: Sequence[Tensor], refs: Tensor, found: Screened) -> None:
         """The verdict on a group."""

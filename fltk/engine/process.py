@@ -130,10 +130,7 @@ class Pool:
         """
         self._drain()
         while groups or any(worker.flight for worker in self._workers):
-            for flying in range(self._in_flight):  # nobody gets a second group before all have one
-                for worker in self._workers:
-                    if worker.ready and groups and len(worker.flight) == flying:
-                        self._send(worker, play, items, groups)
+            self._fill(play, items, groups)
             waiting = [w for w in self._workers if w.flight or not w.ready]
             if self._begun:
                 heard = wait([w.pipe for w in waiting])
@@ -143,6 +140,13 @@ class Pool:
             for worker in waiting:
                 if worker.pipe in heard:
                     yield from self._hear(worker, groups, copy)
+
+    def _fill(self, play: Play, items: Sequence[Any], groups: deque[list[int]]) -> None:
+        """Sends groups to workers that can take more; none gets a second one before all have one."""
+        for flying in range(self._in_flight):
+            for worker in self._workers:
+                if worker.ready and groups and len(worker.flight) == flying:
+                    self._send(worker, play, items, groups)
 
     def _drain(self) -> None:
         """Takes the answers to what an earlier call was not interested in any more."""

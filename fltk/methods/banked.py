@@ -145,24 +145,27 @@ class Banked(Method):
         return Upload(w, own={"offset": trained_offset(w, down.own["offset"], client, trainer)})
 
     def aggregate(self, state: State, uploads: Sequence[Upload], server: Server) -> State:
-        before = state
+        before, task = state, server.task
         bad = screen([u.w for u in uploads], state.server["start"]).tolist()
-        good = [u for u, b in zip(uploads, bad, strict=True) if not b]
+        good = [u for u, screened_out in zip(uploads, bad, strict=True) if not screened_out]
+        out = [u.client for u, screened_out in zip(uploads, bad, strict=True) if screened_out]
         if server.undo is not None and server.undo.kept is not None:
-            state = self._left(state, [u.client for u, b in zip(uploads, bad, strict=True) if b], server.undo)
-        client, changed = self._entered(state, good, server.task)
+            state = self._left(state, out, server.undo)
+
+        client, changed = self._entered(state, good, task)
         tables = {u.client: u.sent["table"] for u in uploads if "table" in u.sent}
         if tables:
             client["table"] = with_tables(client["table"], tables)
         stored, screened = state.server["stored"].clone(), torch.zeros_like(state.server["screened"])
         stored[[u.client for u in good]] = server.round
-        screened[[u.client for u, b in zip(uploads, bad, strict=True) if b]] = True
+        screened[out] = True
         changed |= {"stored": stored, "screened": screened, "lone": torch.zeros_like(state.server["lone"])}
         state = self.next_state(replace(state, client=client), uploads, server, changed)
         if not good:
             return state
+
         if self.is_fedavg(server.round):
-            p = spread(server.task.weights([u.client for u in good]), good, server.task)
+            p = spread(task.weights([u.client for u in good]), good, task)
             state = replace(state, server={**state.server, "map": p.expand_as(state.server["map"]).clone()})
         else:
             state = self._attend(state, server)
@@ -188,23 +191,40 @@ class Banked(Method):
 
     def _entered(self, state: State, good: Sequence[Upload], task: Task) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The bank with a round's uploads in it, and the trust in their senders where it is asked for."""
-        client = {k: (v.clone() if k in WRITTEN and k != "bank" else v) for k, v in state.client.items()}
+        client: dict[str, Tensor] = {}
+        for name, rows in state.client.items():
+            client[name] = rows.clone() if name in WRITTEN and name != "bank" else rows
         changed: dict[str, Tensor] = {}
-        ids, rows, stored = [u.client for u in good], [u.w for u in good], state.server["stored"]
-        if good and ("update" in client or self.trust == "on" or self.clip is not None):
-            starts = torch.stack(self.starts(state, ids, task))
-            clipped, trust = judged(torch.stack(rows), starts, self.clip, self.trust == "on")
-            if trust is not None:
-                changed["trust"] = state.server["trust"].index_put((torch.tensor(ids),), trust)
-            before = {k: client[k][ids] for k in UPDATES if k in client}
-            for k, v in followed(before, stored[ids] >= 0, clipped - starts, starts).items():
-                client[k][ids] = v
-            rows = list(clipped)
-        client["bank"] = renewed(state.client["bank"], dict(zip(ids, rows, strict=True)))
-        new = torch.tensor([i for i in ids if stored[i] < 0 and not self.maps(state)[0, i].any()], dtype=torch.int64)
-        if "birth" in client and len(new):  # they started from theta^0
+        ids, models, stored = [u.client for u in good], [u.w for u in good], state.server["stored"]
+
+        judges = self.trust == "on" or self.clip is not None
+        if good and ("update" in client or judges):
+            models, changed = self._followed(state, client, ids, models, task)
+        client["bank"] = renewed(state.client["bank"], dict(zip(ids, models, strict=True)))
+
+        # whose bank entry is the first one, and no newcomer's that has joined with a row: it started from theta^0
+        maps = self.maps(state)[0]
+        new = torch.tensor([i for i in ids if stored[i] < 0 and not maps[i].any()], dtype=torch.int64)
+        if "birth" in client and len(new):
             client["birth"][new] = self.births(of_clients(client["bank"], new), state, task)
         return client, changed
+
+    def _followed(
+        self, state: State, client: dict[str, Tensor], ids: Sequence[int], models: Sequence[Tensor], task: Task
+    ) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """Models (P,) as they enter the bank, and trust; what is followed of clients is written to `client`."""
+        starts = torch.stack(self.starts(state, ids, task))
+        clipped, trust = judged(torch.stack(list(models)), starts, self.clip, self.trust == "on")
+        changed: dict[str, Tensor] = {}
+        if trust is not None:
+            changed["trust"] = state.server["trust"].index_put((torch.tensor(ids),), trust)
+
+        rows = list(ids)
+        before = {name: client[name][rows] for name in UPDATES if name in client}
+        known = state.server["stored"][rows] >= 0
+        for name, values in followed(before, known, clipped - starts, starts).items():
+            client[name][rows] = values
+        return list(clipped), changed
 
     def _for_others(
         self, state: State, good: Sequence[Upload], changed: Mapping[int, Tensor], task: Task

@@ -198,12 +198,7 @@ class _Merge:
         }
         if _is_ahead(theirs, ours):
             self._forget_attempts(sealing, mine["attempt"], parts["attempt"])
-            fresh["attempt"] = parts["attempt"]
-            rounds = {row["round"] for row in mine["round"]}
-            last = max((row["round"] for row in mine["checkpoint"]), default=-1)
-            for table in OF_ROUNDS:
-                fresh[table.name] = [row for row in parts[table.name] if row["round"] not in rounds]
-            fresh["checkpoint"] = [row for row in parts["checkpoint"] if row["round"] > last]
+            fresh |= _further(mine, parts)
             self._publish(sealing, [row["sha256"] for row in fresh["checkpoint"]], staged)
         changes = self._changed_columns(connection, ours, theirs)
         if changes:
@@ -371,3 +366,15 @@ def _is_ahead(theirs: Row, ours: Row) -> bool:
     if theirs["rounds_done"] != ours["rounds_done"]:
         return bool(theirs["rounds_done"] > ours["rounds_done"])
     return theirs["finished"] is not None and (ours["finished"] or 0.0) < theirs["finished"]
+
+
+def _further(mine: Rows, parts: Rows) -> Rows:
+    """Attempts, rounds and checkpoints of a run that the other database has and this one has not."""
+    rounds = {row["round"] for row in mine["round"]}
+    last = max((row["round"] for row in mine["checkpoint"]), default=-1)
+
+    fresh: Rows = {"attempt": parts["attempt"]}
+    for table in OF_ROUNDS:
+        fresh[table.name] = [row for row in parts[table.name] if row["round"] not in rounds]
+    fresh["checkpoint"] = [row for row in parts["checkpoint"] if row["round"] > last]
+    return fresh

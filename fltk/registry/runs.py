@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from difflib import get_close_matches
 from typing import Any
@@ -190,26 +190,21 @@ class Runs(Base):
             raise UsageError(f"--status: unknown status {status!r}; known: {', '.join(STATUSES)}")
         wanted = [conditions.parse(text) for text in where]
         query = select(run).where(run.c.removed.is_not(None) if removed else run.c.removed.is_(None)).order_by(run.c.id)
-        if method is not None:
-            query = query.where(run.c.method == method)
-        if dataset is not None:
-            query = query.where(run.c.dataset == dataset)
+        for column, value in ((run.c.method, method), (run.c.dataset, dataset), (run.c.config_hash, config_hash)):
+            if value is not None:
+                query = query.where(column == value)
         if tag is not None:
             query = query.where(run.c.id.in_(_tagged(tag)))
-        if config_hash is not None:
-            query = query.where(run.c.config_hash == config_hash)
         if status is not None:  # a running one may turn out to be stale
             query = query.where(run.c.status == (status if status in ENDINGS else RUNNING))
+
         with self._db.read() as connection:
             rows = self._sound(self._rows(connection, query))
-            if open_questions := conditions.unknown_in(wanted, (row.config for row in rows)):
+            open_questions = conditions.unknown_in(wanted, (row.config for row in rows))
+            if open_questions:
                 known = self._rows(connection, select(run))
                 conditions.check_known(open_questions, [row.config for row in known])
-        return [
-            row
-            for row in rows
-            if (status is None or row.status == status) and all(condition.holds(row.config) for condition in wanted)
-        ]
+        return _fulfilling(rows, status, wanted)
 
     def attempts(self, run_id: int) -> list[AttemptRow]:
         """The processes that worked on a run, first to last."""
@@ -393,3 +388,13 @@ def tag_key(key: str) -> str:
     if not text or "=" in text or len(text) > 120:
         raise UsageError(f"--tag takes KEY or KEY=VALUE with a key of 1 to 120 characters, not {key[:40]!r}")
     return text
+
+
+def _fulfilling(rows: Iterable[RunRow], status: str | None, wanted: Sequence[conditions.Condition]) -> list[RunRow]:
+    """The runs of a status, of any for None, whose settings fulfil all conditions."""
+    found = []
+    for row in rows:
+        of_status = status is None or row.status == status
+        if of_status and all(condition.holds(row.config) for condition in wanted):
+            found.append(row)
+    return found

@@ -15,8 +15,9 @@ from fltk.hyper import hypers
 from fltk.registry import Store
 from fltk.rounds import checks
 from fltk.sweep.cells import Cell
-from fltk.sweep.play import Errand, Event, Tell, play
+from fltk.sweep.play import Errand, Event, Tell
 from fltk.sweep.state import CHANGED, DONE, FAILED, RUNNING, CellState, states
+from fltk.sweep.workers import send
 
 NONE = "none"
 
@@ -184,7 +185,8 @@ def run(
         tell(event)
 
     with Store(db, create=True) as store:
-        refused = refusals([s.cell for s in states(store, found.attacked) if s.run is None], store, place)
+        new = [state.cell for state in states(store, found.attacked) if state.run is None]
+        refused = refusals(new, store, place)
         attacked = [cell for cell in found.attacked if cell.digest not in refused]
         if refused and not attacked:
             raise UsageError(next(iter(refused.values())))
@@ -192,13 +194,8 @@ def run(
         clean = [cell for cell in found.clean if cell.digest in twins]
         announce(states(store, [*clean, *attacked]))
         for group in (clean, attacked):
-            left = [Errand(s.cell) for s in states(store, group) if s.state not in (DONE, CHANGED, RUNNING)]
-            if jobs > 1 and len(left) > 1:
-                from fltk.sweep.workers import play_in_workers
-
-                play_in_workers(left, db, place, name, min(jobs, len(left)), hear)
-            else:
-                play(left, store, place, name, hear)
+            left = [state.cell for state in states(store, group) if state.state not in (DONE, CHANGED, RUNNING)]
+            send([Errand(cell) for cell in left], store, db, place, name, jobs, hear)
     return Outcome(refused, failed)
 
 

@@ -20,7 +20,7 @@ Lists multiply. Where settings meet, [[also]] wins over [for.METHOD], and that o
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -129,21 +129,39 @@ def _plan(path: Path, data: Mapping[str, Any], blocks: list[Block], given: froze
         raise UsageError(f"{path}: [random] and [search] exclude each other; leave one of them out")
     samples = _count(path, tables, "random", "samples")
     trials = _count(path, tables, "search", "trials")
-    drawn = [key for block in blocks for key in block.draws]
-    if drawn and not samples and not trials:
-        raise UsageError(f"{path}: {drawn[0]} is a distribution: say how often to draw with [random] and samples = 20")
-    if (samples or trials) and not drawn:
-        example = "lr = { log_uniform = [0.001, 1.0] }"
-        raise UsageError(f"{path}: [{'random' if samples else 'search'}] needs a distribution, such as {example}")
-    seed = (tables.get("random") or tables.get("search") or {}).get("seed", 0)
-    if type(seed) is not int or seed < 0:
-        raise UsageError(f"{path}: seed must be a whole number from 0, not {seed!r}")
+    _check_draws(path, blocks, samples, trials)
+
     deploy = tables.get("evaluate")
     asked = None if deploy is None else {key: str(value) for key, value in deploy.items()}
+    return Plan(path, tuple(blocks), samples, trials, _draw_seed(path, tables), asked, _storage(path, tables), given)
+
+
+def _check_draws(path: Path, blocks: Sequence[Block], samples: int, trials: int) -> None:
+    """UsageError unless distributions and the number of draws come together."""
+    drawn = [key for block in blocks for key in block.draws]
+    asked = samples or trials
+    if drawn and not asked:
+        raise UsageError(f"{path}: {drawn[0]} is a distribution: say how often to draw with [random] and samples = 20")
+    if asked and not drawn:
+        example = "lr = { log_uniform = [0.001, 1.0] }"
+        raise UsageError(f"{path}: [{'random' if samples else 'search'}] needs a distribution, such as {example}")
+
+
+def _draw_seed(path: Path, tables: Mapping[str, Mapping[str, Any]]) -> int:
+    """The seed of the draws, 0 where none is given."""
+    table = tables.get("random") or tables.get("search") or {}
+    seed = table.get("seed", 0)
+    if type(seed) is not int or seed < 0:
+        raise UsageError(f"{path}: seed must be a whole number from 0, not {seed!r}")
+    return seed
+
+
+def _storage(path: Path, tables: Mapping[str, Mapping[str, Any]]) -> str:
+    """Where a search keeps its trials, as a URL; empty for its own place."""
     storage = tables.get("search", {}).get("storage", "")
     if not isinstance(storage, str) or (storage and "://" not in storage):
         raise UsageError(f"{path} [search]: storage is a URL such as sqlite:///trials.db, not {storage!r}")
-    return Plan(path, tuple(blocks), samples, trials, seed, asked, storage, given)
+    return storage
 
 
 def _blocks(

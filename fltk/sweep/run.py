@@ -12,8 +12,9 @@ from fltk.experiment import Place
 from fltk.registry import Store
 from fltk.sweep.cells import Cell, cells
 from fltk.sweep.grid import Plan
-from fltk.sweep.play import Errand, Event, Tell, needs_evaluation, play
+from fltk.sweep.play import Errand, Event, Tell, needs_evaluation
 from fltk.sweep.state import CHANGED, DONE, FAILED, RUNNING, CellState, states
+from fltk.sweep.workers import send
 
 if TYPE_CHECKING:
     from fltk.sweep.search import Study, Trial
@@ -92,19 +93,12 @@ def run(
 
     with Store(db, create=True) as store:
 
-        def send(errands: Sequence[Errand]) -> None:
-            if jobs > 1 and len(errands) > 1:
-                from fltk.sweep.workers import play_in_workers
-
-                play_in_workers(errands, db, place, plan.name, min(jobs, len(errands)), hear)
-            else:
-                play(errands, store, place, plan.name, hear)
-
         def play_all(found: Sequence[Cell]) -> None:
             now = states(store, found)
             announce(now)
             left = [state.cell for state in now if state.state not in stays]
-            send([Errand(cell, again=rerun_changed) for cell in left])
+            errands = [Errand(cell, again=rerun_changed) for cell in left]
+            send(errands, store, db, place, plan.name, jobs, hear)
 
         found = cells(plan, place)
         if found:
@@ -116,6 +110,15 @@ def run(
             found += search(plan, place, store, jobs, play_all, on_trial)
         if deploy is not None:
             # After the last cell: the scores of `local` on the same data stand in the evaluation of the others.
-            runs = [(state.cell, state.run) for state in states(store, found)]
-            send([Errand(c, deploy) for c, r in runs if r is not None and needs_evaluation(store, r, deploy)])
+            errands = _evaluations(store, states(store, found), deploy)
+            send(errands, store, db, place, plan.name, jobs, hear)
         return Outcome(tuple(states(store, found, failures)), failures)
+
+
+def _evaluations(store: Store, found: Sequence[CellState], deploy: Deployment) -> list[Errand]:
+    """An errand for each cell whose run lacks this evaluation."""
+    errands = []
+    for state in found:
+        if state.run is not None and needs_evaluation(store, state.run, deploy):
+            errands.append(Errand(state.cell, deploy))
+    return errands

@@ -21,7 +21,7 @@ from fltk.experiment import Place
 from fltk.lifeline import Lifeline, serve
 from fltk.registry import Store
 from fltk.signals import leave_to_driver
-from fltk.sweep.play import Errand, Event, Player, Tell
+from fltk.sweep.play import Errand, Event, Player, Tell, play
 from fltk.sweep.state import FAILED
 
 PATIENCE = 60.0  # seconds that a worker gets to store the round it is in
@@ -134,3 +134,11 @@ def _send(pipe: Connection, message: Message) -> None:
         pipe.send(message)
     except OSError:
         raise KeyboardInterrupt from None
+
+
+def send(errands: Sequence[Errand], store: Store, db: str, place: Place, name: str, jobs: int, tell: Tell) -> None:
+    """Play errands into a registry, in this process or, with several `jobs`, in processes of their own."""
+    if jobs > 1 and len(errands) > 1:
+        play_in_workers(errands, db, place, name, min(jobs, len(errands)), tell)
+    else:
+        play(errands, store, place, name, tell)

@@ -57,35 +57,62 @@ def train(orders: Sequence[Order], gradients: Gradients, ranges: Ranges, device:
     return [done[k] for k in range(len(orders))]
 
 
+class _Stack:
+    """The orders of one rule, longest first, as tensors with a row for each."""
+
+    def __init__(self, orders: Sequence[Order], device: torch.device) -> None:
+        self.steps = [order.batches.steps for order in orders]
+        self.x = [order.x.to(device) for order in orders]
+        self.y = [order.y.to(device) for order in orders]
+        self.index = [order.batches.table().to(device) for order in orders]
+        self.weight = [order.batches.weights().to(device) for order in orders]
+
+    def at(self, step: int) -> tuple[Batch, Tensor]:
+        """The batches (A, B, ...) of a step, and the samples' weights (A, B), of the A orders that have so many."""
+        active = sum(steps > step for steps in self.steps)
+        index = [table[step] for table in self.index[:active]]
+        x = [samples[numbers] for samples, numbers in zip(self.x, index, strict=False)]
+        y = [labels[numbers] for labels, numbers in zip(self.y, index, strict=False)]
+        weight = [table[step] for table in self.weight[:active]]
+        return Batch(torch.stack(x), torch.stack(y), torch.stack(index)), torch.stack(weight)
+
+
 def _play(orders: Sequence[Order], gradients: Gradients, ranges: Ranges, device: torch.device) -> tuple[Tensor, Tensor]:
     """The trained models (S, P), longest order first, and the losses, summed over the steps."""
-    rule, data = orders[0].rule, [(order.x.to(device), order.y.to(device)) for order in orders]
-    tables = [(o.batches.table().to(device), o.batches.weights().to(device)) for o in orders]
+    rule, loss, stack = orders[0].rule, orders[0].loss or cross_entropy, _Stack(orders, device)
     rows = torch.stack([order.w.to(device) for order in orders])
-    velocity = torch.zeros_like(rows) if rule.momentum else None
-    target, drift = (_stacked([getattr(order, name) for order in orders], device) for name in ("target", "drift"))
     losses = torch.zeros(len(rows), device=device)
-    second = torch.zeros_like(rows) if rule.optimiser != SGD else None
-    if second is not None:
-        velocity = torch.zeros_like(rows)
-    loss = orders[0].loss or cross_entropy
-    given = {name: torch.stack([o.given[name].to(device) for o in orders]) for name in orders[0].given}
 
-    for t in range(orders[0].batches.steps):
-        a = sum(order.batches.steps > t for order in orders)  # orders end one by one, the last of the stack first
-        index = torch.stack([index[t] for index, _ in tables[:a]])
-        x = torch.stack([x[index[k]] for k, (x, _) in enumerate(data[:a])])
-        y = torch.stack([y[index[k]] for k, (_, y) in enumerate(data[:a])])
-        weight = torch.stack([weight[t] for _, weight in tables[:a]])
-        some = {name: tensor[:a] for name, tensor in given.items()}
-        grads, values = gradients(loss, rows[:a], Batch(x, y, index), weight, some)
-        losses[:a] += values
+    adaptive = rule.optimiser != SGD
+    first = torch.zeros_like(rows) if rule.momentum or adaptive else None
+    second = torch.zeros_like(rows) if adaptive else None
+    target = _stacked([order.target for order in orders], device)
+    drift = _stacked([order.drift for order in orders], device)
+    given = {name: _together([order.given[name] for order in orders], device) for name in orders[0].given}
+
+    for step in range(orders[0].batches.steps):
+        # orders end one by one, the last of the stack first
+        batch, weight = stack.at(step)
+        active = len(weight)
+        some = {name: tensor[:active] for name, tensor in given.items()}
+        grads, values = gradients(loss, rows[:active], batch, weight, some)
+        losses[:active] += values
         if rule.ascend:
             grads = grads.neg()
-        moments = [None if part is None else part[:a] for part in (velocity, second)]
-        terms = [None if part is None else part[:a] for part in (target, drift)]
-        _update(rule, grads, rows[:a], moments, terms, ranges, t + 1)
+        moments = [_first(part, active) for part in (first, second)]
+        terms = [_first(part, active) for part in (target, drift)]
+        _update(rule, grads, rows[:active], moments, terms, ranges, step + 1)
     return rows, losses
+
+
+def _first(part: Tensor | None, count: int) -> Tensor | None:
+    """The first rows of a stack, where there is one."""
+    return None if part is None else part[:count]
+
+
+def _together(tensors: Sequence[Tensor], device: torch.device) -> Tensor:
+    """Tensors of all orders in one."""
+    return torch.stack([tensor.to(device) for tensor in tensors])
 
 
 def _stacked(rows: Sequence[Tensor | None], device: torch.device) -> Tensor | None:
