@@ -19,8 +19,8 @@ from fltk import engine as engines
 from fltk import methods
 from fltk.config import RunConfig
 from fltk.engine.base import Engine, Job
-from fltk.errors import Diverged, FltkError, Mismatch, UsageError
-from fltk.experiment import OnRound, OtherData, Place, circumstances, job_of, require_train, restore
+from fltk.errors import ChangedFiles, Diverged, FltkError, Mismatch, UsageError
+from fltk.experiment import OnRound, Place, circumstances, job_of, require_train, restore
 from fltk.registry import RunRow, Store
 from fltk.registry.changes import Change, changes
 from fltk.rounds import loop
@@ -129,7 +129,7 @@ def _rebuild(run: RunRow, store: Store, place: Place) -> Job:
     try:
         config, prepared = restore(run, store, place)
         return job_of(config, prepared.federation, place.device)
-    except OtherData as error:
+    except ChangedFiles as error:
         raise Mismatch(f"{run.label} cannot be reproduced: {error}") from error
     except UsageError as error:
         raise FltkError(f"{run.label} cannot be rebuilt by this fltk: {error}") from error

@@ -11,12 +11,24 @@ import numpy as np
 import numpy.typing as npt
 
 from fltk.config import PartitionConfig
-from fltk.data.dataset import Ints, digest
+from fltk.data.dataset import Floats, Ints, digest
 from fltk.errors import FltkError
 
 Parts = tuple[Ints, ...]
 Arrays = Mapping[str, npt.NDArray[Any]]
 _SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Mean and standard deviation of the clients' training samples: (C,) by channel, (F,) by feature of a table."""
+
+    mean: Floats
+    deviation: Floats
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """By the names under which they are stored."""
+        return {"scale_mean": self.mean, "scale_deviation": self.deviation}
 
 
 @dataclass(frozen=True)
@@ -35,6 +47,7 @@ class Partition:
     attempts: int  # draws until the smallest client was large enough
     fingerprint: str
     n_newcomers: int  # the last ids
+    scaling: Scaling | None = None  # by which samples are standardised; None where the data set has done it
 
     @property
     def n_clients(self) -> int:
@@ -51,16 +64,24 @@ def create(
     transform: dict[str, Any] | None = None,
     attempts: int = 1,
     n_newcomers: int = 0,
+    scaling: Scaling | None = None,
 ) -> Partition:
     """A Partition with its fingerprint; `splits` are the index lists of train, val and test."""
     train, val, test = (tuple(parts) for parts in splits)
     transform = transform or {}
-    mark = _fingerprint(data_fingerprint, (train, val, test), group, transform, n_newcomers)
-    return Partition(config, data_fingerprint, train, val, test, group, transform, attempts, mark, n_newcomers)
+    mark = _fingerprint(data_fingerprint, (train, val, test), group, transform, n_newcomers, scaling)
+    return Partition(
+        config, data_fingerprint, train, val, test, group, transform, attempts, mark, n_newcomers, scaling=scaling
+    )
 
 
 def _fingerprint(
-    data: str, splits: tuple[Parts, ...], group: Ints | None, transform: dict[str, Any], n_newcomers: int
+    data: str,
+    splits: tuple[Parts, ...],
+    group: Ints | None,
+    transform: dict[str, Any],
+    n_newcomers: int,
+    scaling: Scaling | None,
 ) -> str:
     """SHA-256 of what the clients hold, whatever the configuration that led to it."""
     arrays: dict[str, npt.NDArray[Any] | None] = {f"data:{data}": None, "newcomers": np.array([n_newcomers])}
@@ -68,6 +89,8 @@ def _fingerprint(
         arrays |= {f"{name}{client}": part for client, part in enumerate(parts)}
     arrays["group"] = group
     arrays |= _transform_arrays(transform)
+    if scaling is not None:  # the bits of the numbers, since everything here is hashed as integers
+        arrays |= {name: array.view(np.int32) for name, array in scaling.arrays().items()}
     return digest({name: None if a is None else a.astype(np.int64) for name, a in arrays.items()})
 
 
@@ -88,6 +111,8 @@ def to_arrays(p: Partition) -> dict[str, npt.NDArray[Any]]:
         arrays[f"{name}_offsets"] = np.cumsum([0, *(len(part) for part in parts)], dtype=np.int64)
     if p.group is not None:
         arrays["group"] = p.group
+    if p.scaling is not None:
+        arrays |= p.scaling.arrays()
     return arrays | _transform_arrays(p.transform)
 
 
@@ -103,6 +128,7 @@ def from_arrays(config: PartitionConfig, arrays: Arrays) -> Partition:
             transform=_transform(arrays),
             attempts=int(arrays["attempts"]),
             n_newcomers=int(arrays["n_newcomers"]),
+            scaling=_scaling(arrays),
         )
         stored = str(arrays["fingerprint"])
     except (KeyError, ValueError, TypeError, IndexError) as error:
@@ -112,6 +138,13 @@ def from_arrays(config: PartitionConfig, arrays: Arrays) -> Partition:
             f"stored partition {stored[:12]} is damaged: its content has another fingerprint; create it again"
         )
     return p
+
+
+def _scaling(arrays: Arrays) -> Scaling | None:
+    if "scale_mean" not in arrays:
+        return None
+    mean, deviation = (np.ascontiguousarray(arrays[name], np.float32) for name in ("scale_mean", "scale_deviation"))
+    return Scaling(mean, deviation)
 
 
 def _parts(arrays: Arrays, name: str) -> list[Ints]:

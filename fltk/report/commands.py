@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import Any
 
+from fltk import catalogue
 from fltk.config import IMPORT_SETTLES, AttackConfig, DefenceConfig, JoinConfig, PartitionConfig, RunConfig, TrainConfig
 from fltk.evaluation.newcomers import KIND as JOIN
-from fltk.names import METHODS, OWN
+from fltk.names import OWN
 from fltk.registry import EvaluationRow, RunRow
 from fltk.registry.rows import TRAINED
 from fltk.report.content import Content, Section
@@ -47,7 +48,7 @@ def _anew(content: Content, run: RunRow) -> list[str]:
 
 def training(content: Content, run: RunRow) -> str | None:
     """`fltk train` with every setting that is not the default; None where that cannot make this run."""
-    if set(run.config) - KNOWN or run.method not in METHODS or run.dataset.startswith(OWN):
+    if set(run.config) - KNOWN or catalogue.known("method", run.method) is None or run.dataset.startswith(OWN):
         return None
     config = RunConfig.from_dict(run.config)
     words = ["fltk", "train", "--method", run.method, "--seed", str(run.seed)]
@@ -90,9 +91,8 @@ def attacking(content: Content, run: RunRow) -> str | None:
 
 def _on_guard(method: str) -> Iterable[str]:
     """The hyper-parameters that a method changes by itself where malicious clients are expected."""
-    from fltk import methods
-
-    return methods.method_class(method).on_guard if method in METHODS else ()
+    found = catalogue.known("method", method)
+    return () if found is None else found.on_guard
 
 
 def joining(content: Content, run: RunRow) -> str:
