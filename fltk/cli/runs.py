@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fltk.cli.command import Group, Option, epilog
+from fltk.cli.command import Group, Option, behind_global, epilog
 from fltk.cli.context import Settings, uncollected
 from fltk.cli.filters import ALL, best_on_option, check_kind, named
 from fltk.cli.output import Column, emit, output_options
@@ -62,7 +62,7 @@ class RunsGroup(Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Put `list` in front of what is no member; global options may stand before either."""
-        first = _behind_global(args)
+        first = behind_global(args)
         if args[first : first + 1] not in (["-h"], ["--help"]) and (first == len(args) or args[first] not in MEMBERS):
             args = [*args[:first], self.shorthand, *args[first:]]
         return super().parse_args(ctx, args)
@@ -75,15 +75,6 @@ class RunsGroup(Group):
         """The options of the list, then the members."""
         self.commands["list"].format_options(ctx, formatter)
         self.format_commands(ctx, formatter)
-
-
-def _behind_global(args: list[str]) -> int:
-    """Where the first word stands that is no global option."""
-    with_value, alone = ("--db", "--data-dir"), ("-q", "--quiet", "-v", "-vv", "--verbose", "--color", "--no-color")
-    position = 0
-    while position < len(args) and args[position].split("=")[0] in (*with_value, *alone):
-        position += 2 if args[position] in with_value else 1
-    return min(position, len(args))
 
 
 @click.group(

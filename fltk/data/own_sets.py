@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -17,6 +18,7 @@ from fltk.data import image_folder, tables
 from fltk.data.dataset import Dataset, Ints, create
 from fltk.data.labels import class_labels, numbered
 from fltk.errors import FltkError, UsageError
+from fltk.names import canonical
 from fltk.own_code import blame
 from fltk.own_data import Files
 
@@ -44,6 +46,20 @@ def settled(config: PartitionConfig) -> PartitionConfig:
     client = config.client or known.get("client", "")
     group = config.group or known.get("group", "")
     return replace(config, label=label, client=client, group=group)
+
+
+def add(name: str, path: Path, *, label: str = "", client: str = "", group: str = "") -> Dataset:
+    """Give files a name, for all later runs of this user; returns the data. UsageError for a name that is taken."""
+    if not re.fullmatch(r"[A-Za-z][\w.-]{0,50}", name) or name.lower().endswith(own_data.TABLES):
+        raise UsageError(
+            f"NAME: a name begins with a letter and consists of letters, digits, points, - and _: {name!r}"
+        )
+    taken = canonical(name, catalogue.names("dataset"))
+    if taken in catalogue.names("dataset"):
+        raise UsageError(f"NAME: {taken} is a data set of its own already; choose another name than {name!r}")
+    made = load(PartitionConfig(dataset=f"{path.resolve()}", label=label, client=client, group=group), path)
+    ledger.add_data_name(name, {"path": str(path.resolve()), "label": label, "client": client, "group": group})
+    return made
 
 
 def load(config: PartitionConfig, data_dir: Path) -> Dataset:

@@ -48,7 +48,7 @@ def _anew(content: Content, run: RunRow) -> list[str]:
 
 def training(content: Content, run: RunRow) -> str | None:
     """`fltk train` with every setting that is not the default; None where that cannot make this run."""
-    if set(run.config) - KNOWN or catalogue.known("method", run.method) is None or run.dataset.startswith(OWN):
+    if set(run.config) - KNOWN or not _is_known(run.method) or run.dataset.startswith(OWN):
         return None
     config = RunConfig.from_dict(run.config)
     words = ["fltk", "train", "--method", run.method, "--seed", str(run.seed)]
@@ -60,6 +60,11 @@ def training(content: Content, run: RunRow) -> str | None:
     return shlex.join(words + _set("--set", _chosen(config)))
 
 
+def _is_known(method: str) -> bool:
+    """Whether `--method` takes the name: own code is named with its hash, also where it has not run."""
+    return bool(catalogue.split(method)[1]) or method in catalogue.names("method")
+
+
 def _asked(partition: Mapping[str, Any]) -> Mapping[str, Any]:
     """The settings of a partition that can be asked for: of an imported one those that its folder does not settle."""
     settled = IMPORT_SETTLES if partition.get("from_pfllib") else frozenset()
@@ -67,9 +72,11 @@ def _asked(partition: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _chosen(config: RunConfig) -> Mapping[str, Any]:
-    """The hyper-parameters that are not the method's own defaults."""
+    """The hyper-parameters that are not the method's own defaults; all of a method whose code has not run here."""
     from fltk import methods
 
+    if catalogue.known("method", config.method) is None:
+        return config.params
     default = methods.resolved(methods.create(config.method, {}))
     return {key: value for key, value in config.params.items() if value != default.get(key)}
 
