@@ -15,7 +15,7 @@ from typing import Any, TypeVar, get_type_hints
 import click
 from click.core import ParameterSource
 
-from fltk import catalogue, own_data
+from fltk import catalogue, ledger, own_data
 from fltk.bounded import read_toml
 from fltk.cli.command import Option
 from fltk.cli.context import Settings
@@ -113,9 +113,14 @@ def config_from(cls: type[C], params: Mapping[str, Any]) -> C:
 def partition_config(ctx: click.Context, params: Mapping[str, Any]) -> PartitionConfig:
     """The partition's configuration; an imported federation keeps all its clients unless newcomers were asked for.
 
+    A table with a column of clients is partitioned by it unless another scheme is asked for.
+
     UsageError for a flag that the imported folder settles. Other settings that do not apply are told.
     """
     config = config_from(PartitionConfig, params)
+    by_client = config.client or ledger.data_names().get(config.dataset, {}).get("client")
+    if by_client and _source(ctx, "scheme") == "default":
+        config = replace(config, scheme="natural")
     tell_idle(ctx, config)
     if config.from_pfllib and _source(ctx, "newcomers") == "default":
         return replace(config, newcomers=0)
