@@ -78,6 +78,12 @@ def is_own(name: str) -> bool:
     return bool(short) or bare.endswith(".py") or (":" in bare and not bare.startswith("own:"))
 
 
+def require_hash(name: str) -> None:
+    """UsageError for code that a registry names without its hash: it would pass for code that the user has named."""
+    if is_own(name) and not split(name)[1]:
+        raise UsageError(f"the stored configuration names the code {name!r} without its hash, so that it is not run")
+
+
 def spelled(kind: str, name: str, option: str = "") -> str:
     """The name as configurations have it, whatever its case; UsageError for one that stands for nothing.
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from fltk import catalogue, own_data
 from fltk.errors import UsageError, unknown
+from fltk.fields import at_least, at_most, option, positive, whole
 from fltk.hyper import FLOAT32, MANY
 from fltk.names import ATTACKS, DATASETS, DEFENCES, IMPORTED, MODELS, OWN, SCHEMES, canonical
 
@@ -24,43 +24,11 @@ STEPS = ("auto", "fast", "autograd", "vmap")
 OWN_STEPS = ("auto", "vote", "none")
 
 
-def option(default: Any, text: str, **extra: Any) -> Any:
-    """A dataclass field with its help text; `choices` in `extra` lists the admissible values.
-
-    A field that comes to a class later is marked `later=True`: at its default it does not enter a run's hash, so that
-    runs from before it keep theirs. At its default a field with `sparse=True` is not stored either. `kind` names a kind
-    of the catalogue, whose names are admissible besides the choices.
-    """
-    return field(default=default, metadata={"help": text, **extra})
-
-
-def whole(text: str) -> int | None:
-    """The number that a text of decimal digits says; None for any other text, also for more digits than a seed has."""
-    word = text.strip()
-    return int(word) if word.isdecimal() and word.isascii() and len(word) < 20 else None
-
-
-def _positive(name: str, value: float, most: float = FLOAT32) -> None:
-    if not (value > 0 and math.isfinite(value)):
-        raise UsageError(f"--{name} must be a positive number, not {value}")
-    _at_most(name, value, most)
-
-
-def _at_most(name: str, value: float, high: float) -> None:
-    if not value <= high:
-        raise UsageError(f"--{name} must be at most {high:.10g}, not {value}")
-
-
-def _at_least(name: str, value: float, low: float) -> None:
-    if not value >= low:
-        raise UsageError(f"--{name} must be at least {low}, not {value}")
-
-
 def _whole(field_name: str, value: int, low: int) -> None:
     """A count from `low` to MANY, by the name of its field."""
     name = field_name.replace("_", "-")
-    _at_least(name, value, low)
-    _at_most(name, value, MANY)
+    at_least(name, value, low)
+    at_most(name, value, MANY)
 
 
 def _seed(name: str, value: int, low: int) -> None:
@@ -134,7 +102,7 @@ class PartitionConfig:
             _named(self, "dataset", "dataset", imported)
         _named(self, "scheme", "scheme", imported)
         _choice(self, "test-split", ("local", "match", "global"))
-        _positive("alpha", self.alpha)
+        positive("alpha", self.alpha)
         for name in ("classes_per_client", "shards_per_client", "groups", "min_size", "clients"):
             _whole(name, getattr(self, name), 1)
         for name in ("subset", "newcomers"):
@@ -220,18 +188,18 @@ class TrainConfig:
         _choice(self, "agg-weights", ("samples", "uniform"))
         _choice(self, "head-mix", ("rows", "classes"))
         _choice(self, "step", STEPS)
-        _positive("lr", self.lr)
-        _positive("lr-decay", self.lr_decay)
+        positive("lr", self.lr)
+        positive("lr-decay", self.lr_decay)
         for name in ("rounds", "batch_size", "eval_every"):
             _whole(name, getattr(self, name), 1)
         _whole("steps", self.steps, 0)
         if self.steps == 0:
-            _positive("epochs", self.epochs, MANY)
+            positive("epochs", self.epochs, MANY)
         if not 0 < self.participation <= 1:
             raise UsageError(f"--participation must lie in (0, 1], not {self.participation}")
         _share("momentum", self.momentum, open_top=True)
-        _at_least("weight-decay", self.weight_decay, 0)
-        _at_most("weight-decay", self.weight_decay, FLOAT32)
+        at_least("weight-decay", self.weight_decay, 0)
+        at_most("weight-decay", self.weight_decay, FLOAT32)
         self.hidden_sizes()
 
     @property
@@ -271,7 +239,7 @@ class JoinConfig:
         _choice(self, "finetune", ("head", "all", "none"))
         _whole("epochs", self.epochs, 1)
         if self.lr:
-            _positive("lr", self.lr)
+            positive("lr", self.lr)
         if not 0 < self.share <= 1:
             raise UsageError(f"--share must lie in (0, 1], not {self.share}")
         _whole("at_round", self.at_round, 0)
@@ -309,7 +277,7 @@ class AttackConfig:
         _share("malicious", self.malicious, open_top=True)
         _whole("attack_start", self.attack_start, 1)
         _whole("attack_stop", self.attack_stop, 0)
-        _positive("attack-size", self.attack_size, MANY)
+        positive("attack-size", self.attack_size, MANY)
         _seed("attack-seed", self.attack_seed, -1)
         if self.attack_stop and self.attack_stop <= self.attack_start:
             raise UsageError(
@@ -415,7 +383,7 @@ class RunConfig:
             defence_params=dict(data.get("defence_params", {})),
         )
         for name in made.names().values():
-            _require_hash(name)
+            catalogue.require_hash(name)
         return made
 
     def names(self) -> dict[str, str]:
@@ -451,15 +419,9 @@ def as_stored(config: Any) -> dict[str, Any]:
 def stored_partition(values: Mapping[str, Any]) -> PartitionConfig:
     """The configuration of a stored partition; refuses code without its hash, which fltk never stores."""
     made: PartitionConfig = build(PartitionConfig, values)
-    _require_hash(made.dataset)
-    _require_hash(made.scheme)
+    catalogue.require_hash(made.dataset)
+    catalogue.require_hash(made.scheme)
     return made
-
-
-def _require_hash(name: str) -> None:
-    """UsageError for code that a registry names without its hash: it would pass for code that the user has named."""
-    if catalogue.is_own(name) and not catalogue.split(name)[1]:
-        raise UsageError(f"the stored configuration names the code {name!r} without its hash, so that it is not run")
 
 
 def build(cls: type[Any], values: Mapping[str, Any]) -> Any:

@@ -37,9 +37,7 @@ class Mismatch(FltkError):
 
 
 class ChangedFiles(FltkError):
-    """Files are not those that a run or partition was made from. Exit code 3."""
-
-    exit_code = 3
+    """Files are not those that a run or partition was made from."""
 
 
 class Diverged(FltkError):

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from fltk import attacks, catalogue, defences, methods, partition
+from fltk import attacks, defences, methods, partition
 from fltk import engine as engines
 from fltk.attacks.campaign import Campaign, choose
 from fltk.config import PartitionConfig, RunConfig, as_stored, stored_partition
@@ -29,9 +29,10 @@ from fltk.models import zoo
 from fltk.models.layout import Layout
 from fltk.names import OWN
 from fltk.own_code import admit
-from fltk.partition import Partition, pfllib, stats
+from fltk.partition import Partition, pfllib
 from fltk.partition.federation import Federation
 from fltk.partition.federation import build as build_federation
+from fltk.partition.summary import partition_summary
 from fltk.protocol.map import Map
 from fltk.protocol.method import Method
 from fltk.protocol.state import State
@@ -42,7 +43,7 @@ from fltk.registry.changes import Change
 from fltk.registry.heartbeat import beating
 from fltk.registry.method_code import KEY as METHOD_CODE
 from fltk.registry.method_code import method_digest
-from fltk.registry.plugins import code_record, stored_code
+from fltk.registry.plugins import code_record, stored_code, with_hashes
 from fltk.registry.rows import TRAINED
 from fltk.rounds import loop, pipeline
 from fltk.train import streams
@@ -92,30 +93,6 @@ class Prepared:
     data_fingerprint: str
     partition_id: int
     config: PartitionConfig
-
-
-def label_counts(dataset: Dataset, made: Partition) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """(N_all, C) training samples per client and class, as the client sees its labels (after a permutation)."""
-    counts = stats.label_counts(made.train, dataset.y, dataset.n_classes)
-    if made.transform.get("kind") == "permute":
-        for k, labels in enumerate(made.transform["labels"]):
-            counts[k, labels] = counts[k].copy()
-    return counts
-
-
-def partition_summary(dataset: Dataset, made: Partition) -> dict[str, Any]:
-    """What tables and plots need of a partition without loading the data: counts per client and class, groups, skew."""
-    counts = label_counts(dataset, made)
-    return {
-        "clients": len(made.train) - made.n_newcomers,
-        "newcomers": made.n_newcomers,
-        "classes": list(dataset.classes),
-        "label_counts": counts.tolist(),
-        "groups": None if made.group is None else made.group.tolist(),
-        "sizes": {part: [len(ids) for ids in getattr(made, part)] for part in ("train", "val", "test")},
-        "attempts": made.attempts,
-        "skew": stats.summary(counts[: len(counts) - made.n_newcomers]),
-    }
 
 
 def save_partition(store: Store, dataset: Dataset, made: Partition, name: str | None = None) -> int:
@@ -229,37 +206,26 @@ def _imported(config: PartitionConfig) -> tuple[PartitionConfig, tuple[int, ...]
 
 
 def _resolved(config: RunConfig, dealt: PartitionConfig, shape: tuple[int, ...], device: str) -> RunConfig:
+    model = config.train.model or default_model(shape)
+    config = with_hashes(replace(config, partition=dealt, train=replace(config.train, model=model)))
     method = methods.create(config.method, config.params)
-    model = catalogue.pinned("model", config.train.model or default_model(shape))
-    train = replace(config.train, model=model)
     check_device(device)
-    layout = Layout.of(zoo.make(train.model, shape, 2, train.hidden_sizes()))  # any number of classes
-    train = replace(train, step=chosen(train.step, layout, device), own_step=own_step_of(train.own_step, method))
-    attack, defence = config.attack, config.defence
-    if attack.kind:
-        attack = replace(attack, kind=catalogue.pinned("attack", attack.kind))
-    if defence.defence:
-        defence = replace(defence, defence=catalogue.pinned("defence", defence.defence))
+    layout = Layout.of(zoo.make(config.train.model, shape, 2, config.train.hidden_sizes()))  # any number of classes
+
+    step = chosen(config.train.step, layout, device)
+    own_step = own_step_of(config.train.own_step, method)
+    attack_params, defence_params = {}, {}
+    if config.attack.kind:
+        attack_params = methods.resolved(attacks.create(config.attack.kind, config.attack_params))
+    if config.defence.defence:
+        defence_params = methods.resolved(defences.create(config.defence.defence, config.defence_params))
     return replace(
         config,
-        partition=replace(dealt, scheme=_scheme(dealt)),
-        train=train,
-        method=catalogue.pinned("method", config.method),
-        attack=attack,
-        defence=defence,
+        train=replace(config.train, step=step, own_step=own_step),
         params=methods.resolved(method),
-        attack_params=methods.resolved(attacks.create(config.attack.kind, config.attack_params))
-        if config.attack.kind
-        else {},
-        defence_params=methods.resolved(defences.create(config.defence.defence, config.defence_params))
-        if config.defence.defence
-        else {},
+        attack_params=attack_params,
+        defence_params=defence_params,
     )
-
-
-def _scheme(dealt: PartitionConfig) -> str:
-    """The scheme as it is stored; that of another program is no scheme of the catalogue."""
-    return dealt.scheme if dealt.from_pfllib else catalogue.pinned("scheme", dealt.scheme)
 
 
 def own_step_of(asked: str, method: Method) -> str:

@@ -43,6 +43,7 @@ LAYERS = (
     {"memory"},
     {"registry"},
     {"config"},
+    {"fields"},
     {"hyper"},
     {"catalogue"},  # what a name stands for
     {"own_code", "own_data"},
@@ -55,7 +56,7 @@ RANK = {name: rank for rank, names in enumerate(reversed(LAYERS)) for name in na
 MOST_LOADED = 12  # modules of fltk, packages aside, that importing a simple method loads; the number may only fall
 # What only one part of fltk may know.
 LOWEST = (
-    *("bounded", "catalogue", "config", "errors", "files", "hyper"),
+    *("bounded", "catalogue", "config", "errors", "fields", "files", "hyper"),
     *("ledger", "lifeline", "names", "own_code", "own_data", "signals"),
 )
 OWNERS = {"jinja2": {"report"}, "click": {"cli"}, "rich": {"cli"}, "sqlalchemy": {"registry"}, "alembic": {"registry"}}

@@ -17,8 +17,9 @@ from fltk.cli.options import config_option, method_params, options_from, parse_s
 from fltk.cli.output import Column, emit, output_options
 from fltk.cli.sweep_board import Board, outcome_line
 from fltk.cli.train import keep_option, place_options, trust_option
-from fltk.config import SEEDS, AttackConfig, DefenceConfig, PartitionConfig, RunConfig, TrainConfig, whole
+from fltk.config import SEEDS, AttackConfig, DefenceConfig, PartitionConfig, RunConfig, TrainConfig
 from fltk.errors import FltkError, UsageError, unknown
+from fltk.fields import whole
 from fltk.names import canonical
 
 if TYPE_CHECKING:

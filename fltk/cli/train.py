@@ -24,8 +24,9 @@ from fltk.cli.options import (
 from fltk.cli.output import Column, emit, output_options
 from fltk.cli.profile import heard, new_profile, profile_option, watch_of, with_profile
 from fltk.cli.progress import RunProgress
-from fltk.config import SEEDS, PartitionConfig, RunConfig, TrainConfig, whole
+from fltk.config import SEEDS, PartitionConfig, RunConfig, TrainConfig
 from fltk.errors import UsageError
+from fltk.fields import whole
 
 if TYPE_CHECKING:
     from fltk.experiment import Place, Prepared

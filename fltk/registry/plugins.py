@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from fltk import catalogue
@@ -17,6 +18,24 @@ from fltk.own_code import Code
 from fltk.registry.rows import RunRow
 
 KEY = "own_code"  # in a run's git state
+FIRST = ("method", "model", "attack", "defence")  # named outside the partition, whose names its data and scheme settle
+
+
+def with_hashes(config: RunConfig) -> RunConfig:
+    """The configuration with the hash of its source behind every name of own code, as it is stored."""
+    named = config.names()
+    stored = {kind: catalogue.pinned(kind, named[kind]) for kind in named if kind in FIRST}
+    partition = config.partition
+    if not partition.from_pfllib:  # else data and scheme are those of another program
+        partition = replace(partition, scheme=catalogue.pinned("scheme", partition.scheme))
+    return replace(
+        config,
+        partition=partition,
+        method=stored["method"],
+        train=replace(config.train, model=stored.get("model", "")),
+        attack=replace(config.attack, kind=stored.get("attack", "")),
+        defence=replace(config.defence, defence=stored.get("defence", "")),
+    )
 
 
 def code_record(config: RunConfig) -> dict[str, list[dict[str, str]]]:
