@@ -12,6 +12,7 @@ from fltk.cli.command import Group, Option, behind_global, epilog
 from fltk.cli.context import Settings, uncollected
 from fltk.cli.filters import ALL, best_on_option, check_kind, named
 from fltk.cli.output import Column, emit, output_options
+from fltk.cli.runs_code import code
 from fltk.cli.runs_edit import EDITS
 from fltk.config import ignored
 from fltk.errors import UsageError
@@ -162,7 +163,7 @@ def listing(
             emit([_line(r) for r in rows], [c for c in LIST if children or c.key not in OF_CHILDREN], format)
 
 
-for edit in EDITS:
+for edit in (*EDITS, code):
     runs.add_command(edit)
 MEMBERS = tuple(runs.commands)
 
@@ -190,6 +191,8 @@ def _line(run: RunRow) -> dict[str, Any]:
 
 def _details(store: Store, run: RunRow) -> list[dict[str, Any]]:
     """Key and value of all that is stored about a run, its numbers last; of settings also where they came from."""
+    from fltk.registry.plugins import records
+
     facts: dict[str, Any] = {
         "run": run.label,
         "uuid": run.uuid,
@@ -208,6 +211,9 @@ def _details(store: Store, run: RunRow) -> list[dict[str, Any]]:
         "note": run.note or None,
         "tags": dict(run.tags) or None,
     }
+    paths = [str(record.get("path")) for record in records(run)]
+    if paths:
+        facts["own code"] = sorted(set(paths))
     rows = [{"key": key, "value": value, "origin": None} for key, value in facts.items()]
     rest = "default" if run.origin else None  # a run that no command line made has no origins
     for table, values in run.config.items():

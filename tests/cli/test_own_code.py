@@ -97,6 +97,10 @@ def test_a_method_and_a_model_of_a_file_are_trained_attacked_joined_drawn_and_re
     assert kinds.keys() == {"method", "model"} and kinds["method"]["source"] == MINE
     assert kinds["method"]["path"] == str(home / "my.py") and kinds["method"]["sha256"].startswith(run.method[-12:])
 
+    printed = done("r.db", "runs", "code", "run1")
+    assert printed.startswith(f"# {home / 'my.py'} (SHA-256 ") and printed.endswith(MINE) and printed.count(MINE) == 1
+    assert str(home / "my.py") in done("r.db", "runs", "run1")
+
     done("r.db", "join-new-client", "run1")
     done("r.db", "attack", "--run", "run1", "--kind", "sign-flip", "--defence", "median")
     done("r.db", "evaluate", "run1")
@@ -245,6 +249,7 @@ def test_nothing_of_a_strangers_registry_is_executed(home: Path, monkeypatch: py
     for words in (
         ("runs",),
         ("runs", "run1"),
+        ("runs", "code", "run1"),
         ("runs", "--format", "json"),
         ("runs", "--by-seed"),
         ("compare",),
