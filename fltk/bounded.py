@@ -34,6 +34,11 @@ def read_text(path: Path, what: str) -> str:
 
     UsageError that begins with `what` where it cannot be read, or is too long; UnicodeDecodeError where it is no text.
     """
+    return read_bytes(path, what).decode("utf-8")
+
+
+def read_bytes(path: Path, what: str) -> bytes:
+    """The bytes of such a file. UsageError that begins with `what` where it cannot be read, or is too long."""
     try:
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     except OSError as error:
@@ -47,7 +52,7 @@ def read_text(path: Path, what: str) -> str:
         raise UsageError(f"{what}: {error.strerror}") from None
     finally:
         os.close(handle)
-    return data.decode("utf-8")
+    return data
 
 
 def _read(handle: int, what: str) -> bytes:

@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
+from fltk import catalogue, own_data
 from fltk.errors import UsageError, unknown
+from fltk.fields import at_least, at_most, option, positive, whole
 from fltk.hyper import FLOAT32, MANY
 from fltk.names import (
     ATTACKS,
     DATASETS,
     DEFENCES,
     IMPORTED,
-    METHODS,
     MODELS,
     OWN,
     SCHEMES,
@@ -36,42 +36,11 @@ CLIENT_OPTIMISERS = ("sgd", "adam", "adamw")
 MAP_CONTROLS = ("shuffle", "uniform", "identity", "random")
 
 
-def option(default: Any, text: str, **extra: Any) -> Any:
-    """A dataclass field with its help text; `choices` in `extra` lists the admissible values.
-
-    A field that comes to a class later is marked `later=True`: at its default it does not enter a run's hash, so that
-    runs from before it keep theirs.
-    """
-    return field(default=default, metadata={"help": text, **extra})
-
-
-def whole(text: str) -> int | None:
-    """The number that a text of decimal digits says; None for any other text, also for more digits than a seed has."""
-    word = text.strip()
-    return int(word) if word.isdecimal() and word.isascii() and len(word) < 20 else None
-
-
-def _positive(name: str, value: float, most: float = FLOAT32) -> None:
-    if not (value > 0 and math.isfinite(value)):
-        raise UsageError(f"--{name} must be a positive number, not {value}")
-    _at_most(name, value, most)
-
-
-def _at_most(name: str, value: float, high: float) -> None:
-    if not value <= high:
-        raise UsageError(f"--{name} must be at most {high:.10g}, not {value}")
-
-
-def _at_least(name: str, value: float, low: float) -> None:
-    if not value >= low:
-        raise UsageError(f"--{name} must be at least {low}, not {value}")
-
-
 def _whole(field_name: str, value: int, low: int) -> None:
     """A count from `low` to MANY, by the name of its field."""
     name = field_name.replace("_", "-")
-    _at_least(name, value, low)
-    _at_most(name, value, MANY)
+    at_least(name, value, low)
+    at_most(name, value, MANY)
 
 
 def _seed(name: str, value: int, low: int) -> None:
@@ -94,13 +63,25 @@ def _choice(config: object, name: str, known: tuple[str, ...]) -> None:
     object.__setattr__(config, field_name, value)  # a frozen dataclass, which is still being made
 
 
+def _named(config: object, name: str, kind: str, also: tuple[str, ...] = ()) -> None:
+    """The field takes a name of the catalogue, in whatever case it was written; UsageError for another one."""
+    value = getattr(config, name)
+    if value not in also:
+        object.__setattr__(config, name, catalogue.spelled(kind, value))
+
+
 @dataclass(frozen=True)
 class PartitionConfig:
     """Which data, and who holds what."""
 
-    dataset: str = option("digits", "data set", choices=DATASETS)
+    dataset: str = option(
+        "digits",
+        "data set (fltk data lists them), a file (csv, parquet, npz, safetensors), a folder of images, or FILE.py:NAME",
+        choices=DATASETS,
+        kind="dataset",
+    )
     subset: int = option(0, "use a stratified, seeded part of this many samples (0: all)")
-    scheme: str = option("dirichlet", "partitioning scheme", choices=SCHEMES)
+    scheme: str = option("dirichlet", "partitioning scheme, also FILE.py:NAME", choices=SCHEMES, kind="scheme")
     alpha: float = option(
         0.1, "Dirichlet concentration: smaller is more heterogeneous (dirichlet*, extended-dirichlet, quantity)"
     )
@@ -123,14 +104,18 @@ class PartitionConfig:
     val_share: float = option(0.2, "share of a client's training part held out for validation")
     partition_seed: int = option(0, "seed of the partition")
     public: int = option(0, "samples that no client holds and that the server has in public (feddf, fedmd)", later=True)
+    label: str = option("", "own table: the column of class labels", later=True, sparse=True)
+    client: str = option("", "own table: the column of natural clients (scheme natural)", later=True, sparse=True)
+    group: str = option("", "own table: the column of known groups of clients", later=True, sparse=True)
     from_pfllib: str = option("", "import data and clients from a folder written by PFLlib (train/*.npz, test/*.npz)")
 
     def __post_init__(self) -> None:
-        if not self.dataset.startswith(OWN):
-            _choice(self, "dataset", (*DATASETS, IMPORTED) if self.from_pfllib else DATASETS)
-        _choice(self, "scheme", (*SCHEMES, IMPORTED) if self.from_pfllib else SCHEMES)
+        imported = (IMPORTED,) if self.from_pfllib else ()
+        if not (self.dataset.startswith(OWN) or own_data.is_data(self.dataset)):
+            _named(self, "dataset", "dataset", imported)
+        _named(self, "scheme", "scheme", imported)
         _choice(self, "test-split", ("local", "match", "global"))
-        _positive("alpha", self.alpha)
+        positive("alpha", self.alpha)
         for name in ("classes_per_client", "shards_per_client", "groups", "min_size", "clients"):
             _whole(name, getattr(self, name), 1)
         for name in ("subset", "newcomers", "public"):
@@ -165,7 +150,12 @@ def ignored(scheme: str) -> frozenset[str]:
 class TrainConfig:
     """How the clients train, shared by all methods so that comparisons have equal budgets."""
 
-    model: str = option("", "network (empty: mlp for images, cnn1d for time series)", choices=("", *MODELS))
+    model: str = option(
+        "",
+        "network (empty: mlp for images and tables, cnn1d for time series), also FILE.py:NAME",
+        choices=("", *MODELS),
+        kind="model",
+    )
     hidden: str = option("100", "mlp: hidden layer sizes, separated by commas (none: softmax regression)")
     rounds: int = option(30, "communication rounds")
     participation: float = option(1.0, "share of clients sampled in each round")
@@ -251,24 +241,24 @@ class TrainConfig:
         _choice(self, "map-control", ("", *MAP_CONTROLS))
         _check_client_optimiser(self)
         _check_server_optimiser(self)
-        _choice(self, "model", ("", *MODELS))
+        _named(self, "model", "model", ("",))
         _choice(self, "own-step", OWN_STEPS)
         _choice(self, "lr-schedule", ("constant", "cosine", "exponential"))
         _choice(self, "agg-weights", ("samples", "uniform"))
         _choice(self, "head-mix", ("rows", "classes"))
         _choice(self, "step", STEPS)
-        _positive("lr", self.lr)
-        _positive("lr-decay", self.lr_decay)
+        positive("lr", self.lr)
+        positive("lr-decay", self.lr_decay)
         for name in ("rounds", "batch_size", "eval_every"):
             _whole(name, getattr(self, name), 1)
         _whole("steps", self.steps, 0)
         if self.steps == 0:
-            _positive("epochs", self.epochs, MANY)
+            positive("epochs", self.epochs, MANY)
         if not 0 < self.participation <= 1:
             raise UsageError(f"--participation must lie in (0, 1], not {self.participation}")
         _share("momentum", self.momentum, open_top=True)
-        _at_least("weight-decay", self.weight_decay, 0)
-        _at_most("weight-decay", self.weight_decay, FLOAT32)
+        at_least("weight-decay", self.weight_decay, 0)
+        at_most("weight-decay", self.weight_decay, FLOAT32)
         self.hidden_sizes()
 
     @property
@@ -325,9 +315,9 @@ def _check_client_optimiser(config: TrainConfig) -> None:
         raise UsageError(f"--momentum is for --client-opt sgd, not for {config.client_opt}: use --adam-beta1")
     _share("adam-beta1", config.adam_beta1, open_top=True)
     _share("adam-beta2", config.adam_beta2, open_top=True)
-    _positive("adam-eps", config.adam_eps)
+    positive("adam-eps", config.adam_eps)
     if config.clip_grad:
-        _positive("clip-grad", config.clip_grad)
+        positive("clip-grad", config.clip_grad)
 
 
 def _check_server_optimiser(config: TrainConfig) -> None:
@@ -339,11 +329,11 @@ def _check_server_optimiser(config: TrainConfig) -> None:
             if getattr(config, name) != default[name].default:
                 raise UsageError(f"--{name.replace('_', '-')} needs --server-opt {'|'.join(SERVER_OPTIMISERS)}")
     if config.server_lr:
-        _positive("server-lr", config.server_lr)
+        positive("server-lr", config.server_lr)
     if config.server_beta1 != -1:
         _share("server-beta1", config.server_beta1, open_top=True)
     _share("server-beta2", config.server_beta2, open_top=True)
-    _positive("server-tau", config.server_tau)
+    positive("server-tau", config.server_tau)
 
 
 @dataclass(frozen=True)
@@ -361,7 +351,7 @@ class JoinConfig:
         _choice(self, "finetune", ("head", "all", "none"))
         _whole("epochs", self.epochs, 1)
         if self.lr:
-            _positive("lr", self.lr)
+            positive("lr", self.lr)
         if not 0 < self.share <= 1:
             raise UsageError(f"--share must lie in (0, 1], not {self.share}")
         _whole("at_round", self.at_round, 0)
@@ -386,7 +376,7 @@ class JoinConfig:
 class AttackConfig:
     """Who attacks, when and with what; an empty kind is no attack. Rounds are counted from 1."""
 
-    kind: str = option("", "what malicious clients do (fltk attacks lists it)", choices=("", *ATTACKS))
+    kind: str = option("", "what malicious clients do (fltk attacks lists it)", choices=("", *ATTACKS), kind="attack")
     malicious: float = option(0.2, "share of all clients that are malicious")
     attackers: str = option("", "malicious clients by number, such as 3,7, in place of a share")
     attack_start: int = option(1, "first attacked round")
@@ -395,11 +385,11 @@ class AttackConfig:
     attack_seed: int = option(-1, "seed of who is malicious and of the attack's random numbers (-1: the run's)")
 
     def __post_init__(self) -> None:
-        _choice(self, "kind", ("", *ATTACKS))
+        _named(self, "kind", "attack", ("",))
         _share("malicious", self.malicious, open_top=True)
         _whole("attack_start", self.attack_start, 1)
         _whole("attack_stop", self.attack_stop, 0)
-        _positive("attack-size", self.attack_size, MANY)
+        positive("attack-size", self.attack_size, MANY)
         _seed("attack-seed", self.attack_seed, -1)
         if self.attack_stop and self.attack_stop <= self.attack_start:
             raise UsageError(
@@ -425,7 +415,9 @@ class AttackConfig:
 class DefenceConfig:
     """What the server does about malicious clients; an empty name is plain averaging."""
 
-    defence: str = option("", "robust rule of the server (fltk defences lists it)", choices=("", *DEFENCES))
+    defence: str = option(
+        "", "robust rule of the server (fltk defences lists it)", choices=("", *DEFENCES), kind="defence"
+    )
     defence_fraction: float = option(
         -1.0,
         "share of malicious clients that the defence assumes (-1: the true one, which no server knows; 0.2 without an "
@@ -439,7 +431,7 @@ class DefenceConfig:
     root_samples: int = option(100, "samples of the server's clean set, drawn from the newcomers' data (fltrust)")
 
     def __post_init__(self) -> None:
-        _choice(self, "defence", ("", *DEFENCES))
+        _named(self, "defence", "defence", ("",))
         _choice(self, "defence-weights", ("", "method", "uniform"))
         _whole("root_samples", self.root_samples, 1)
         if self.defence_fraction != -1:
@@ -464,13 +456,13 @@ class RunConfig:
     defence_params: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _choice(self, "method", tuple(METHODS))
+        _named(self, "method", "method")
         _seed("seed", self.seed, 0)
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain data; the form that is stored and hashed."""
         return {
-            "partition": asdict(self.partition),
+            "partition": as_stored(self.partition),
             "train": asdict(self.train),
             "method": self.method,
             "params": dict(self.params),
@@ -490,8 +482,8 @@ class RunConfig:
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> RunConfig:
-        """The inverse of `to_dict`; unknown keys are refused by name."""
-        return RunConfig(
+        """The inverse of `to_dict`, for stored data. Unknown keys, and code without its hash, are refused by name."""
+        made = RunConfig(
             partition=build(PartitionConfig, data.get("partition", {})),
             train=build(TrainConfig, data.get("train", {})),
             method=data.get("method", "attn"),
@@ -502,6 +494,21 @@ class RunConfig:
             defence=build(DefenceConfig, data.get("defence", {})),
             defence_params=dict(data.get("defence_params", {})),
         )
+        for name in made.names().values():
+            catalogue.require_hash(name)
+        return made
+
+    def names(self) -> dict[str, str]:
+        """By kind of the catalogue: the names in this configuration, without empty ones."""
+        found = {
+            "method": self.method,
+            "model": self.train.model,
+            "dataset": self.partition.dataset,
+            "scheme": self.partition.scheme,
+            "attack": self.attack.kind,
+            "defence": self.defence.defence,
+        }
+        return {kind: name for kind, name in found.items() if name}
 
     def digest(self) -> str:
         """SHA-256 of the canonical JSON: equal for equal experiments."""
@@ -513,6 +520,20 @@ def _hashed(config: Any) -> dict[str, Any]:
     """The settings that enter the hash: all but those that came later and stand at their default."""
     late = {f.name for f in fields(config) if f.metadata.get("later") and getattr(config, f.name) == f.default}
     return {name: value for name, value in asdict(config).items() if name not in late}
+
+
+def as_stored(config: Any) -> dict[str, Any]:
+    """A configuration as plain data, without sparse settings at their default."""
+    left = {f.name for f in fields(config) if f.metadata.get("sparse") and getattr(config, f.name) == f.default}
+    return {name: value for name, value in asdict(config).items() if name not in left}
+
+
+def stored_partition(values: Mapping[str, Any]) -> PartitionConfig:
+    """The configuration of a stored partition; refuses code without its hash, which fltk never stores."""
+    made: PartitionConfig = build(PartitionConfig, values)
+    catalogue.require_hash(made.dataset)
+    catalogue.require_hash(made.scheme)
+    return made
 
 
 def build(cls: type[Any], values: Mapping[str, Any]) -> Any:

@@ -36,6 +36,10 @@ class Mismatch(FltkError):
     exit_code = 3
 
 
+class ChangedFiles(FltkError):
+    """Files are not those that a run or partition was made from."""
+
+
 class Diverged(FltkError):
     """Local training left the finite numbers."""
 

@@ -18,20 +18,21 @@ import numpy as np
 from fltk import attacks, channel, defences, methods, partition
 from fltk import engine as engines
 from fltk.attacks.campaign import Campaign, choose
-from fltk.config import PartitionConfig, RunConfig
-from fltk.config import build as build_config
-from fltk.data import load
+from fltk.config import PartitionConfig, RunConfig, TrainConfig, as_stored, stored_partition
+from fltk.data import load, own_sets
 from fltk.data.dataset import Dataset
 from fltk.data.own import given, named, subset_of
-from fltk.data.sources import SOURCES
+from fltk.data.sources import SOURCES, folder
 from fltk.engine.base import Engine, Job, Protection, check_device, default_model
-from fltk.errors import FltkError, UsageError
+from fltk.errors import ChangedFiles, FltkError, UsageError
 from fltk.models import zoo
 from fltk.models.layout import Layout
 from fltk.names import OWN
-from fltk.partition import Partition, pfllib, stats
+from fltk.own_code import admit
+from fltk.partition import Partition, pfllib
 from fltk.partition.federation import Federation
 from fltk.partition.federation import build as build_federation
+from fltk.partition.summary import partition_summary
 from fltk.protocol.map import Map
 from fltk.protocol.method import Method
 from fltk.protocol.state import State
@@ -42,6 +43,7 @@ from fltk.registry.changes import Change
 from fltk.registry.heartbeat import beating
 from fltk.registry.method_code import KEY as METHOD_CODE
 from fltk.registry.method_code import method_digest
+from fltk.registry.plugins import code_record, stored_code, with_hashes
 from fltk.registry.rows import TRAINED
 from fltk.rounds import checks, loop
 from fltk.train import augment, streams
@@ -66,6 +68,7 @@ class Place:
     """Where things are and how work is done; nothing here changes a bit of a result.
 
     own: data sets of the user's own (`fltk.data.own`), which configurations call own:NAME.
+    trust_stored_code: run the source that a run of the registry has stored, if its file is not here.
     UsageError for an engine or a device that there is not, before anything is loaded or stored.
     """
 
@@ -75,14 +78,11 @@ class Place:
     device: str = "cpu"
     keep_checkpoints: int = KEEP
     own: tuple[Dataset, ...] = ()
+    trust_stored_code: bool = False
 
     def __post_init__(self) -> None:
         engines.read_spec(self.engine)
         check_device(self.device)
-
-
-class OtherData(FltkError):
-    """The data found are not those that a partition was made from."""
 
 
 @dataclass(frozen=True)
@@ -93,31 +93,6 @@ class Prepared:
     data_fingerprint: str
     partition_id: int
     config: PartitionConfig
-
-
-def label_counts(dataset: Dataset, made: Partition) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """(N_all, C) training samples per client and class, as the client sees its labels (after a permutation)."""
-    counts = stats.label_counts(made.train, dataset.y, dataset.n_classes)
-    if made.transform.get("kind") == "permute":
-        for k, labels in enumerate(made.transform["labels"]):
-            counts[k, labels] = counts[k].copy()
-    return counts
-
-
-def partition_summary(dataset: Dataset, made: Partition) -> dict[str, Any]:
-    """What tables and plots need of a partition without loading the data: counts per client and class, groups, skew."""
-    counts = label_counts(dataset, made)
-    return {
-        "clients": len(made.train) - made.n_newcomers,
-        "newcomers": made.n_newcomers,
-        "classes": list(dataset.classes),
-        "label_counts": counts.tolist(),
-        "groups": None if made.group is None else made.group.tolist(),
-        **({} if made.public is None else {"public": len(made.public)}),
-        "sizes": {part: [len(ids) for ids in getattr(made, part)] for part in ("train", "val", "test")},
-        "attempts": made.attempts,
-        "skew": stats.summary(counts[: len(counts) - made.n_newcomers]),
-    }
 
 
 def save_partition(store: Store, dataset: Dataset, made: Partition, name: str | None = None) -> int:
@@ -131,7 +106,7 @@ def save_partition(store: Store, dataset: Dataset, made: Partition, name: str | 
             f"configuration dataset={named(dataset)!r}"
         )
     return store.save_partition(
-        config=made.config.__dict__,
+        config=as_stored(made.config),
         arrays=partition.to_arrays(made),
         fingerprint=made.fingerprint,
         data_fingerprint=made.data_fingerprint,
@@ -149,7 +124,7 @@ def prepare(config: PartitionConfig, place: Place, store: Store, stored: Partiti
     dataset = dataset_of(config, place)
     if stored.data_fingerprint != dataset.fingerprint:
         found = config.from_pfllib or f"--dataset {config.dataset}"
-        raise OtherData(
+        raise ChangedFiles(
             f"the data of {found} changed since part{stored.id} was created (fingerprint "
             f"{stored.data_fingerprint[:12]} != {dataset.fingerprint[:12]}); use the same files"
         )
@@ -175,7 +150,7 @@ def _again(
 
 def dealt_again(stored: PartitionRow, store: Store, place: Place, error: FltkError) -> partition.Arrays:
     """The arrays of a partition whose file cannot be read; raises `error`, which says so, where nothing helps."""
-    config = build_config(PartitionConfig, stored.config)
+    config = stored_partition(stored.config)
     try:
         return partition.to_arrays(_again(stored, config, dataset_of(config, place), store, error))
     except FltkError:
@@ -186,6 +161,7 @@ def deal(config: PartitionConfig, place: Place) -> tuple[Dataset, Partition]:
     """The data and their partition, from a source by name or from a folder that PFLlib wrote."""
     if config.from_pfllib:
         return pfllib.load(Path(config.from_pfllib), config)
+    config = own_sets.settled(config)
     dataset = dataset_of(config, place)
     return dataset, partition.make(dataset, config)
 
@@ -196,6 +172,9 @@ def dataset_of(config: PartitionConfig, place: Place) -> Dataset:
         return pfllib.load(Path(config.from_pfllib), config)[0]
     if config.dataset.startswith(OWN):
         return subset_of(given(config.dataset, place.own), config.subset, config.partition_seed)
+    if config.dataset not in SOURCES:
+        whole = own_sets.load(own_sets.settled(config), folder(place.data_dir))
+        return subset_of(whole, config.subset, config.partition_seed)
     return load(
         config.dataset, place.data_dir, download=place.download, subset=config.subset, seed=config.partition_seed
     )
@@ -212,6 +191,10 @@ def foresee(config: RunConfig, place: Place) -> RunConfig:
         return _resolved(config, *_imported(config.partition), place.device)
     if config.partition.dataset.startswith(OWN):
         return _resolved(config, config.partition, given(config.partition.dataset, place.own).shape, place.device)
+    if config.partition.dataset not in SOURCES:
+        own = own_sets.settled(config.partition)
+        dataset = own_sets.load(own, folder(place.data_dir))
+        return _resolved(config, replace(own, dataset=dataset.name), dataset.shape, place.device)
     return _resolved(config, config.partition, SOURCES[config.partition.dataset].shape, place.device)
 
 
@@ -223,29 +206,37 @@ def _imported(config: PartitionConfig) -> tuple[PartitionConfig, tuple[int, ...]
 
 
 def _resolved(config: RunConfig, dealt: PartitionConfig, shape: tuple[int, ...], device: str) -> RunConfig:
+    model = config.train.model or default_model(shape)
+    config = with_hashes(replace(config, partition=dealt, train=replace(config.train, model=model)))
     method = methods.create(config.method, config.params)
-    train = replace(config.train, model=config.train.model or default_model(shape))
     check_device(device)
+    base = method.network(lambda: zoo.make(config.train.model, shape, 2, config.train.hidden_sizes()))  # any classes
+    layout = Layout.of(base)
+    check_texts(config.train, dealt)
+
+    step = chosen(config.train.step, layout, device)
+    own_step = own_step_of(config.train.own_step, method)
+    attack_params, defence_params = {}, {}
+    if config.attack.kind:
+        attack_params = methods.resolved(attacks.create(config.attack.kind, config.attack_params))
+    if config.defence.defence:
+        defence_params = methods.resolved(defences.create(config.defence.defence, config.defence_params))
+    return replace(
+        config,
+        train=replace(config.train, step=step, own_step=own_step),
+        params=methods.resolved(method),
+        attack_params=attack_params,
+        defence_params=defence_params,
+    )
+
+
+def check_texts(train: TrainConfig, dealt: PartitionConfig) -> None:
+    """UsageError for a text among the settings that the part of fltk it is for cannot read."""
     train.network_names(dealt.clients)
     if train.channel:
         channel.parse(train.channel)
     if train.augment:
         augment.parse(train.augment)
-    base = method.network(lambda: zoo.make(train.model, shape, 2, train.hidden_sizes()))  # any number of classes
-    layout = Layout.of(base)
-    train = replace(train, step=chosen(train.step, layout, device), own_step=own_step_of(train.own_step, method))
-    return replace(
-        config,
-        partition=dealt,
-        train=train,
-        params=methods.resolved(method),
-        attack_params=methods.resolved(attacks.create(config.attack.kind, config.attack_params))
-        if config.attack.kind
-        else {},
-        defence_params=methods.resolved(defences.create(config.defence.defence, config.defence_params))
-        if config.defence.defence
-        else {},
-    )
 
 
 def own_step_of(asked: str, method: Method) -> str:
@@ -332,7 +323,7 @@ def train(
             partition_id=prepared.partition_id,
             data_fingerprint=prepared.data_fingerprint,
             environment=around,
-            git={**git, METHOD_CODE: method_digest(config.method)},
+            git={**git, METHOD_CODE: method_digest(config.method), **code_record(config)},
             seed=config.seed,
             claim=claim,
         )
@@ -358,6 +349,8 @@ def require_train(run: RunRow, what: str) -> None:
 
 def restore(run: RunRow, store: Store, place: Place) -> tuple[RunConfig, Prepared]:
     """The configuration and the federation of a stored run, checked against what was stored."""
+    if place.trust_stored_code:
+        admit(stored_code(run))
     config = RunConfig.from_dict(run.config)
     stored = None if run.partition_id is None else store.find_partition(run.partition_id)
     prepared = prepare(config.partition, place, store, stored)

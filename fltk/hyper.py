@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any
 
 from fltk.errors import UsageError, unknown
-from fltk.names import canonical
 
 FLOAT32 = 3.4028234663852886e38  # the largest number that weights are computed with
 MANY = 10**9  # rounds, steps, clients, claimed samples for one: more than can be waited for, and sums stay integers
@@ -41,7 +39,7 @@ def hypers(cls: type[Any]) -> list[Hyper]:
     return [
         Hyper(
             name=f.name,
-            kind=str(f.type),
+            kind=_kind(f),
             default=None if f.default is MISSING else f.default,
             help=f.metadata.get("help", ""),
             choices=tuple(f.metadata.get("choices", ())),
@@ -50,16 +48,6 @@ def hypers(cls: type[Any]) -> list[Hyper]:
         )
         for f in fields(cls)
     ]
-
-
-def find(kind: str, name: str, known: Mapping[str, str], option: str) -> type[Any]:
-    """The class "module:class" behind a name of a registry; imported when asked for."""
-    own = canonical(name, known)
-    if own not in known:
-        raise unknown(kind, name, known, option)
-    module, _, attribute = known[own].partition(":")
-    found: type[Any] = getattr(importlib.import_module(module), attribute)
-    return found
 
 
 def create(cls: type[Any], name: str, params: Mapping[str, Any], option: str) -> Any:
@@ -81,9 +69,14 @@ def resolved(made: Any) -> dict[str, Any]:
     return {k: "inf" if v == float("inf") else v for k, v in values.items()}
 
 
+def _kind(f: Field[Any]) -> str:
+    """The type of a field as it is written, also in a file without `from __future__ import annotations`."""
+    return f.type.__name__ if isinstance(f.type, type) else str(f.type)
+
+
 def _admissible(name: str, f: Field[Any], value: Any, option: str) -> Any:
     """`value` in the type of the field and within its range, or the line that says what is."""
-    kinds = str(f.type)
+    kinds = _kind(f)
     say = f"{option} {f.name}={value}: {name} takes"
     unset = value is None or (isinstance(value, str) and value.lower() in ("none", "default"))
     unset &= "None" in kinds
@@ -100,7 +93,7 @@ def _admissible(name: str, f: Field[Any], value: Any, option: str) -> Any:
 
 def _number(f: Field[Any], value: Any, say: str) -> int | float:
     """The number in the type of the field; UsageError, which begins with `say`, outside its range."""
-    whole = str(f.type).startswith("int")
+    whole = _kind(f).startswith("int")
     try:
         number = int(str(value)) if whole else float(value)
     except (TypeError, ValueError, OverflowError):

@@ -7,13 +7,14 @@ from typing import Any
 
 from fltk.attacks.base import Attack
 from fltk.hyper import create as _create
-from fltk.hyper import find
-from fltk.names import ATTACKS
 
 
 def attack_class(name: str) -> type[Attack]:
     """The class behind an attack's name; imported when asked for."""
-    return find("attack", name, ATTACKS, "--kind")
+    from fltk import catalogue
+
+    found: type[Attack] = catalogue.find("attack", name)
+    return found
 
 
 def create(name: str, params: Mapping[str, Any]) -> Attack:

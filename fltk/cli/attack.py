@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from fltk import catalogue
 from fltk.cli.command import Option, command
 from fltk.cli.context import Settings
 from fltk.cli.options import config_option, method_params, options_from, parse_set, set_option, tell_idle
 from fltk.cli.output import Column, emit, output_options
 from fltk.cli.sweep_board import Board, outcome_line
-from fltk.cli.train import keep_option, place_options
-from fltk.config import SEEDS, AttackConfig, DefenceConfig, PartitionConfig, RunConfig, TrainConfig, whole
+from fltk.cli.train import keep_option, place_options, trust_option
+from fltk.config import SEEDS, AttackConfig, DefenceConfig, PartitionConfig, RunConfig, TrainConfig
 from fltk.errors import FltkError, UsageError, unknown
-from fltk.names import ATTACKS, DEFENCES, METHODS, canonical
+from fltk.fields import whole
+from fltk.names import canonical
 
 if TYPE_CHECKING:
     from fltk.registry import RunRow, Store
@@ -124,6 +126,7 @@ SPARSE = (
 @options_from(PartitionConfig, section="Data and partition", default="the run's")
 @options_from(TrainConfig, section="Training", default="the run's")
 @place_options
+@trust_option
 @output_options
 @click.pass_context
 def attack(ctx: click.Context, /, format: str, **params: Any) -> None:
@@ -145,7 +148,14 @@ def attack(ctx: click.Context, /, format: str, **params: Any) -> None:
     from fltk.sweep.assault import Outcome, cells, run, standing
 
     settings: Settings = ctx.obj
-    place = Place(settings.data_dir, params["download"], params["engine"], params["device"], params["keep_checkpoints"])
+    place = Place(
+        settings.data_dir,
+        params["download"],
+        params["engine"],
+        params["device"],
+        params["keep_checkpoints"],
+        trust_stored_code=params["trust_stored_code"],
+    )
     found = cells(_asked(ctx, settings, params), place)
     if not found.attacked and not found.refused:
         raise UsageError("--kind none without --defence is the unattacked baseline: name an attack or a defence")
@@ -179,9 +189,13 @@ def _failures(found: Cells, outcome: Outcome) -> str:
 
 def _asked(ctx: click.Context, settings: Settings, params: Mapping[str, Any]) -> Assault:
     """The options as one object."""
+    from fltk.own_code import admit
+    from fltk.registry.plugins import stored_code
     from fltk.sweep.assault import Assault
 
     run = _base(settings, params["base"], explicit=_given(ctx, "base"), readonly=params["dry_run"])
+    if run is not None and params["trust_stored_code"]:
+        admit(stored_code(run))
     base = RunConfig() if run is None else RunConfig.from_dict(run.config).clean
     if not _given(ctx, "partition_seed") and run is None:
         base = replace(base, partition=replace(base.partition, partition_seed=base.seed))
@@ -191,10 +205,10 @@ def _asked(ctx: click.Context, settings: Settings, params: Mapping[str, Any]) ->
         train=_with(ctx, base.train, params),
     )
     tell_idle(ctx, base.partition)
-    kinds = _names("--kind", params["kind"], ATTACKS, params["grid"])
-    found = _names("--defence", params["defence"], DEFENCES, params["grid"])
+    kinds = _names("attack", params["kind"], params["grid"])
+    found = _names("defence", params["defence"], params["grid"])
     named = params["method"] or base.method
-    chosen = _names("--method", named, METHODS, params["grid"], none=False)
+    chosen = _names("method", named, params["grid"], none=False)
     seeds = _seeds(params["seed"], base.seed, params["grid"])
     own = {base.method: dict(base.params)} if run is not None else {}
     extra = method_params(ctx)
@@ -259,8 +273,9 @@ def _named(ctx: click.Context, own: Mapping[str, Any]) -> set[str]:
     return found | {key for key in ("method", "seed") if _given(ctx, key)}
 
 
-def _names(option: str, text: str, known: Mapping[str, str], grid: bool, *, none: bool = True) -> tuple[str, ...]:
+def _names(kind: str, text: str, grid: bool, *, none: bool = True) -> tuple[str, ...]:
     """Names separated by commas; `all` is every one there is, and several need --grid."""
+    option, known = catalogue.KINDS[kind].option, catalogue.names(kind)
     words = [word.strip() for word in text.split(",") if word.strip()]
     names: list[str] = []
     allowed = [*known, ALL, *([NONE] if none else [])]
@@ -268,12 +283,10 @@ def _names(option: str, text: str, known: Mapping[str, str], grid: bool, *, none
         word = canonical(written, allowed)
         if word == ALL:
             names += known
-        elif word in allowed:
+        elif word in allowed or catalogue.is_own(word):
             names.append(word)
         else:
-            raise unknown(
-                option.removeprefix("--").replace("kind", "attack"), word, [*known, *([NONE] if none else [])], option
-            )
+            raise unknown(kind, word, [*known, *([NONE] if none else [])], option)
     if not names:
         raise UsageError(f"{option} needs a name")
     if len(set(names)) > 1 and not grid:

@@ -189,6 +189,15 @@ class Group(click.Group):
         return super().resolve_command(ctx, args)
 
 
+def behind_global(args: list[str]) -> int:
+    """Where the first word stands that is no global option."""
+    with_value, alone = ("--db", "--data-dir"), ("-q", "--quiet", "-v", "-vv", "--verbose", "--color", "--no-color")
+    position = 0
+    while position < len(args) and args[position].split("=")[0] in (*with_value, *alone):
+        position += 2 if args[position] in with_value else 1
+    return min(position, len(args))
+
+
 def near_match(kind: str, name: str, known: Iterable[str]) -> str:
     """`no such command 'tra'; did you mean train?`, or what there is."""
     return f"no such {kind} {name!r}; {hint(name, list(known), COMMAND_SYNONYMS)}"

@@ -11,7 +11,7 @@ from fltk.cli.command import Option, command
 from fltk.cli.context import Settings
 from fltk.cli.options import Names
 from fltk.cli.output import Column, emit, output_options
-from fltk.cli.train import place_options
+from fltk.cli.train import place_options, trust_option
 from fltk.errors import UsageError
 from fltk.names import DEPLOY_PRIORS, DEPLOY_WEIGHTS, DEPLOYMENTS
 
@@ -96,6 +96,7 @@ UNDECIDED = "there are no validation data, so nothing was selected"
     help="print every candidate, also when there are many",
 )
 @place_options
+@trust_option
 @output_options
 @click.pass_obj
 def evaluate(
@@ -130,7 +131,13 @@ def evaluate(
         raise UsageError("--brief and --full contradict each other; leave one of them out")
     deployment = Deployment(deploy, deploy_prior, deploy_w)
     kept = _kept(deployment, brief, full)
-    place = Place(settings.data_dir, params["download"], params["engine"], params["device"])
+    place = Place(
+        settings.data_dir,
+        params["download"],
+        params["engine"],
+        params["device"],
+        trust_stored_code=params["trust_stored_code"],
+    )
     rows: list[dict[str, Any]] = []
     notes: dict[str, Any] = {}
     with Store(settings.db) as store:

@@ -13,8 +13,8 @@ import click
 from fltk.cli.command import Option
 from fltk.cli.options import Names
 from fltk.cli.terminal import echo
-from fltk.config import whole
 from fltk.errors import UsageError
+from fltk.fields import whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

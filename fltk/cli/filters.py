@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from fltk import catalogue, own_data
 from fltk.cli.command import Option
 from fltk.errors import FltkError, UsageError, unknown
-from fltk.names import DATASETS, IMPORTED, KINDS, METHODS, canonical
+from fltk.names import IMPORTED, KINDS, canonical
 
 if TYPE_CHECKING:
     from fltk.registry import RunRow, Store
@@ -108,8 +109,8 @@ def runs_to_draw(
 
 def named(found: Sequence[RunRow], method: str | None, dataset: str | None, kind: str) -> list[RunRow]:
     """The runs with one of the methods, on one of the data sets, of the kind; UsageError for a name that is none."""
-    methods = _names(method, "method", (*METHODS, *(run.method for run in found)))
-    datasets = _names(dataset, "dataset", (*DATASETS, IMPORTED, *(run.dataset for run in found)))
+    methods = _names(method, "method", (*catalogue.names("method"), *(run.method for run in found)))
+    datasets = _names(dataset, "dataset", (*catalogue.names("dataset"), IMPORTED, *(run.dataset for run in found)))
     chosen = []
     for run in found:
         fits = not methods or run.method in methods
@@ -130,7 +131,15 @@ def check_kind(kind: str) -> str:
 def _names(text: str | None, option: str, known: Iterable[str]) -> set[str]:
     """The names in a list separated by commas; UsageError for one that does not exist."""
     there = list(dict.fromkeys(known))
-    names = {canonical(name.strip(), there) for name in (text or "").split(",")} - {""}
-    for name in sorted(names - set(there)):
-        raise unknown("data set" if option == "dataset" else option, name, there, f"--{option}")
-    return names
+    chosen: set[str] = set()
+    for word in (text or "").split(","):
+        name = canonical(word.strip(), there)
+        if not name:
+            continue
+
+        # Own code and data are stored with a hash: without it a name means all their versions.
+        versions = [one for one in there if name in (one, catalogue.split(one)[0], own_data.split(one)[0])]
+        if not versions:
+            raise unknown("data set" if option == "dataset" else option, name, there, f"--{option}")
+        chosen.update(versions)
+    return chosen

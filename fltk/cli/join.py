@@ -13,7 +13,7 @@ from fltk.cli.options import SOURCES, config_from, options_from
 from fltk.cli.output import Column, emit, output_options
 from fltk.cli.progress import RunProgress
 from fltk.cli.terminal import echo
-from fltk.cli.train import place_options, shown
+from fltk.cli.train import place_options, shown, trust_option
 from fltk.config import JoinConfig
 from fltk.errors import UsageError
 
@@ -80,6 +80,7 @@ STEPS = {"tuned": "fine-tuned", "scratch": "from scratch", "fedavg_ft": "fedavg-
 )
 @click.option("--name", cls=Option, section="Joining", help="a unique name for the run that is stored")
 @place_options
+@trust_option
 @output_options
 @click.pass_context
 def join_new_client(ctx: click.Context, /, run: str, format: str, **params: Any) -> None:
@@ -99,7 +100,13 @@ def join_new_client(ctx: click.Context, /, run: str, format: str, **params: Any)
 
     settings: Settings = ctx.obj
     asked = _asked(ctx, params)
-    place = Place(settings.data_dir, params["download"], params["engine"], params["device"])
+    place = Place(
+        settings.data_dir,
+        params["download"],
+        params["engine"],
+        params["device"],
+        trust_stored_code=params["trust_stored_code"],
+    )
     with Store(settings.db) as store:
         store.require_writable()
         found = store.find_run(run, "train")

@@ -26,6 +26,7 @@ from fltk.cli.command import Group, epilog
 from fltk.cli.context import Settings, global_options
 from fltk.cli.terminal import echo
 from fltk.errors import FltkError
+from fltk.own_code import blame
 from fltk.signals import ignore, interrupt_once
 
 
@@ -155,7 +156,10 @@ def _expected() -> Iterator[None]:
         place = error.filename or ("stdout" if _fails(sys.stdout) else "")
         raise FltkError(f"{place}: {error.strerror}" if place else error.strerror) from None
     except Exception as error:
-        raise _internal(error) from None
+        own = blame(error)
+        if own is not None:  # raised in the user's code: its line is what they need
+            _show_traceback(error)
+        raise own or _internal(error) from None
 
 
 def _reader_left() -> bool:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
 from typing import Any
 
 import click
 
+from fltk import catalogue
 from fltk.cli.command import command
 from fltk.cli.output import Column, emit, output_options
 from fltk.cli.terminal import echo
-from fltk.errors import unknown
-from fltk.names import METHODS, canonical
 
 COLUMNS = [
     Column("method"),
@@ -31,18 +29,16 @@ COLUMNS = [
 def methods(name: str | None, format: str) -> None:
     """List the methods, or explain one.
 
-    With a NAME: its citation, its equations, what differs from the paper, and its hyper-parameters (set with
-    `fltk train --set KEY=VALUE`). Every method trains, resumes, is evaluated and reports a collaboration map; the list
-    says what kind of map it is and which part of the model is shared (sent to the server and averaged).
+    With a NAME, which may be of your own (my.py:Mine): its citation, its equations, what differs from the paper, and
+    its hyper-parameters (set with `fltk train --set KEY=VALUE`). Every method trains, resumes, is evaluated and reports
+    a collaboration map; the list says what kind of map it is and which part of the model is shared (sent to the server
+    and averaged).
     """
     if name is None:
-        rows = [_row(method) for method in METHODS]
+        rows = [_row(method) for method in catalogue.names("method")]
         emit(rows, [c for c in COLUMNS if c.key != "cannot" or any(row["cannot"] for row in rows)], format)
     else:
-        from fltk.methods import method_class
-
-        own = check_name("method", name, METHODS)
-        explain(own, method_class(own), "--set", "method", format)
+        explain("method", name, "--set", format)
 
 
 def _row(name: str) -> dict[str, Any]:
@@ -60,18 +56,12 @@ def _row(name: str) -> dict[str, Any]:
     }
 
 
-def check_name(kind: str, name: str, known: Iterable[str]) -> str:
-    """The known name that is meant; UsageError where there is none. NAME stands for the argument in the error."""
-    found = canonical(name, known)
-    if found not in known:
-        raise unknown(kind, name, known, "NAME")
-    return found
-
-
-def explain(name: str, cls: type[Any], option: str, kind: str, format: str) -> None:
-    """What a file of the package says about itself, and its hyper-parameters, which `option` sets."""
+def explain(kind: str, given: str, option: str, format: str) -> None:
+    """What the file of a method, attack or defence says about itself, and its hyper-parameters, which `option` sets."""
     from fltk.hyper import hypers
 
+    name = catalogue.spelled(kind, given, "NAME")
+    cls = catalogue.find(kind, name, "NAME")
     doc = (sys.modules[cls.__module__].__doc__ or "").strip()
     rows = [
         {"name": h.name, "default": h.default, "range": _range(h.low, h.high, h.choices), "help": h.help}

@@ -15,6 +15,7 @@ from typing import Any, TypeVar, get_type_hints
 import click
 from click.core import ParameterSource
 
+from fltk import catalogue, ledger, own_data
 from fltk.bounded import read_toml
 from fltk.cli.command import Option
 from fltk.cli.context import Settings
@@ -41,7 +42,9 @@ KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "
 class Names(click.Choice[str]):
     """A choice, in any case, whose error says what was close. An empty name may be a default but is not shown."""
 
-    def __init__(self, names: Iterable[str]) -> None:
+    def __init__(self, names: Iterable[str], kind: str = "") -> None:
+        """`kind`: of the catalogue, if names of installed packages and own code are admissible, too."""
+        self.kind = kind
         given = tuple(names)
         super().__init__([name for name in given if name])
         self.allows_empty = "" in given
@@ -52,7 +55,15 @@ class Names(click.Choice[str]):
         found = canonical(str(value), names)
         if found in names or (value == "" and self.allows_empty):
             return found
+        if self.kind and self._is_own(found):
+            return found
+        if self.kind and found in catalogue.names(self.kind):
+            return found
         self.fail(f"there is no {value!r}; {hint(str(value), names)}", param, ctx)
+
+    def _is_own(self, name: str) -> bool:
+        """Whether a name means code or data of the user's own."""
+        return catalogue.is_own(name) or (self.kind == "dataset" and own_data.is_data(name))
 
 
 def options_from(cls: type, *, section: str = "", leave_out: Iterable[str] = (), default: str = "") -> Callable[[F], F]:
@@ -86,7 +97,7 @@ def _option(item: Field[Any], kind: type, section: str, default: str) -> Callabl
         item.name,
         cls=Option,
         section=section,
-        type=Names(choices) if choices else kind,
+        type=Names(choices, item.metadata.get("kind", "")) if choices else kind,
         default=item.default,
         show_default=item.default != "" and not default,
         help=f"{text} [default: {default}]" if default else text,
@@ -102,9 +113,14 @@ def config_from(cls: type[C], params: Mapping[str, Any]) -> C:
 def partition_config(ctx: click.Context, params: Mapping[str, Any]) -> PartitionConfig:
     """The partition's configuration; an imported federation keeps all its clients unless newcomers were asked for.
 
+    A table with a column of clients is partitioned by it unless another scheme is asked for.
+
     UsageError for a flag that the imported folder settles. Other settings that do not apply are told.
     """
     config = config_from(PartitionConfig, params)
+    by_client = config.client or ledger.data_names().get(config.dataset, {}).get("client")
+    if by_client and _source(ctx, "scheme") == "default":
+        config = replace(config, scheme="natural")
     tell_idle(ctx, config)
     if config.from_pfllib and _source(ctx, "newcomers") == "default":
         return replace(config, newcomers=0)

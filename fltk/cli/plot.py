@@ -380,6 +380,7 @@ def _place(run: RunRow) -> tuple[int, ...]:
     """Where a run stands in the figure: by attack, method and defence, each in the order of its list."""
     asked = [run.config.get(table, {}).get(key, "") for table, key in (("attack", "kind"), ("defence", "defence"))]
     known = ((METHODS, run.method), (DEFENCES, asked[1]), (ATTACKS, asked[0]))
+    # The order of the built-in lists; own code and a missing attack or defence stand before them.
     return tuple([*names].index(name) if name in names else -1 for names, name in known)
 
 

@@ -11,7 +11,7 @@ from fltk.cli.command import Finite, Option, command
 from fltk.cli.context import Settings
 from fltk.cli.output import Column, emit, output_options
 from fltk.cli.progress import RunProgress
-from fltk.cli.train import place_options, shown
+from fltk.cli.train import place_options, shown, trust_option
 
 if TYPE_CHECKING:
     from fltk.evaluation.reproduce import Reproduction
@@ -50,6 +50,7 @@ COLUMNS = [
     help="relative difference up to which the numbers of the last round count as the same (0: none)",
 )
 @place_options
+@trust_option
 @output_options
 @click.pass_context
 def reproduce(
@@ -79,7 +80,13 @@ def reproduce(
     with Store(settings.db, readonly=True) as store:
         for found in [store.find_run(ref, "train") for ref in run]:
             device = params["device"] if chosen else store.environment(found.id).get("device", params["device"])
-            place = Place(settings.data_dir, params["download"], params["engine"], device)
+            place = Place(
+                settings.data_dir,
+                params["download"],
+                params["engine"],
+                device,
+                trust_stored_code=params["trust_stored_code"],
+            )
             done = _reproduce(store, found, place, rounds, tolerance, settings)
             rows.append(_row(found, done))
             notes |= _told(found, done)

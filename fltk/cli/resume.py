@@ -12,7 +12,7 @@ from fltk.cli.context import Settings
 from fltk.cli.output import emit, output_options
 from fltk.cli.profile import heard, new_profile, profile_option, watch_of, with_profile
 from fltk.cli.progress import RunProgress
-from fltk.cli.train import COLUMNS, finished, keep_option, place_options, shown
+from fltk.cli.train import COLUMNS, finished, keep_option, place_options, shown, trust_option
 from fltk.errors import UsageError
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 )
 @keep_option
 @place_options
+@trust_option
 @profile_option
 @output_options
 @click.pass_context
@@ -65,7 +66,14 @@ def resume(
         device = params["device"]
         if ctx.get_parameter_source("device") is ParameterSource.DEFAULT:
             device = store.environment(found.id).get("device", device)
-        place = Place(settings.data_dir, params["download"], params["engine"], device, params["keep_checkpoints"])
+        place = Place(
+            settings.data_dir,
+            params["download"],
+            params["engine"],
+            device,
+            params["keep_checkpoints"],
+            trust_stored_code=params["trust_stored_code"],
+        )
         profile = new_profile(params["profile"])
         done = _resume(store, found, place, settings, from_round, allow_changed, profile)
         _tell(found, done, settings)

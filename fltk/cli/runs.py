@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fltk.cli.command import Group, Option, epilog
+from fltk.cli.command import Group, Option, behind_global, epilog
 from fltk.cli.context import Settings, uncollected
 from fltk.cli.filters import ALL, best_on_option, check_kind, named
 from fltk.cli.output import Column, emit, output_options
+from fltk.cli.runs_code import code
 from fltk.cli.runs_edit import EDITS
 from fltk.config import ignored
 from fltk.errors import UsageError
@@ -63,7 +64,7 @@ class RunsGroup(Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Put `list` in front of what is no member; global options may stand before either."""
-        first = _behind_global(args)
+        first = behind_global(args)
         if args[first : first + 1] not in (["-h"], ["--help"]) and (first == len(args) or args[first] not in MEMBERS):
             args = [*args[:first], self.shorthand, *args[first:]]
         return super().parse_args(ctx, args)
@@ -76,15 +77,6 @@ class RunsGroup(Group):
         """The options of the list, then the members."""
         self.commands["list"].format_options(ctx, formatter)
         self.format_commands(ctx, formatter)
-
-
-def _behind_global(args: list[str]) -> int:
-    """Where the first word stands that is no global option."""
-    with_value, alone = ("--db", "--data-dir"), ("-q", "--quiet", "-v", "-vv", "--verbose", "--color", "--no-color")
-    position = 0
-    while position < len(args) and args[position].split("=")[0] in (*with_value, *alone):
-        position += 2 if args[position] in with_value else 1
-    return min(position, len(args))
 
 
 @click.group(
@@ -171,7 +163,7 @@ def listing(
             _emit_list(rows, format)
 
 
-for edit in EDITS:
+for edit in (*EDITS, code):
     runs.add_command(edit)
 MEMBERS = tuple(runs.commands)
 
@@ -209,6 +201,7 @@ def _line(run: RunRow) -> dict[str, Any]:
 
 def _details(store: Store, run: RunRow) -> list[dict[str, Any]]:
     """Key and value of all that is stored about a run, its numbers last; of settings also where they came from."""
+    from fltk.registry.plugins import records
     from fltk.registry.where import flatten
 
     facts: dict[str, Any] = {
@@ -229,6 +222,9 @@ def _details(store: Store, run: RunRow) -> list[dict[str, Any]]:
         "note": run.note or None,
         "tags": dict(run.tags) or None,
     }
+    paths = [str(record.get("path")) for record in records(run)]
+    if paths:
+        facts["own code"] = sorted(set(paths))
     rows = [{"key": key, "value": value, "origin": None} for key, value in facts.items()]
     rest = "default" if run.origin else None  # a run that no command line made has no origins
     for key, value in flatten(run.config).items():

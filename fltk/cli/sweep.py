@@ -133,7 +133,13 @@ def sweep(
         emit_trials(plan, settings, format)
         return
     deploy = deployment(plan)
-    place = Place(settings.data_dir, params["download"], params["engine"], params["device"], params["keep_checkpoints"])
+    place = Place(
+        settings.data_dir,
+        params["download"],
+        params["engine"],
+        params["device"],
+        params["keep_checkpoints"],
+    )
     failures: dict[str, str] = {}
     if dry_run or status:
         found, deployed = _look(plan, place, settings, deploy)

@@ -6,10 +6,10 @@ from typing import Any
 
 import click
 
+from fltk import catalogue
 from fltk.cli.command import command
-from fltk.cli.methods import check_name, explain
+from fltk.cli.methods import explain
 from fltk.cli.output import Column, emit, output_options
-from fltk.names import ATTACKS, DEFENCES
 
 ATTACK_COLUMNS = [
     Column("attack"),
@@ -41,13 +41,10 @@ def attacks(name: str | None, format: str) -> None:
     `fltk attack --set-attack KEY=VALUE`). An attack manipulates the data of malicious clients, their training, or their
     uploads; some know the benign clients' updates of the round, or the server's rule.
     """
-    from fltk.attacks import attack_class
-
     if name is not None:
-        own = check_name("attack", name, ATTACKS)
-        explain(own, attack_class(own), "--set-attack", "attack", format)
+        explain("attack", name, "--set-attack", format)
         return
-    emit([_attack(kind) for kind in ATTACKS], ATTACK_COLUMNS, format)
+    emit([_attack(kind) for kind in catalogue.names("attack")], ATTACK_COLUMNS, format)
 
 
 def _attack(name: str) -> dict[str, Any]:
@@ -77,13 +74,10 @@ def defences(name: str | None, format: str) -> None:
     replaces the average, or both; the list says which, for methods with one global model, with cluster models, and with
     an average of its own for each client.
     """
-    from fltk.defences import defence_class
-
     if name is not None:
-        own = check_name("defence", name, DEFENCES)
-        explain(own, defence_class(own), "--set-defence", "defence", format)
+        explain("defence", name, "--set-defence", format)
         return
-    rows = [_defence(kind) for kind in DEFENCES]
+    rows = [_defence(kind) for kind in catalogue.names("defence")]
     if format in ("table", "latex"):
         rows = [_in_words(row) for row in rows]
     emit(rows, DEFENCE_COLUMNS, format)

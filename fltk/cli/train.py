@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from fltk import catalogue
 from fltk.cli.command import Option, command
 from fltk.cli.context import Settings
 from fltk.cli.options import (
@@ -23,9 +24,9 @@ from fltk.cli.options import (
 from fltk.cli.output import Column, emit, output_options
 from fltk.cli.profile import heard, new_profile, profile_option, watch_of, with_profile
 from fltk.cli.progress import RunProgress
-from fltk.config import SEEDS, PartitionConfig, RunConfig, TrainConfig, whole
+from fltk.config import SEEDS, PartitionConfig, RunConfig, TrainConfig
 from fltk.errors import UsageError
-from fltk.names import METHODS, canonical
+from fltk.fields import whole
 
 if TYPE_CHECKING:
     from fltk.experiment import Place, Prepared
@@ -52,6 +53,14 @@ keep_option = click.option(
     cls=Option,
     section="Run",
     help="number of checkpoints to keep",
+)
+
+trust_option = click.option(
+    "--trust-stored-code",
+    is_flag=True,
+    cls=Option,
+    section="Work",
+    help="run the own code that is stored with a run of the registry; read it first, it can do anything",
 )
 
 clean_option = click.option(
@@ -146,7 +155,13 @@ def train(ctx: click.Context, /, format: str, **params: Any) -> None:
     settings = ctx.obj
     _refuse_ignored(ctx, params)
     refuse_unclean(params)
-    place = Place(settings.data_dir, params["download"], params["engine"], params["device"], params["keep_checkpoints"])
+    place = Place(
+        settings.data_dir,
+        params["download"],
+        params["engine"],
+        params["device"],
+        params["keep_checkpoints"],
+    )
     configs = list(_configs(ctx, params))
     with Store(settings.db, create=True) as store:
         store.require_writable()
@@ -184,7 +199,7 @@ def _configs(ctx: click.Context, params: dict[str, Any]) -> Iterator[RunConfig]:
     """
     partition, train = partition_config(ctx, params), config_from(TrainConfig, params)
     seeds = dict.fromkeys(_seed(text) for text in params["seed"].split(","))
-    names = dict.fromkeys(canonical(name.strip(), METHODS) for name in params["method"].split(","))
+    names = dict.fromkeys(catalogue.spelled("method", name.strip()) for name in params["method"].split(","))
     if params["name"] and len(seeds) * len(names) > 1:
         raise UsageError("--name names one run, but several methods or seeds make several")
     given = origins(ctx).get("partition.partition_seed") != "default"
@@ -225,11 +240,11 @@ class _Trainer:
 
     def _one(self, config: RunConfig, stored: PartitionRow | None) -> dict[str, Any]:
         from fltk import experiment
-        from fltk.config import build
+        from fltk.config import stored_partition
 
         profile = new_profile(self.params["profile"])
         if stored is not None:
-            config = replace(config, partition=build(PartitionConfig, stored.config))
+            config = replace(config, partition=stored_partition(stored.config))
         if self.prepared is None or self.dealt != config.partition:
             self.prepared, self.dealt = None, config.partition
             self.prepared = experiment.prepare(config.partition, self.place, self.store, stored)
@@ -315,12 +330,10 @@ def row_of(run: RunRow) -> dict[str, Any]:
 
 def printed_model(run: RunRow) -> str | None:
     """What the personal accuracy is of, in a word: mixed, tuned or personal; None for a method that is not known."""
-    from fltk.methods import method_class
-    from fltk.names import METHODS
-
     if run.last.get("own_step"):
         return "tuned"
-    return method_class(run.method).printed if run.method in METHODS else None
+    found = catalogue.known("method", run.method)
+    return None if found is None else str(found.printed)
 
 
 def shown(scalars: dict[str, float]) -> dict[str, float]:

@@ -30,6 +30,9 @@ class Dataset:
     owner_names: tuple[str, ...]
     session: Ints | None  # (n,) recording; samples of one recording lie in time order and may overlap
     fingerprint: str  # SHA-256 of the shapes and bytes of all arrays
+    group: Ints | None = None  # (n,) known group of the client that a sample belongs to
+    split: Ints | None = None  # (n,) 0, 1, 2 for train, val and test, where the data say so themselves
+    raw: bool = False  # to be standardised by the training data of a partition
 
     def __len__(self) -> int:
         return len(self.y)
@@ -55,10 +58,24 @@ def create(
     owner_kind: str | None = None,
     owner_names: tuple[str, ...] = (),
     session: Ints | None = None,
+    group: Ints | None = None,
+    split: Ints | None = None,
+    raw: bool = False,
 ) -> Dataset:
     """A Dataset with its fingerprint; every array has one entry per sample."""
-    mark = digest({"x": x, "y": y, "is_test": is_test, "owner": owner, "session": session})
-    return Dataset(name, x, y, classes, is_test, owner, owner_kind, owner_names, session, mark)
+    arrays: dict[str, npt.NDArray[Any] | None] = {
+        "x": x,
+        "y": y,
+        "is_test": is_test,
+        "owner": owner,
+        "session": session,
+    }
+    further = {"group": group, "split": split}  # in the fingerprint only of data that have them
+    arrays |= {key: array for key, array in further.items() if array is not None}
+    mark = digest(arrays)
+    return Dataset(
+        name, x, y, classes, is_test, owner, owner_kind, owner_names, session, mark, group=group, split=split, raw=raw
+    )
 
 
 def digest(arrays: Mapping[str, npt.NDArray[Any] | None]) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from fltk import catalogue, own_data
 from fltk.data.dataset import Dataset, Ints, create, stream
 from fltk.data.subset import stratified
 from fltk.errors import UsageError
@@ -55,6 +56,7 @@ def own(
 def named(dataset: Dataset) -> str:
     """What a configuration calls the data: the name of a source of fltk, or one that begins with own:."""
     known = dataset.name in (*DATASETS, IMPORTED) or dataset.name.startswith(OWN)
+    known = known or catalogue.is_own(dataset.name) or own_data.is_data(dataset.name)
     return dataset.name if known else OWN + dataset.name
 
 
@@ -82,6 +84,9 @@ def subset_of(dataset: Dataset, size: int, seed: int) -> Dataset:
         owner_kind=dataset.owner_kind,
         owner_names=dataset.owner_names,
         session=_taken(dataset.session, keep),
+        group=_taken(dataset.group, keep),
+        split=_taken(dataset.split, keep),
+        raw=dataset.raw,
     )
 
 

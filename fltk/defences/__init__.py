@@ -7,13 +7,14 @@ from typing import Any
 
 from fltk.defences.base import Defence
 from fltk.hyper import create as _create
-from fltk.hyper import find
-from fltk.names import DEFENCES
 
 
 def defence_class(name: str) -> type[Defence]:
     """The class behind a defence's name; imported when asked for."""
-    return find("defence", name, DEFENCES, "--defence")
+    from fltk import catalogue
+
+    found: type[Defence] = catalogue.find("defence", name)
+    return found
 
 
 def create(name: str, params: Mapping[str, Any]) -> Defence:

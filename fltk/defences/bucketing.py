@@ -21,9 +21,7 @@ import torch
 from torch import Tensor
 
 from fltk.defences.base import Combined, Defence, Facts, hyper
-from fltk.hyper import find
 from fltk.memory.products import Gram
-from fltk.names import DEFENCES
 from fltk.protocol.averaging import CLUSTERS, MIXED, ONE, weighted_sum
 
 RULES = ("median", "trimmed-mean", "krum", "bulyan", "rfa", "centered-clip")
@@ -45,7 +43,9 @@ class Bucketing(Defence):
     @property
     def inner(self) -> Defence:
         """The rule, with its own defaults."""
-        made: Defence = find("defence", self.rule, DEFENCES, "--set-defence rule")()
+        from fltk import catalogue
+
+        made: Defence = catalogue.find("defence", self.rule, "--set-defence rule")()
         return made
 
     def most(self, n: int) -> int:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 
-from fltk.config import whole
 from fltk.engine.base import Engine, Job
 from fltk.errors import UsageError
+from fltk.fields import whole
 
 AFTER = 1.0  # seconds of client work after which `auto` starts workers
 MOST = 8  # workers that `auto` starts

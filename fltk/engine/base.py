@@ -15,9 +15,10 @@ from fltk import channel
 from fltk.attacks.base import Samples
 from fltk.attacks.campaign import Campaign
 from fltk.channel import Channel
-from fltk.config import TrainConfig, whole
+from fltk.config import TrainConfig
 from fltk.defences.base import Defence
 from fltk.errors import UsageError
+from fltk.fields import whole
 from fltk.models import zoo
 from fltk.models.layout import Layout
 from fltk.partition.federation import ClientData, Federation, Split

@@ -35,6 +35,7 @@ from fltk.engine.transport import pack, unpack
 from fltk.errors import FltkError
 from fltk.lifeline import Lifeline, serve
 from fltk.memory.shared import SHELF, Borrowed, SharedFile, rooms
+from fltk.own_code import Carried, blame
 from fltk.signals import FROM_TERMINAL, leave_to_driver
 
 PATIENCE = 0.5  # seconds that a worker gets to end by itself
@@ -241,7 +242,9 @@ def _start(job: Job) -> _Worker:
     here, there = context.Pipe()
     size = IN_FLIGHT * min(MOST, max(LEAST, ROWS * 4 * job.width))
     tasks, results = SharedFile.of(size), SharedFile.of(size)
-    process = context.Process(target=serve, args=(Lifeline(), _serve, there, job, tasks, results), daemon=True)
+    process = context.Process(
+        target=serve, args=(Lifeline(), _serve, there, Carried(), job, tasks, results), daemon=True
+    )
     with no_interrupt():
         process.start()
     there.close()
@@ -281,8 +284,11 @@ def _borrow(pipe: Connection, borrowed: Borrowed, message: bytes) -> None:
         borrowed.take(key, reduction.recv_handle(pipe), size)
 
 
-def _serve(pipe: Connection, job: Job, tasks: SharedFile | None, results: SharedFile | None) -> None:
-    """A worker: says that it is ready, then answers every group of tasks at once. It ends when the pipe is closed."""
+def _serve(pipe: Connection, own: Carried, job: Job, tasks: SharedFile | None, results: SharedFile | None) -> None:
+    """A worker: says that it is ready, then answers every group of tasks at once. It ends when the pipe is closed.
+
+    own: the user's own code. It stands before the job, so that its classes are there when the job is unpickled.
+    """
     leave_to_driver()
     settle()
     _give_way()
@@ -318,5 +324,8 @@ def _told(result: Any) -> Any:
     """A result as it travels: a bug in client work is told with its place, since the traceback stays here."""
     if not isinstance(result, Exception) or isinstance(result, FltkError):
         return result
+    own = blame(result)
+    if own is not None:
+        return own
     place = traceback.extract_tb(result.__traceback__)[-1]
     return RuntimeError(f"{type(result).__name__}: {result} (in {place.name}, line {place.lineno})")

@@ -11,18 +11,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fltk import engine as engines
-from fltk import methods
+from fltk import ledger, methods
 from fltk.config import RunConfig
 from fltk.engine.base import Engine, Job
-from fltk.errors import Diverged, FltkError, Mismatch, UsageError
-from fltk.experiment import OnRound, OtherData, Place, circumstances, job_of, require_train, restore
+from fltk.errors import ChangedFiles, Diverged, FltkError, Mismatch, UsageError
+from fltk.experiment import OnRound, Place, circumstances, job_of, require_train, restore
+from fltk.own_code import of_file
 from fltk.registry import RunRow, Store
 from fltk.registry.changes import Change, changes
+from fltk.registry.plugins import records
 from fltk.rounds import loop
 
 IDENTICAL = "identical"
@@ -109,7 +112,7 @@ def reproduce(
         engine.close()
     assert last is not None
     found = changes((store.environment(run.id), run.git), around)
-    notes = [*_notes(run, store, job), *_unmatched(last)]
+    notes = [*_notes(run, store, job), *_other_files(run), *_unmatched(last)]
     verdict = IDENTICAL if first is None else SAME
     if first is not None and (forged or tolerance == 0 or _beyond(last.gap, tolerance)):
         verdict = DIFFERENT
@@ -129,7 +132,7 @@ def _rebuild(run: RunRow, store: Store, place: Place) -> Job:
     try:
         config, prepared = restore(run, store, place)
         return job_of(config, prepared.federation, place.device)
-    except OtherData as error:
+    except ChangedFiles as error:
         raise Mismatch(f"{run.label} cannot be reproduced: {error}") from error
     except UsageError as error:
         raise FltkError(f"{run.label} cannot be rebuilt by this fltk: {error}") from error
@@ -213,6 +216,25 @@ def _notes(run: RunRow, store: Store, job: Job) -> Iterator[str]:
     for attempt in store.attempts(run.id):
         for name, then, here in attempt.changes:
             yield f"a part of it was trained with another {name}: {then} at first, {here} then"
+
+
+def _other_files(run: RunRow) -> Iterator[str]:
+    """Files of the user's own code that do not hold any more what the run was trained with."""
+    for record in records(run):
+        sha256 = str(record.get("sha256", ""))
+        for _, path in ledger.places(ledger.CODE, sha256):
+            now = _hash_of(path)
+            if now != sha256:
+                left = "is gone" if now is None else f"has changed since (SHA-256 {sha256[:12]} then, {now[:12]} now)"
+                yield f"{path} {left}; the source that is stored with the run was used"
+
+
+def _hash_of(path: str) -> str | None:
+    """The hash of a file of code; None where it cannot be read."""
+    try:
+        return of_file(Path(path), "").sha256
+    except UsageError:
+        return None
 
 
 def _flat(config: Mapping[str, Any]) -> dict[str, Any]:

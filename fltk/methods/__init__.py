@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fltk.hyper import Hyper, find, hypers, resolved
+from fltk.hyper import Hyper, hypers, resolved
 from fltk.hyper import create as _create
-from fltk.names import METHODS
 from fltk.protocol.method import Method
 
 
 def method_class(name: str) -> type[Method]:
     """The class behind a method's name; imported when asked for."""
-    return find("method", name, METHODS, "--method")
+    from fltk import catalogue
+
+    found: type[Method] = catalogue.find("method", name)
+    return found
 
 
 def create(name: str, params: Mapping[str, Any]) -> Method:

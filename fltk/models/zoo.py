@@ -14,9 +14,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from fltk.errors import UsageError, unknown
+from fltk import catalogue
+from fltk.errors import UsageError
 from fltk.models.layout import NORMS, Layout, module_of
-from fltk.names import MODELS
 
 UNIFORM = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)  # uniform within 1/sqrt(fan-in) is torch's default for these
 
@@ -138,7 +138,15 @@ def make(name: str, shape: Sequence[int], n_classes: int, hidden: Sequence[int] 
             return cnn1d(shape, n_classes)
         if name in ("resnet8", "resnet8-bn"):
             return resnet8(shape, n_classes, batch_norm=name == "resnet8-bn")
-    raise unknown("model", name, MODELS, "--model")
+        return own(name, shape, n_classes)
+
+
+def own(name: str, shape: Sequence[int], n_classes: int) -> nn.Module:
+    """A network of an installed package or of the user's own: NAME(shape, outputs)."""
+    made = catalogue.find("model", name)(tuple(shape), n_classes)
+    if not isinstance(made, nn.Module):
+        raise UsageError(f"--model {name}: it gave {type(made).__name__}, not a torch.nn.Module")
+    return made
 
 
 def initial(model: nn.Module, layout: Layout, generator: torch.Generator) -> Tensor:

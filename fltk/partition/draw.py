@@ -8,15 +8,17 @@ from typing import Any
 
 import numpy as np
 
+from fltk import catalogue
 from fltk.config import PartitionConfig
 from fltk.data.dataset import Dataset, Ints, stream
 from fltk.data.own import named
 from fltk.errors import UsageError
 from fltk.partition import schemes, split
-from fltk.partition.record import Partition, create
+from fltk.partition.record import Partition, Scaling, create
 from fltk.partition.schemes import Deal
 
 Rng = np.random.Generator
+VAL, TEST = 1, 2  # in `Dataset.split`
 
 
 def make(dataset: Dataset, config: PartitionConfig) -> Partition:
@@ -28,7 +30,7 @@ def make(dataset: Dataset, config: PartitionConfig) -> Partition:
     client its own for the cuts. Raises UsageError, naming the option, when the data do not allow what is
     asked for.
     """
-    config = replace(config, dataset=named(dataset))
+    config = replace(config, dataset=named(dataset), scheme=catalogue.pinned("scheme", config.scheme))
     _check(dataset, config)
     try:
         return _made(dataset, config)
@@ -54,6 +56,8 @@ def _made(dataset: Dataset, config: PartitionConfig) -> Partition:
     else:
         dealt = _deal(dataset.y[pool], config, stream(config.partition_seed, "partition/scheme"))
         dealt = Deal([pool[part] for part in dealt.parts], dealt.attempts)
+    if dataset.group is not None and config.scheme == "natural":
+        group = _known_groups(dataset, dealt.parts)
     train, test = _cut_test(dataset, dealt.parts, config)
     train, val = _cut_val(dataset, train, config)
     return create(
@@ -65,6 +69,7 @@ def _made(dataset: Dataset, config: PartitionConfig) -> Partition:
         attempts=dealt.attempts,
         n_newcomers=config.newcomers,
         public=public,
+        scaling=_scaling(dataset, train[: config.clients]) if dataset.raw else None,
     )
 
 
@@ -80,6 +85,25 @@ def _public(dataset: Dataset, pool: Ints, config: PartitionConfig) -> tuple[Ints
     chosen = np.sort(order[: config.public])
     left = np.setdiff1d(np.arange(len(pool)), chosen)
     return pool[left], pool[chosen]
+
+
+def _scaling(dataset: Dataset, train: Sequence[Ints]) -> Scaling:
+    """Mean and deviation over the training samples of the clients, not of newcomers; computed in float64."""
+    samples = dataset.x[np.sort(np.concatenate(train))].astype(np.float64)
+    axes = tuple(axis for axis in range(samples.ndim) if axis != 1)
+    deviation = samples.std(axis=axes)
+    deviation[deviation == 0] = 1  # a constant feature stays 0
+    return Scaling(samples.mean(axis=axes).astype(np.float32), deviation.astype(np.float32))
+
+
+def _known_groups(dataset: Dataset, parts: Sequence[Ints]) -> Ints:
+    """(N_all,) the group of each client, in which all its samples have to be."""
+    assert dataset.group is not None
+    groups = [np.unique(dataset.group[part]) for part in parts]
+    for client, found in enumerate(groups):
+        if len(found) != 1:
+            raise UsageError(f"--group: samples of client {client} lie in {len(found)} groups; a client has one")
+    return np.concatenate(groups).astype(np.int64)
 
 
 def _check(dataset: Dataset, config: PartitionConfig) -> None:
@@ -126,7 +150,25 @@ def _deal(labels: Ints, config: PartitionConfig, rng: Rng) -> Deal:
             return schemes.shards(labels, n, rng, shards_per_client=s, min_size=least)
         case "quantity":
             return schemes.quantity(labels, n, rng, alpha=config.alpha, min_size=least)
+    if catalogue.split(config.scheme)[1]:
+        return Deal(_own_parts(labels, n, rng, config))
     return schemes.iid(labels, n, rng, min_size=least)  # iid, rotated, permuted-labels
+
+
+def _own_parts(labels: Ints, n: int, rng: Rng, config: PartitionConfig) -> list[Ints]:
+    """The parts of a scheme of the user's own: NAME(labels, n, rng) gives n lists of positions in `labels`."""
+    shown = catalogue.split(config.scheme)[0]
+    dealt = catalogue.find("scheme", config.scheme)(labels.copy(), n, rng)
+    parts = [np.unique(np.asarray(part, np.int64)) for part in dealt]
+    together = np.concatenate(parts) if parts else labels[:0]
+    if len(parts) != n or len(np.unique(together)) != len(together):
+        raise UsageError(f"--scheme {shown}: it must give {n} lists of positions without a position in two of them")
+    if len(together) and not 0 <= together.min() <= together.max() < len(labels):
+        raise UsageError(f"--scheme {shown}: positions must lie in 0..{len(labels) - 1}")
+    smallest = min(len(part) for part in parts)
+    if smallest < config.min_size:
+        raise schemes.TooFew(f"--scheme {shown}: a client has {smallest} samples; lower --min-size or --clients")
+    return parts
 
 
 def _natural(dataset: Dataset, pool: Ints, config: PartitionConfig) -> tuple[list[Ints], Ints | None]:
@@ -202,6 +244,9 @@ def label_permutations(m: int, n_classes: int, rng: Rng) -> Ints:
 
 def _cut_test(dataset: Dataset, parts: list[Ints], config: PartitionConfig) -> tuple[list[Ints], Sequence[Ints]]:
     seed = config.partition_seed
+    if dataset.split is not None and config.test_split == "local" and (dataset.split == TEST).any():
+        left, cut = zip(*(_as_given(part, dataset.split, TEST) for part in parts), strict=True)
+        return list(left), list(cut)
     if config.test_split == "global":
         official = np.flatnonzero(_official(dataset, config)).astype(np.int64)
         return parts, [official] * len(parts)
@@ -218,7 +263,16 @@ def _cut_test(dataset: Dataset, parts: list[Ints], config: PartitionConfig) -> t
     return [left for left, _ in cuts], [cut for _, cut in cuts]
 
 
+def _as_given(part: Ints, split: Ints, which: int) -> tuple[Ints, Ints]:
+    """The samples of a client without those of one split of the data, and these."""
+    chosen = split[part] == which
+    return part[~chosen], part[chosen]
+
+
 def _cut_val(dataset: Dataset, parts: list[Ints], config: PartitionConfig) -> tuple[list[Ints], list[Ints]]:
+    if dataset.split is not None and (dataset.split == VAL).any():
+        left, cut = zip(*(_as_given(part, dataset.split, VAL) for part in parts), strict=True)
+        return list(left), list(cut)
     if dataset.session is not None:
         cuts = [split.tails(p, dataset.y, dataset.session, config.val_share) for p in parts]
     else:

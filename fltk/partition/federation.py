@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fltk.data.dataset import Dataset, Ints
 from fltk.errors import FltkError
-from fltk.partition.record import Partition
+from fltk.partition.record import Partition, Scaling
 
 Key = tuple[int, tuple[int, ...]]  # quarter turns and label map: what a client does to its samples
 
@@ -159,7 +159,7 @@ def build(dataset: Dataset, partition: Partition) -> Federation:
     y = torch.empty(len(x), dtype=torch.int64)
     start = 0
     for part, key in blocks:
-        _fill(dataset, part, key, x[start : start + len(part)], y[start : start + len(part)])
+        _fill(dataset, part, key, partition.scaling, x[start : start + len(part)], y[start : start + len(part)])
         start += len(part)
     return Federation(x, y, replace(_facts(dataset, partition, bounds, y), public=public))
 
@@ -199,11 +199,15 @@ def _check(blocks: list[tuple[Ints, Key]], n: int) -> None:
             raise FltkError("the partition points outside the data set; create it again")
 
 
-def _fill(dataset: Dataset, part: Ints, key: Key, x: Tensor, y: Tensor) -> None:
+def _fill(dataset: Dataset, part: Ints, key: Key, scaling: Scaling | None, x: Tensor, y: Tensor) -> None:
     """Writes one block, transformed, into its place."""
     turns, labels = key
     target: npt.NDArray[np.float32] = x.numpy()
     np.take(dataset.x, part, axis=0, out=target, mode="clip")  # other modes buffer; the bounds are checked
+    if scaling is not None:
+        around = (1, -1, *(1 for _ in target.shape[2:]))
+        target -= scaling.mean.reshape(around)
+        target /= scaling.deviation.reshape(around)
     if turns:
         x.copy_(torch.rot90(x, turns, (-2, -1)))
     mine = dataset.y[part]

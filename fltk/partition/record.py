@@ -11,12 +11,24 @@ import numpy as np
 import numpy.typing as npt
 
 from fltk.config import PartitionConfig
-from fltk.data.dataset import Ints, digest
+from fltk.data.dataset import Floats, Ints, digest
 from fltk.errors import FltkError
 
 Parts = tuple[Ints, ...]
 Arrays = Mapping[str, npt.NDArray[Any]]
 _SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Mean and standard deviation of the clients' training samples: (C,) by channel, (F,) by feature of a table."""
+
+    mean: Floats
+    deviation: Floats
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """By the names under which they are stored."""
+        return {"scale_mean": self.mean, "scale_deviation": self.deviation}
 
 
 @dataclass(frozen=True)
@@ -36,6 +48,7 @@ class Partition:
     fingerprint: str
     n_newcomers: int  # the last ids
     public: Ints | None = None  # sorted positions of the samples that the server has in public
+    scaling: Scaling | None = None  # by which samples are standardised; None where the data set has done it
 
     @property
     def n_clients(self) -> int:
@@ -53,12 +66,26 @@ def create(
     attempts: int = 1,
     n_newcomers: int = 0,
     public: Ints | None = None,
+    scaling: Scaling | None = None,
 ) -> Partition:
     """A Partition with its fingerprint; `splits` are the index lists of train, val and test."""
     train, val, test = (tuple(parts) for parts in splits)
     transform = transform or {}
-    mark = _fingerprint(data_fingerprint, (train, val, test), group, transform, n_newcomers, public)
-    return Partition(config, data_fingerprint, train, val, test, group, transform, attempts, mark, n_newcomers, public)
+    mark = _fingerprint(data_fingerprint, (train, val, test), group, transform, n_newcomers, public, scaling)
+    return Partition(
+        config,
+        data_fingerprint,
+        train,
+        val,
+        test,
+        group,
+        transform,
+        attempts,
+        mark,
+        n_newcomers,
+        public=public,
+        scaling=scaling,
+    )
 
 
 def _fingerprint(
@@ -68,6 +95,7 @@ def _fingerprint(
     transform: dict[str, Any],
     n_newcomers: int,
     public: Ints | None,
+    scaling: Scaling | None,
 ) -> str:
     """SHA-256 of what the clients hold, whatever the configuration that led to it."""
     arrays: dict[str, npt.NDArray[Any] | None] = {f"data:{data}": None, "newcomers": np.array([n_newcomers])}
@@ -77,6 +105,8 @@ def _fingerprint(
     arrays |= _transform_arrays(transform)
     if public is not None:
         arrays["public"] = public
+    if scaling is not None:  # the bits of the numbers, since everything here is hashed as integers
+        arrays |= {name: array.view(np.int32) for name, array in scaling.arrays().items()}
     return digest({name: None if a is None else a.astype(np.int64) for name, a in arrays.items()})
 
 
@@ -99,6 +129,8 @@ def to_arrays(p: Partition) -> dict[str, npt.NDArray[Any]]:
         arrays["group"] = p.group
     if p.public is not None:
         arrays["public"] = p.public
+    if p.scaling is not None:
+        arrays |= p.scaling.arrays()
     return arrays | _transform_arrays(p.transform)
 
 
@@ -115,6 +147,7 @@ def from_arrays(config: PartitionConfig, arrays: Arrays) -> Partition:
             attempts=int(arrays["attempts"]),
             n_newcomers=int(arrays["n_newcomers"]),
             public=arrays["public"].astype(np.int64) if "public" in arrays else None,
+            scaling=_scaling(arrays),
         )
         stored = str(arrays["fingerprint"])
     except (KeyError, ValueError, TypeError, IndexError) as error:
@@ -124,6 +157,13 @@ def from_arrays(config: PartitionConfig, arrays: Arrays) -> Partition:
             f"stored partition {stored[:12]} is damaged: its content has another fingerprint; create it again"
         )
     return p
+
+
+def _scaling(arrays: Arrays) -> Scaling | None:
+    if "scale_mean" not in arrays:
+        return None
+    mean, deviation = (np.ascontiguousarray(arrays[name], np.float32) for name in ("scale_mean", "scale_deviation"))
+    return Scaling(mean, deviation)
 
 
 def _parts(arrays: Arrays, name: str) -> list[Ints]:

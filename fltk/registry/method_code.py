@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
+from fltk import catalogue
 from fltk.names import METHODS
 from fltk.registry.capture import PACKAGE
 from fltk.registry.rows import RunRow
@@ -26,8 +27,10 @@ FOLLOWED = (
 
 
 def method_digest(method: str) -> str | None:
-    """SHA-256 over the files of a method; None for one that this fltk does not have."""
-    return _digest(method, PACKAGE.parent) if method in METHODS else None
+    """SHA-256 over the files of a method; of own code the hash in its name. None for a method that is not known."""
+    if method in METHODS:
+        return _digest(method, PACKAGE.parent)
+    return catalogue.split(method)[1] or None
 
 
 @lru_cache(maxsize=128)  # a process runs what it has imported, whatever becomes of the files

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import Any
 
+from fltk import catalogue
 from fltk.config import IMPORT_SETTLES, AttackConfig, DefenceConfig, JoinConfig, PartitionConfig, RunConfig, TrainConfig
 from fltk.evaluation.newcomers import KIND as JOIN
-from fltk.names import METHODS, OWN
+from fltk.names import OWN
 from fltk.registry import EvaluationRow, RunRow
 from fltk.registry.rows import TRAINED
 from fltk.report.content import Content, Section
@@ -47,7 +48,7 @@ def _anew(content: Content, run: RunRow) -> list[str]:
 
 def training(content: Content, run: RunRow) -> str | None:
     """`fltk train` with every setting that is not the default; None where that cannot make this run."""
-    if set(run.config) - KNOWN or run.method not in METHODS or run.dataset.startswith(OWN):
+    if set(run.config) - KNOWN or not _is_known(run.method) or run.dataset.startswith(OWN):
         return None
     config = RunConfig.from_dict(run.config)
     words = ["fltk", "train", "--method", run.method, "--seed", str(run.seed)]
@@ -59,6 +60,11 @@ def training(content: Content, run: RunRow) -> str | None:
     return shlex.join(words + _set("--set", _chosen(config)))
 
 
+def _is_known(method: str) -> bool:
+    """Whether `--method` takes the name: own code is named with its hash, also where it has not run."""
+    return bool(catalogue.split(method)[1]) or method in catalogue.names("method")
+
+
 def _asked(partition: Mapping[str, Any]) -> Mapping[str, Any]:
     """The settings of a partition that can be asked for: of an imported one those that its folder does not settle."""
     settled = IMPORT_SETTLES if partition.get("from_pfllib") else frozenset()
@@ -66,9 +72,11 @@ def _asked(partition: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _chosen(config: RunConfig) -> Mapping[str, Any]:
-    """The hyper-parameters that are not the method's own defaults."""
+    """The hyper-parameters that are not the method's own defaults; all of a method whose code has not run here."""
     from fltk import methods
 
+    if catalogue.known("method", config.method) is None:
+        return config.params
     default = methods.resolved(methods.create(config.method, {}))
     return {key: value for key, value in config.params.items() if value != default.get(key)}
 
@@ -90,9 +98,8 @@ def attacking(content: Content, run: RunRow) -> str | None:
 
 def _on_guard(method: str) -> Iterable[str]:
     """The hyper-parameters that a method changes by itself where malicious clients are expected."""
-    from fltk import methods
-
-    return methods.method_class(method).on_guard if method in METHODS else ()
+    found = catalogue.known("method", method)
+    return () if found is None else found.on_guard
 
 
 def joining(content: Content, run: RunRow) -> str:

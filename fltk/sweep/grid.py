@@ -27,10 +27,10 @@ from typing import Any, get_type_hints
 
 import numpy as np
 
+from fltk import catalogue
 from fltk.bounded import read_toml
 from fltk.config import PartitionConfig, TrainConfig
 from fltk.errors import UsageError, unknown
-from fltk.names import METHODS, canonical
 
 Value = int | float | bool | str
 TABLES: Mapping[str, type] = {"partition": PartitionConfig, "train": TrainConfig}
@@ -100,6 +100,15 @@ def rounded(value: float) -> float:
     return float(f"{value:.{DIGITS}g}")
 
 
+def _methods_own(path: Path, tables: Any) -> dict[str, dict[str, Choice]]:
+    """What the file says for one method, by its name."""
+    found = {}
+    for name, table in _table(tables, f"{path} [for]").items():
+        where = f"{path} [for.{name}]"
+        found[catalogue.spelled("method", name, where)] = _layer(_table(table, where), where, top=False)
+    return found
+
+
 def read(path: Path) -> Plan:
     """Read a file. Raises UsageError naming the place in it."""
     data = read_toml(path, str(path))
@@ -109,10 +118,7 @@ def read(path: Path) -> Plan:
             raise _unknown(key, known, str(path))
     common = {key: value for key, value in data.items() if key in (*TOP, *TABLES, "params")}
     base = _layer(common, str(path))
-    own = {
-        canonical(name, METHODS): _layer(_table(table, f"{path} [for.{name}]"), f"{path} [for.{name}]", top=False)
-        for name, table in _table(data.get("for", {}), f"{path} [for]").items()
-    }
+    own = _methods_own(path, data.get("for", {}))
     entries = data.get("also", [])
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise UsageError(f"{path}: also is a list of tables, each headed [[also]]")
@@ -175,9 +181,7 @@ def _blocks(
         raise UsageError(f"{path}: method takes names, not a distribution")
     blocks = []
     for name in map(str, methods):
-        method = canonical(name, METHODS)
-        if method not in METHODS:
-            raise unknown("method", method, METHODS, str(path))
+        method = catalogue.spelled("method", name, str(path))
         choices = {**base, **own.get(method, {}), **entry}
         del choices["method"]
         lists = {key: choice for key, choice in choices.items() if not isinstance(choice, Draw)}
@@ -191,8 +195,6 @@ def _blocks(
 def _check_methods(path: Path, own: Mapping[str, object], blocks: Iterable[Block]) -> None:
     used = {block.method for block in blocks}
     for name in own:
-        if name not in METHODS:
-            raise unknown("method", name, METHODS, f"{path} [for.{name}]")
         if name not in used:
             raise UsageError(f"{path} [for.{name}]: the sweep has no {name}; add it to method, or leave this out")
 

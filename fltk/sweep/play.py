@@ -15,6 +15,7 @@ from fltk.errors import FltkError
 from fltk.evaluation.deploy import Deployment
 from fltk.evaluation.stored import evaluate_run
 from fltk.experiment import Place, Prepared
+from fltk.own_code import blame
 from fltk.registry import RunRow, Store
 from fltk.registry.attempts import Claimed
 from fltk.resume import Changed, resume
@@ -85,7 +86,8 @@ class Player:
         except FltkError as error:
             self.tell(Event(digest, FAILED, message=str(error)))
         except Exception as error:  # a bug in one method must not cost the others their night
-            self.tell(Event(digest, FAILED, message=f"internal error: {type(error).__name__}: {error}"))
+            told = blame(error) or f"internal error: {type(error).__name__}: {error}"
+            self.tell(Event(digest, FAILED, message=str(told)))
 
     def _play(self, cell: Cell, again: bool) -> None:
         run = run_of(self.store, cell)

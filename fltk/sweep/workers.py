@@ -19,6 +19,7 @@ from fltk.engine.base import settle
 from fltk.engine.process import no_interrupt
 from fltk.experiment import Place
 from fltk.lifeline import Lifeline, serve
+from fltk.own_code import Carried
 from fltk.registry import Store
 from fltk.signals import leave_to_driver
 from fltk.sweep.play import Errand, Event, Player, Tell, play
@@ -58,7 +59,7 @@ def _start(db: str, place: Place, name: str, errand: Errand) -> _Worker:
     resource_tracker.ensure_running()  # it would let Ctrl-C through if it started below
     here, there = context.Pipe()
     # No daemon: a daemon may have no children, which --engine process:N needs. It ends with its pipe.
-    process = context.Process(target=serve, args=(Lifeline(), _serve, there, db, place, name), daemon=False)
+    process = context.Process(target=serve, args=(Lifeline(), _serve, there, Carried(), db, place, name), daemon=False)
     with no_interrupt():
         process.start()
     there.close()
@@ -108,8 +109,8 @@ def _end(workers: Sequence[_Worker]) -> None:
                 worker.process.join(PATIENCE)
 
 
-def _serve(pipe: Connection, db: str, place: Place, name: str) -> None:
-    """A worker: errand after errand until the pipe is closed."""
+def _serve(pipe: Connection, own: Carried, db: str, place: Place, name: str) -> None:
+    """A worker: errand after errand until the pipe is closed. `own` is the user's own code, loaded as it arrives."""
     leave_to_driver()
     signal.signal(signal.SIGTERM, _stop_once)
     settle()

@@ -23,8 +23,9 @@ from fltk.cli.options import (
     parse_set,
     set_option,
 )
-from fltk.config import PartitionConfig, TrainConfig, option
+from fltk.config import PartitionConfig, TrainConfig
 from fltk.errors import UsageError
+from fltk.fields import option
 from fltk.names import METHODS
 
 
