@@ -149,8 +149,8 @@ def ignored(scheme: str) -> frozenset[str]:
 class TrainConfig:
     """How the clients train, shared by all methods so that comparisons have equal budgets."""
 
-    model: str = option("", "network (empty: mlp for images, cnn1d for time series)", choices=("", *MODELS))
-    hidden: str = option("100", "mlp: hidden layer sizes, separated by commas (none: softmax regression)")
+    model: str = option("", "network (empty: mlp for images, cnn1d for time series, lstm for text)", choices=("", *MODELS))
+    hidden: str = option("100", "mlp, lstm, gru: hidden layer sizes, separated by commas (mlp, none: a linear model)")
     rounds: int = option(30, "communication rounds")
     participation: float = option(1.0, "share of clients sampled in each round")
     epochs: float = option(1.0, "local epochs per round; fractions allowed")

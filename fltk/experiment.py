@@ -202,7 +202,8 @@ def dataset_of(config: PartitionConfig, place: Place) -> Dataset:
 
 def resolve(config: RunConfig, prepared: Prepared, device: str = "cpu") -> RunConfig:
     """The configuration with every default written out, as it is stored and hashed."""
-    return _resolved(config, prepared.config, prepared.federation.shape, device)
+    federation = prepared.federation
+    return _resolved(config, prepared.config, federation.shape, device, federation.objective.tokens)
 
 
 def foresee(config: RunConfig, place: Place) -> RunConfig:
@@ -211,7 +212,8 @@ def foresee(config: RunConfig, place: Place) -> RunConfig:
         return _resolved(config, *_imported(config.partition), place.device)
     if config.partition.dataset.startswith(OWN):
         return _resolved(config, config.partition, given(config.partition.dataset, place.own).shape, place.device)
-    return _resolved(config, config.partition, SOURCES[config.partition.dataset].shape, place.device)
+    source = SOURCES[config.partition.dataset]
+    return _resolved(config, config.partition, source.shape, place.device, source.tokens)
 
 
 @lru_cache(maxsize=4)
@@ -221,9 +223,12 @@ def _imported(config: PartitionConfig) -> tuple[PartitionConfig, tuple[int, ...]
     return made.config, dataset.shape
 
 
-def _resolved(config: RunConfig, dealt: PartitionConfig, shape: tuple[int, ...], device: str) -> RunConfig:
+def _resolved(
+    config: RunConfig, dealt: PartitionConfig, shape: tuple[int, ...], device: str, tokens: bool = False
+) -> RunConfig:
     method = methods.create(config.method, config.params)
-    train = replace(config.train, model=config.train.model or default_model(shape))
+    train = replace(config.train, model=config.train.model or default_model(shape, tokens))
+    zoo.check_tokens(train.model, tokens)
     check_device(device)
     layout = Layout.of(zoo.make(train.model, shape, 2, train.hidden_sizes()))  # any number of classes
     train = replace(train, step=chosen(train.step, layout, device), own_step=own_step_of(train.own_step, method))

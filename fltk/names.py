@@ -18,6 +18,8 @@ DATASETS = (
     "hapt",
     "digit-domains",
     "cifar10-jpeg",
+    "shakespeare",
+    "diabetes",
 )
 
 SCHEMES = (
@@ -39,7 +41,8 @@ IMPORTED = "pfllib"
 # What the names of data sets begin with that a user gives from Python, so that they are never taken for one of fltk's.
 OWN = "own:"
 
-MODELS = ("mlp", "cnn", "cnn-bn", "lenet5", "resnet8", "resnet8-bn", "cnn1d")
+MODELS = ("mlp", "cnn", "cnn-bn", "lenet5", "resnet8", "resnet8-bn", "cnn1d", "lstm", "gru")
+RECURRENT = ("lstm", "gru")  # networks of token sequences
 
 # name -> "module:class"; one literal that can be grepped. A method is imported when it is used.
 METHODS = {

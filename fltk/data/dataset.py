@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fltk.objectives import CLASSIFICATION, Objective
+
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -22,7 +24,7 @@ class Dataset:
 
     name: str
     x: Floats  # (n, C, H, W) images, standardised once, or (n, C, T) time series
-    y: Ints  # (n,) labels 0..n_classes-1
+    y: Ints  # (n,) labels 0..n_classes-1; of a regression the range in which the target lies
     classes: tuple[str, ...]
     is_test: Bools | None  # (n,) member of the official test set; None where there is no official split
     owner: Ints | None  # (n,) natural client
@@ -30,6 +32,8 @@ class Dataset:
     owner_names: tuple[str, ...]
     session: Ints | None  # (n,) recording; samples of one recording lie in time order and may overlap
     fingerprint: str  # SHA-256 of the shapes and bytes of all arrays
+    objective: Objective = CLASSIFICATION
+    targets: Floats | None = None  # (n,) numbers to be predicted, in their unit, where labels are not what is learned
 
     def __len__(self) -> int:
         return len(self.y)
@@ -55,10 +59,24 @@ def create(
     owner_kind: str | None = None,
     owner_names: tuple[str, ...] = (),
     session: Ints | None = None,
+    objective: Objective = CLASSIFICATION,
+    targets: Floats | None = None,
 ) -> Dataset:
     """A Dataset with its fingerprint; every array has one entry per sample."""
-    mark = digest({"x": x, "y": y, "is_test": is_test, "owner": owner, "session": session})
-    return Dataset(name, x, y, classes, is_test, owner, owner_kind, owner_names, session, mark)
+    arrays: dict[str, npt.NDArray[Any] | None] = {
+        "x": x,
+        "y": y,
+        "is_test": is_test,
+        "owner": owner,
+        "session": session,
+    }
+    if targets is not None:  # data without them keep their fingerprint
+        arrays["targets"] = targets
+    return Dataset(
+        *(name, x, y, classes, is_test, owner, owner_kind, owner_names, session, digest(arrays)),
+        objective=objective,
+        targets=targets,
+    )
 
 
 def digest(arrays: Mapping[str, npt.NDArray[Any] | None]) -> str:

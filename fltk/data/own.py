@@ -82,6 +82,8 @@ def subset_of(dataset: Dataset, size: int, seed: int) -> Dataset:
         owner_kind=dataset.owner_kind,
         owner_names=dataset.owner_names,
         session=_taken(dataset.session, keep),
+        objective=dataset.objective,
+        targets=None if dataset.targets is None else dataset.targets[keep],
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fltk.data import domains, loaders
+from fltk.data import domains, loaders, targets, text
 from fltk.data.dataset import Dataset, Floats, create, stream
 from fltk.data.files import reading
 from fltk.data.loaders import DIGITS, LETTERS, Raw, Request, idx_files
@@ -68,6 +68,7 @@ class Source:
     natural: str
     licence: str
     get: str
+    tokens: bool = False  # samples are sequences of token numbers
 
     def request(self, name: str, root: Path, *, download: bool = False, seed: int = 0) -> Request:
         return Request(name, root, download, seed, self.files, self.get)
@@ -160,6 +161,19 @@ SOURCES: dict[str, Source] = {
         *(60000, (3, 32, 32), 10, "", "none stated; cite Krizhevsky 2009"),
         f"needs {loaders.JPEG_FILE}: recompressed images, not the original pixels",
     ),
+    "shakespeare": Source(
+        text.shakespeare,
+        ((text.SHAKESPEARE_FILE,),),
+        *(419334, (text.WINDOW,), len(text.VOCABULARY), "684 roles", "public domain (Moby Shakespeare)"),
+        f"needs {text.SHAKESPEARE_FILE}: speeches by role; next character",
+        tokens=True,
+    ),
+    "diabetes": Source(
+        targets.diabetes,
+        ((),),
+        *(442, (10,), targets.RANGES, "", "none stated; cite Efron et al. 2004"),
+        "comes with scikit-learn; regression",
+    ),
 }
 
 
@@ -194,6 +208,8 @@ def _materialise(name: str, raw: Raw, subset: int, seed: int) -> Dataset:
         owner_kind=raw.owner_kind,
         owner_names=raw.owner_names,
         session=None if raw.session is None else raw.session[keep],
+        objective=raw.objective,
+        targets=None if raw.targets is None else raw.targets[keep],
     )
 
 

@@ -29,8 +29,10 @@ from fltk.train.trainer import Ask, Trainer
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
-def default_model(shape: tuple[int, ...]) -> str:
-    """The network used when none is named: a small convolutional one for time series, an mlp for images."""
+def default_model(shape: tuple[int, ...], tokens: bool = False) -> str:
+    """The network used when none is named: an lstm for tokens, a small convolutional one for time series, or an mlp."""
+    if tokens:
+        return "lstm"
     return "cnn1d" if len(shape) == 2 else "mlp"
 
 
@@ -64,8 +66,10 @@ class Job:
         return Streams(self.seed)
 
     def network(self) -> torch.nn.Module:
-        name = self.train.model or default_model(self.federation.shape)
-        return zoo.make(name, self.federation.shape, self.federation.n_classes, self.train.hidden_sizes())
+        data, objective = self.federation, self.federation.objective
+        name = self.train.model or default_model(data.shape, objective.tokens)
+        zoo.check_tokens(name, objective.tokens)
+        return zoo.make(name, data.shape, objective.width(data.n_classes), self.train.hidden_sizes())
 
     @cached_property
     def width(self) -> int:
@@ -76,6 +80,14 @@ class Job:
         """Initial weights (P,) drawn from a generator of the caller's."""
         model = self.network()
         return zoo.initial(model, Layout.of(model), generator)
+
+    def _check_objective(self) -> None:
+        """UsageError for a method or an option that needs class labels, where the data have none."""
+        objective = self.federation.objective
+        if objective.softmax:
+            return
+        if self.train.head_mix == "classes":
+            raise UsageError(f"--head-mix classes needs class labels, and this is {objective.name}; use rows")
 
     @cached_property
     def samples(self) -> Samples:
@@ -94,6 +106,7 @@ class Job:
             raise UsageError(f"client {empty[0]} has no training sample: raise --min-size or lower --clients")
         counts = torch.as_tensor(self.federation.label_counts)[: len(clients)].long()
         classes = self.train.head_mix == "classes"
+        self._check_objective()
         groups = self.federation.groups
         return Task(
             layout=layout,
@@ -106,6 +119,7 @@ class Job:
             plain_sgd=not (self.train.momentum or self.train.weight_decay),
             fresh=lambda purpose, index: zoo.initial(model, layout, streams.generator(f"init/{purpose}", client=index)),
             seed=lambda purpose: streams.seed(purpose),
+            labels=self.federation.objective.softmax,
             class_head=ClassHead.of(layout, self.method.columns.travels, counts) if classes else None,
         )
 
@@ -131,7 +145,8 @@ class Bench:
         self.federation = job.federation
         self.job = job
         self._poisoned: dict[int, ClientData] = {}
-        self.machine = Machine(model, Layout.of(model), job.train.step, job.device)
+        objective = job.federation.objective
+        self.machine = Machine(model, Layout.of(model), job.train.step, job.device, objective)
         self.trainer = self.lane()
 
     def lane(self, ask: Ask | None = None) -> Trainer:

@@ -29,6 +29,7 @@ class Task:
     fresh: Callable[[str, int], Tensor]  # (purpose, index) -> another independent initial model (P,)
     seed: Callable[[str], int]  # (purpose) -> seed of a stream that is no client's
     plain_sgd: bool = True  # local SGD has neither momentum nor weight decay
+    labels: bool = True  # what is learned is one class per sample
     class_head: ClassHead | None = None  # averages of the shared output layer have weights per class
 
     @property

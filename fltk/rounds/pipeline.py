@@ -24,6 +24,7 @@ from fltk.engine.base import Engine, Job
 from fltk.engine.work import ClientScores, RootTask, train_root
 from fltk.errors import UsageError
 from fltk.models.parts import NONE
+from fltk.objectives.base import headline_of
 from fltk.protocol.averaging import MIXED
 from fltk.protocol.context import Context
 from fltk.protocol.map import Map
@@ -92,6 +93,12 @@ def check(job: Job, task: Task) -> tuple[str, ...]:
             raise UsageError(
                 f"--attack-start {campaign.start + 1}: the run has {job.train.rounds} rounds, and no client would ever "
                 "attack; lower it or raise --rounds"
+            )
+        objective = job.federation.objective
+        if campaign.attack.labels and not objective.softmax:
+            raise UsageError(
+                f"--kind: this attack changes class labels, and {objective.name} has none; choose one on models, such as "
+                "random-model"
             )
         notes += campaign.attack.check(job.federation.shape, job.federation.n_classes, n, bad)
     guard, found = guard_of(job, task), job.protection
@@ -365,16 +372,18 @@ def weight_of_attackers(job: Job, found: Map | None, state: State, faced: Faced)
 
 
 def outcome(job: Job, vectors: Mapping[str, Values], scores: Sequence[ClientScores]) -> dict[str, float]:
-    """Accuracy of the worst benign and of malicious clients on clean test data, and a backdoor's success."""
+    """Headline measure of the worst benign and of malicious clients on clean test data, and a backdoor's success."""
     campaign = job.campaign
-    if campaign is None or not campaign.malicious or "personal_test_acc" not in vectors:
+    measure = headline_of(job.federation.objective)
+    column = f"test_{measure.key}"
+    if campaign is None or not campaign.malicious or f"personal_{column}" not in vectors:
         return {}
     bad = np.isin(np.arange(len(scores)), campaign.malicious)
-    own = vectors["personal_test_acc"]
-    told = {"attacker_test_acc": metrics.acc_mean(own[bad])}
+    own = vectors[f"personal_{column}"]
+    told = {f"attacker_{column}": metrics.acc_mean(own[bad])}
     for name, key in (("personal", "benign"), ("global", "benign_global")):
-        if f"{name}_test_acc" in vectors:
-            told[f"{key}_worst10_test_acc"] = metrics.acc_worst10(vectors[f"{name}_test_acc"][~bad])
+        if f"{name}_{column}" in vectors:
+            told[f"{key}_worst10_{column}"] = metrics.acc_worst10(vectors[f"{name}_{column}"][~bad], measure)
     fooled = [s.triggered for s in scores if s.triggered is not None and s.triggered.n]  # benign clients' alone
     if fooled:
         told |= {"asr": metrics.acc_mean(np.array([s.accuracy for s in fooled])), "asr_clients": float(len(fooled))}

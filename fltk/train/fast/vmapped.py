@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
-from torch.nn import functional as F
 
 from fltk.models.layout import Layout, Ranges
+from fltk.objectives import CLASSIFICATION, Objective
 from fltk.train.order import Order, Rule, Trained
 
 TOGETHER = 64  # clients in one kernel
@@ -22,16 +22,17 @@ Gradient = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def fits(layout: Layout) -> bool:
-    """Whether a model can be trained so: all of it is weights."""
-    return layout.trainable == layout.size
+    """Whether a model can be trained so: all of it is weights, and none of them are those of recurrent layers."""
+    recurrent = any(e.recurrent for e in layout.entries)
+    return layout.trainable == layout.size and not recurrent
 
 
-def gradient(model: nn.Module, layout: Layout) -> Gradient:
+def gradient(model: nn.Module, layout: Layout, objective: Objective = CLASSIFICATION) -> Gradient:
     """Gradients (S, P) and mean losses (S,) of rows (S, P) on batches (S, B, ...), labels and weights (S, B)."""
 
     def loss(row: Tensor, x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
         logits = functional_call(model, {e.name: e.view(row) for e in layout.entries}, (x,))
-        return (F.cross_entropy(logits, y, reduction="none") * weight).mean()
+        return (objective.loss(logits, y) * weight).mean()
 
     return vmap(grad_and_value(loss))
 
