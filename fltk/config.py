@@ -149,7 +149,9 @@ def ignored(scheme: str) -> frozenset[str]:
 class TrainConfig:
     """How the clients train, shared by all methods so that comparisons have equal budgets."""
 
-    model: str = option("", "network (empty: mlp for images, cnn1d for time series, lstm for text)", choices=("", *MODELS))
+    model: str = option(
+        "", "network (empty: mlp for images, cnn1d for time series, lstm for text)", choices=("", *MODELS)
+    )
     hidden: str = option("100", "mlp, lstm, gru: hidden layer sizes, separated by commas (mlp, none: a linear model)")
     rounds: int = option(30, "communication rounds")
     participation: float = option(1.0, "share of clients sampled in each round")

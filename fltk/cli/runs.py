@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +14,11 @@ from fltk.cli.context import Settings, uncollected
 from fltk.cli.filters import ALL, best_on_option, check_kind, named
 from fltk.cli.output import Column, emit, output_options
 from fltk.cli.runs_edit import EDITS
+from fltk.cli.scored import measures_of, scored
 from fltk.config import ignored
 from fltk.errors import UsageError
 from fltk.names import KINDS
+from fltk.objectives import Measure, headline
 
 if TYPE_CHECKING:
     from fltk.registry import RunRow, Store
@@ -168,7 +171,8 @@ def listing(
             settings.notes(_emit_groups(store, trained, best_on, format))
         else:
             children = any(r.parent is not None for r in rows)
-            emit([_line(r) for r in rows], [c for c in LIST if children or c.key not in OF_CHILDREN], format)
+            shown = [c for c in LIST if children or c.key not in OF_CHILDREN]
+            emit([_line(r) for r in rows], scored(shown, measures_of(rows)), format)
 
 
 for edit in EDITS:
@@ -188,13 +192,17 @@ def _line(run: RunRow) -> dict[str, Any]:
         "model": train["model"],
         "seed": run.seed,
         "rounds": run.rounds_done,
-        "personal_test_acc": run.last.get("personal_test_acc"),
-        "global_test_acc": run.last.get("global_test_acc"),
-        "acc_new": run.last.get("acc_new"),
+        **{key: run.last.get(key) for key in _scores(run)},
         "kind": run.kind if run.parent is None else f"{run.kind} of run{run.parent}",
         "status": run.status,
         "started": datetime.fromtimestamp(run.started).isoformat(sep=" ", timespec="seconds"),
     }
+
+
+def _scores(run: RunRow) -> list[str]:
+    """The stored names of its headline measure, in the order of the columns."""
+    key = headline(run.last).key
+    return [f"personal_test_{key}", f"global_test_{key}", f"{key}_new"]
 
 
 def _details(store: Store, run: RunRow) -> list[dict[str, Any]]:
@@ -234,14 +242,14 @@ def _tree(git: Mapping[str, Any]) -> str:
 
 def _emit_groups(store: Store, rows: list[RunRow], best_on: str | None, format: str) -> tuple[str, ...]:
     """One row for each configuration, with a column for each setting in which rows differ; returns notes."""
-    from fltk.evaluation.by_seed import accuracies, groups, parameters, told_apart
+    from fltk.evaluation.by_seed import groups, measured, parameters, told_apart
     from fltk.evaluation.tuning import best_trials
 
     tuning = best_trials(rows) if best_on else None
     found = groups(tuning.runs if tuning else rows)
     keys = told_apart(found)
     lines = []
-    for group, params, numbers in zip(found, parameters(found), accuracies(store, found), strict=True):
+    for group, params, numbers in zip(found, parameters(found), measured(store, found), strict=True):
         first = _line(group.runs[0])
         line = {key: first[key] for key in ("method", "dataset", "scheme", "alpha", "model")}
         line |= {key: group.facts.get(key) for key in keys}
@@ -249,13 +257,24 @@ def _emit_groups(store: Store, rows: list[RunRow], best_on: str | None, format: 
         if tuning:
             choice = tuning.by_run[group.runs[0].id]
             line |= {"trials": choice.trials, "tuned": choice.told or None}
-        lines.append(line | numbers)
+        lines.append(line | {"measure": headline(group.runs[0].last).title} | numbers)
 
     place = [column.key for column in GROUPS].index("params")
     own = [Column(key, name) for key, name in short_names(keys).items()]
     chosen = [Column("tuned"), Column("trials")] if tuning else []
-    emit(lines, [*GROUPS[:place], *own, *chosen, *GROUPS[place:]], format)
+    numbers = _group_columns(measures_of(rows))
+    emit(lines, [*GROUPS[:place], *own, *chosen, *GROUPS[place : place + 2], *numbers], format)
     return (tuning.caption, *tuning.notes) if tuning else ()
+
+
+def _group_columns(measures: Sequence[Measure]) -> list[Column]:
+    """The columns of numbers; of runs with different measures they are named by none, and `measure` says which it is."""
+    keys = ("personal", "deployed", "global")
+    numbers = [c for c in GROUPS if c.key.removesuffix("_std") in keys]
+    if len(measures) == 1:
+        return scored(numbers, measures, keys)
+    bare = [replace(c, label=c.label.replace(" acc", "")) for c in numbers]
+    return [Column("measure"), *bare]
 
 
 def short_names(keys: Sequence[str]) -> dict[str, str]:

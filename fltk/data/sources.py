@@ -69,6 +69,7 @@ class Source:
     licence: str
     get: str
     tokens: bool = False  # samples are sequences of token numbers
+    unit: str = ""  # of the target, where it is a number
 
     def request(self, name: str, root: Path, *, download: bool = False, seed: int = 0) -> Request:
         return Request(name, root, download, seed, self.files, self.get)
@@ -173,6 +174,7 @@ SOURCES: dict[str, Source] = {
         ((),),
         *(442, (10,), targets.RANGES, "", "none stated; cite Efron et al. 2004"),
         "comes with scikit-learn; regression",
+        unit=targets.DIABETES.unit,
     ),
 }
 
@@ -232,6 +234,12 @@ def describe(data_dir: Path | None) -> list[SourceInfo]:
         SourceInfo(name, s.request(name, root).present, s.samples, s.shape, s.classes, s.natural, s.licence, s.get)
         for name, s in SOURCES.items()
     ]
+
+
+def unit_of(name: str) -> str:
+    """The unit of a data set's target, as far as it is known."""
+    source = SOURCES.get(name)
+    return source.unit if source is not None and source.unit else "of the target"
 
 
 def folder(data_dir: Path | None) -> Path:

@@ -28,7 +28,8 @@ def diabetes(request: Request) -> Raw:
     labels, names = ranges(targets, RANGES)
 
     def take(keep: Ints) -> Floats:
-        return features[keep].astype(np.float32)
+        samples: Floats = features[keep].astype(np.float32)
+        return samples
 
     return Raw(labels, names, take, objective=DIABETES, targets=targets)
 

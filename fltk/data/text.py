@@ -15,7 +15,9 @@ from fltk.data.loaders import Raw, Request
 from fltk.objectives import NextToken
 
 SHAKESPEARE_FILE = "Shakespeare/shakespeare_roles.json.gz"
-VOCABULARY = "\n !$&',-.0123456789:;?ABCDEFGHIJKLMNOPQRSTUVWXYZ[]abcdefghijklmnopqrstuvwxyz"  # the characters of the plays
+VOCABULARY = (
+    "\n !$&',-.0123456789:;?ABCDEFGHIJKLMNOPQRSTUVWXYZ[]abcdefghijklmnopqrstuvwxyz"  # the characters of the plays
+)
 NAMES = {" ": "space", "\n": "newline"}
 
 WINDOW = 80  # characters that a model sees, as in LEAF (Caldas et al., arXiv:1812.01097)
@@ -41,7 +43,8 @@ def shakespeare(request: Request) -> Raw:
     text = np.concatenate([text for _, text in kept])
 
     def take(keep: Ints) -> Floats:
-        return text[starts[keep, None] + np.arange(WINDOW)].astype(np.float32)
+        windows: Floats = text[starts[keep, None] + np.arange(WINDOW)].astype(np.float32)
+        return windows
 
     return Raw(
         text[starts + WINDOW],

@@ -14,11 +14,11 @@ from fltk.config import TrainConfig, build
 from fltk.engine.base import Engine, Job
 from fltk.errors import UsageError
 from fltk.evaluation.deploy import Deployment, DeployTask, choose, deploy_client
+from fltk.objectives import ACCURACY, Measure, headline
+from fltk.objectives.base import headline_of
 from fltk.protocol.state import State
 from fltk.protocol.task import Task
 from fltk.registry import RunRow, Store
-from fltk.objectives import ACCURACY, Measure, headline
-from fltk.objectives.base import headline_of
 from fltk.rounds.loop import in_turns, measured, score
 from fltk.train.own_step import Candidate, choice_of
 

@@ -275,7 +275,11 @@ def _fedavg(case: _Case, store: Store, place: Place, state: State) -> tuple[RunR
             other_job = experiment.job_of(config, case.job.federation, place.device)
             found = state_of(other, store, other_job, place, case.round)
             return other, made.global_model(found.state, case.task), found.note
-    return None, None, f"no fedavg_ft: {_how(run, wanted, default_model(job.federation.shape, job.federation.objective.tokens))} makes a FedAvg run"
+    return (
+        None,
+        None,
+        f"no fedavg_ft: {_how(run, wanted, default_model(job.federation.shape, job.federation.objective.tokens))} makes a FedAvg run",
+    )
 
 
 def _how(run: RunRow, train: TrainConfig, model: str) -> str:

@@ -31,7 +31,7 @@ def attackers(config: Mapping[str, Any], n: int) -> tuple[int, ...]:
 def summary(run: RunRow, store: Store) -> dict[str, Any]:
     """The result of one run under attack, or under a defence alone, at its last evaluated round.
 
-    acc, worst10: the headline measure of personal models over benign clients and over the worst tenth of them.  clean, clean_worst10:
+    acc (or the key of another headline measure), worst10: of personal models over benign clients and over the worst tenth of them.  clean, clean_worst10:
     the same of the same clients in the run without attackers and defence (None while that is not finished).  drop is how
     much worse acc is than clean.  global_acc, global_drop: of the one global model, where there is one.  asr: success of a backdoor on
     benign clients' personal models.  attackers_acc: of malicious clients on clean data.  `FLAGS`: what attackers knew,
@@ -53,17 +53,19 @@ def summary(run: RunRow, store: Store) -> dict[str, Any]:
         "clients": len(own),
         "rounds": run.rounds_done,
         "measure": measure.key,
-        "acc": _value(metrics.acc_mean(own[~bad])),
+        "dataset": run.dataset,
+        measure.key: _value(metrics.acc_mean(own[~bad])),
         "worst10": _value(metrics.acc_worst10(own[~bad], measure)),
-        "attackers_acc": _value(metrics.acc_mean(own[bad])),
+        f"attackers_{measure.key}": _value(metrics.acc_mean(own[bad])),
         "asr": run.last.get("asr"),
     }
     clean = {} if run.parent is None else _twin(store, run, bad, measure)
     row |= {key: clean.get(key) for key in ("clean", "clean_worst10", "clean_global")}
-    row["drop"] = _lost(measure, row["clean"], row["acc"])
+    row["drop"] = _lost(measure, row["clean"], row[measure.key])
     row["drop_worst10"] = _lost(measure, row["clean_worst10"], row["worst10"])
-    row["global_acc"] = _of_global(store, run, bad, measure)
-    row["global_drop"] = _lost(measure, row["clean_global"], row["global_acc"])
+    of_global = f"global_{measure.key}"
+    row[of_global] = _of_global(store, run, bad, measure)
+    row["global_drop"] = _lost(measure, row["clean_global"], row[of_global])
     row |= {key: None if key not in run.last else bool(run.last[key]) for key in FLAGS}
     return row | {key: _mean_over(store, run, key, config) for key in ROUNDS}
 

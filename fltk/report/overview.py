@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 from markupsafe import Markup
 
+from fltk.objectives import Measure, headline
 from fltk.registry import RunRow
 from fltk.report.content import Content, Section, anchor, run_link
 from fltk.report.markup import folded, items, joined, measured, number, numbers, paragraph, table, words
@@ -17,7 +18,7 @@ HEADS = (
     *words("Data"),
     *numbers("Rounds"),
     *words("Status"),
-    *numbers("Personal accuracy, last round (%)", "Newcomers (%)"),
+    *numbers("Personal, last round", "Newcomers"),
     *words("Started (UTC)"),
     *numbers("Time"),
 )
@@ -37,8 +38,8 @@ def section(content: Content) -> Section:
 
 def _row(content: Content, run: RunRow) -> list[object]:
     partition, planned = run.config["partition"], run.config["train"]["rounds"]
-    joins = run.last.get("acc_new")
-    accuracy = run.last.get("personal_test_acc")
+    measure = headline(run.last)
+    joins, personal = run.last.get(f"{measure.key}_new"), run.last.get(f"personal_test_{measure.key}")
     return [
         run.label,
         run.method,
@@ -47,11 +48,18 @@ def _row(content: Content, run: RunRow) -> list[object]:
         f"{partition['dataset']} {partition['scheme']}",
         run.rounds_done if joins is not None else f"{run.rounds_done} of {planned}",
         run.status + (f": {run.message}" if run.message else ""),
-        None if accuracy is None else number(accuracy, percent=True),
-        None if joins is None else number(joins, percent=True),
+        None if personal is None else _scored(personal, measure),
+        None if joins is None else _scored(joins, measure),
         datetime.fromtimestamp(run.started, UTC).strftime("%Y-%m-%d %H:%M"),
         None if run.finished is None else _lasted(run.finished - run.started),
     ]
+
+
+def _scored(value: float, measure: Measure) -> Markup:
+    """A value with its measure: 91.2 %, or 44.10 MAE."""
+    if measure.fraction:
+        return joined([number(value, percent=True), " %"])
+    return joined([number(value), f" {measure.short}"])
 
 
 def _kind(content: Content, run: RunRow) -> Markup | None:

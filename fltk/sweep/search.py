@@ -21,8 +21,8 @@ from fltk.data.dataset import stream
 from fltk.errors import FltkError, UsageError
 from fltk.evaluation.settings import differing_keys, written
 from fltk.experiment import Place
-from fltk.registry import Store
 from fltk.objectives import headline
+from fltk.registry import Store
 from fltk.sweep.cells import Cell, cell, combinations
 from fltk.sweep.grid import Block, Draw, Plan, Value, rounded
 from fltk.sweep.state import DONE, run_of

@@ -11,8 +11,8 @@ from typing import Any
 
 from fltk.config import canonical_json
 from fltk.evaluation.tuning import contest_of
-from fltk.registry import RunRow, Store
 from fltk.objectives import ACCURACY, Measure, headline
+from fltk.registry import RunRow, Store
 from fltk.registry.method_code import has_other_code
 from fltk.registry.rows import TRAINED
 from fltk.sweep.cells import Cell

@@ -65,9 +65,7 @@ def score(model: Scorer, exam: Exam, objective: Objective = CLASSIFICATION) -> l
     return _judged([model(x) for x in xs], splits, objective)
 
 
-def score_perceptrons(
-    net: Net, exams: Sequence[Exam], objective: Objective = CLASSIFICATION
-) -> list[list[Score]]:
+def score_perceptrons(net: Net, exams: Sequence[Exam], objective: Objective = CLASSIFICATION) -> list[list[Score]]:
     """The scores of several perceptrons."""
     found: list[list[Score]] = []
     some: list[Exam] = []
