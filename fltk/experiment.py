@@ -29,6 +29,7 @@ from fltk.errors import FltkError, UsageError
 from fltk.models import zoo
 from fltk.models.layout import Layout
 from fltk.names import OWN
+from fltk.objectives import CLASSIFICATION, Objective
 from fltk.partition import Partition, pfllib, stats
 from fltk.partition.federation import Federation
 from fltk.partition.federation import build as build_federation
@@ -203,7 +204,7 @@ def dataset_of(config: PartitionConfig, place: Place) -> Dataset:
 def resolve(config: RunConfig, prepared: Prepared, device: str = "cpu") -> RunConfig:
     """The configuration with every default written out, as it is stored and hashed."""
     federation = prepared.federation
-    return _resolved(config, prepared.config, federation.shape, device, federation.objective.tokens)
+    return _resolved(config, prepared.config, federation.shape, device, federation.objective)
 
 
 def foresee(config: RunConfig, place: Place) -> RunConfig:
@@ -211,9 +212,10 @@ def foresee(config: RunConfig, place: Place) -> RunConfig:
     if config.partition.from_pfllib:
         return _resolved(config, *_imported(config.partition), place.device)
     if config.partition.dataset.startswith(OWN):
-        return _resolved(config, config.partition, given(config.partition.dataset, place.own).shape, place.device)
+        own = given(config.partition.dataset, place.own)
+        return _resolved(config, config.partition, own.shape, place.device, own.objective)
     source = SOURCES[config.partition.dataset]
-    return _resolved(config, config.partition, source.shape, place.device, source.tokens)
+    return _resolved(config, config.partition, source.shape, place.device, source.objective)
 
 
 @lru_cache(maxsize=4)
@@ -224,14 +226,20 @@ def _imported(config: PartitionConfig) -> tuple[PartitionConfig, tuple[int, ...]
 
 
 def _resolved(
-    config: RunConfig, dealt: PartitionConfig, shape: tuple[int, ...], device: str, tokens: bool = False
+    config: RunConfig,
+    dealt: PartitionConfig,
+    shape: tuple[int, ...],
+    device: str,
+    objective: Objective = CLASSIFICATION,
 ) -> RunConfig:
     method = methods.create(config.method, config.params)
-    train = replace(config.train, model=config.train.model or default_model(shape, tokens))
-    zoo.check_tokens(train.model, tokens)
+    train = replace(config.train, model=config.train.model or default_model(shape, objective.tokens))
+    zoo.check_tokens(train.model, objective.tokens)
     check_device(device)
     layout = Layout.of(zoo.make(train.model, shape, 2, train.hidden_sizes()))  # any number of classes
-    train = replace(train, step=chosen(train.step, layout, device), own_step=own_step_of(train.own_step, method))
+    train = replace(
+        train, step=chosen(train.step, layout, device), own_step=own_step_of(train.own_step, method, objective)
+    )
     return replace(
         config,
         partition=dealt,
@@ -246,9 +254,15 @@ def _resolved(
     )
 
 
-def own_step_of(asked: str, method: Method) -> str:
-    """The own step as it is stored: what a method does anyway is `auto`, so that it has one name, and one hash."""
-    if asked == "vote" or (asked == "auto" and method.votes):
+def own_step_of(asked: str, method: Method, objective: Objective = CLASSIFICATION) -> str:
+    """The own step as it is stored: what a method does anyway is `auto`, so that it has one name, and one hash.
+
+    The vote is on class priors as well, so that there is none where the data have no classes.
+    """
+    if asked == "vote" and not objective.softmax:
+        raise UsageError(f"--own-step vote tries class priors, and {objective.name} has no classes; use none")
+    votes = method.votes and objective.softmax
+    if asked == "vote" or (asked == "auto" and votes):
         return "vote"
     return "none" if method.votes else "auto"
 

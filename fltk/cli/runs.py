@@ -257,18 +257,19 @@ def _emit_groups(store: Store, rows: list[RunRow], best_on: str | None, format: 
         if tuning:
             choice = tuning.by_run[group.runs[0].id]
             line |= {"trials": choice.trials, "tuned": choice.told or None}
-        lines.append(line | {"measure": headline(group.runs[0].last).title} | numbers)
+        line["measure"] = headline(group.runs[0].last).title
+        lines.append(line | numbers)
 
     place = [column.key for column in GROUPS].index("params")
     own = [Column(key, name) for key, name in short_names(keys).items()]
     chosen = [Column("tuned"), Column("trials")] if tuning else []
-    numbers = _group_columns(measures_of(rows))
-    emit(lines, [*GROUPS[:place], *own, *chosen, *GROUPS[place : place + 2], *numbers], format)
+    scores = _group_columns(measures_of(rows))
+    emit(lines, [*GROUPS[:place], *own, *chosen, *GROUPS[place : place + 2], *scores], format)
     return (tuning.caption, *tuning.notes) if tuning else ()
 
 
 def _group_columns(measures: Sequence[Measure]) -> list[Column]:
-    """The columns of numbers; of runs with different measures they are named by none, and `measure` says which it is."""
+    """The columns of numbers; where measures differ between rows, a column says which it is."""
     keys = ("personal", "deployed", "global")
     numbers = [c for c in GROUPS if c.key.removesuffix("_std") in keys]
     if len(measures) == 1:

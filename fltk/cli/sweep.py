@@ -118,9 +118,9 @@ def sweep(
       deploy = "vote"
 
     A value may be a distribution: lr = { log_uniform = [0.001, 1.0] }, or uniform, integers, choice. Then [random]
-    with samples = 20 draws so many, the same for all methods and seeds, and [search] with trials = 20 searches on
-    values on validation data (needs fltk[optuna]). Its trials are kept next to the registry, or where storage = "URL" says,
-    in a form that optuna-dashboard opens; --trials lists them. The runs carry the tag sweep=NAME of the file.
+    with samples = 20 draws so many, the same for all methods and seeds, and [search] with trials = 20 searches by
+    values on validation data (needs fltk[optuna]). Its trials are kept next to the registry, or where storage = "URL"
+    says, in a form that optuna-dashboard opens; --trials lists them. The runs carry the tag sweep=NAME of the file.
     """
     from fltk.experiment import Place
     from fltk.sweep.grid import read

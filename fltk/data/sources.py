@@ -15,6 +15,8 @@ from fltk.data.files import reading
 from fltk.data.loaders import DIGITS, LETTERS, Raw, Request, idx_files
 from fltk.data.subset import stratified
 from fltk.errors import FltkError, unknown
+from fltk.objectives import CLASSIFICATION, NextToken, Objective
+from fltk.objectives.base import headline_of
 
 CACHE = "~/.cache/fltk"
 CLOTHES = (
@@ -68,8 +70,7 @@ class Source:
     natural: str
     licence: str
     get: str
-    tokens: bool = False  # samples are sequences of token numbers
-    unit: str = ""  # of the target, where it is a number
+    objective: Objective = CLASSIFICATION
 
     def request(self, name: str, root: Path, *, download: bool = False, seed: int = 0) -> Request:
         return Request(name, root, download, seed, self.files, self.get)
@@ -167,14 +168,14 @@ SOURCES: dict[str, Source] = {
         ((text.SHAKESPEARE_FILE,),),
         *(419334, (text.WINDOW,), len(text.VOCABULARY), "684 roles", "public domain (Moby Shakespeare)"),
         f"needs {text.SHAKESPEARE_FILE}: speeches by role; next character",
-        tokens=True,
+        objective=NextToken(),
     ),
     "diabetes": Source(
         targets.diabetes,
         ((),),
         *(442, (10,), targets.RANGES, "", "none stated; cite Efron et al. 2004"),
         "comes with scikit-learn; regression",
-        unit=targets.DIABETES.unit,
+        objective=targets.DIABETES,
     ),
 }
 
@@ -239,7 +240,7 @@ def describe(data_dir: Path | None) -> list[SourceInfo]:
 def unit_of(name: str) -> str:
     """The unit of a data set's target, as far as it is known."""
     source = SOURCES.get(name)
-    return source.unit if source is not None and source.unit else "of the target"
+    return "of the target" if source is None else headline_of(source.objective).unit
 
 
 def folder(data_dir: Path | None) -> Path:

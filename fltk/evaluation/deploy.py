@@ -6,8 +6,9 @@ trained: the model that `fltk train` prints). Each of the others also with the c
 offset of `fltk.train.prior` in the logits, while tuning too), and the tuned ones drawn back towards the model they came
 from, u + w (tuned - u) (`-w0.5`).
 
-The federation votes on the mean of the headline measure on validation data and leaves the first candidate, which is `mixed` unless something else
-is asked for, only for a gain above a margin, because twenty validation sets of twenty samples are noisy. `client` lets
+The federation votes on the mean of the headline measure on validation data. It leaves the first candidate, which is
+`mixed` unless something else is asked for, only for a gain above a margin, because twenty validation sets of twenty
+samples are noisy. `client` lets
 each client choose by its own validation loss.
 """
 
@@ -113,7 +114,8 @@ def choose(
 ) -> list[str]:
     """The name of every client's candidate under a deployment mode.
 
-    val, val_loss: values of the measure, and losses, per candidate (N,), NaN for a client without validation samples; nothing else decides.
+    val, val_loss: values of the measure, and losses, per candidate (N,), NaN for a client without validation
+    samples; nothing else decides.
     """
     names = [c.name for c in candidates if mode in ("vote", "client", c.kind)]
     n = len(val[names[0]])

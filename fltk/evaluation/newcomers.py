@@ -275,11 +275,9 @@ def _fedavg(case: _Case, store: Store, place: Place, state: State) -> tuple[RunR
             other_job = experiment.job_of(config, case.job.federation, place.device)
             found = state_of(other, store, other_job, place, case.round)
             return other, made.global_model(found.state, case.task), found.note
-    return (
-        None,
-        None,
-        f"no fedavg_ft: {_how(run, wanted, default_model(job.federation.shape, job.federation.objective.tokens))} makes a FedAvg run",
-    )
+    data = job.federation
+    model = default_model(data.shape, data.objective.tokens)
+    return None, None, f"no fedavg_ft: {_how(run, wanted, model)} makes a FedAvg run"
 
 
 def _how(run: RunRow, train: TrainConfig, model: str) -> str:
@@ -306,7 +304,7 @@ def _train_on(
     found: Sequence[Newcomer],
     on_round: OnRound | None,
 ) -> Array:
-    """The other rounds with N + M clients, stored one by one; the test values of all clients (N + M,) after the last."""
+    """The other rounds with N + M clients, stored one by one; test values of all clients (N + M,) after the last."""
     job, n = case.job, case.task.n_clients
     measure = headline_of(job.federation.objective)
     column = f"personal_test_{measure.key}"

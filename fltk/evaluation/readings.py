@@ -144,7 +144,7 @@ def read(store: Store, runs: Sequence[RunRow], name: str | None) -> Reading:
 
 
 def choose(runs: Sequence[RunRow], evaluations: Mapping[int, EvaluationRow]) -> Metric:
-    """The headline measure of the deployed models where all runs have it, otherwise that of personal ones, last round."""
+    """The headline measure of deployed models where all runs have it, otherwise of personal ones in the last round."""
     measure = common(runs)
     deployed = Metric(DEPLOYED, "mean", True, measure)
     if all(run.id in evaluations and _of_evaluation(evaluations[run.id], deployed) is not None for run in runs):

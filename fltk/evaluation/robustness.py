@@ -31,12 +31,13 @@ def attackers(config: Mapping[str, Any], n: int) -> tuple[int, ...]:
 def summary(run: RunRow, store: Store) -> dict[str, Any]:
     """The result of one run under attack, or under a defence alone, at its last evaluated round.
 
-    acc (or the key of another headline measure), worst10: of personal models over benign clients and over the worst tenth of them.  clean, clean_worst10:
-    the same of the same clients in the run without attackers and defence (None while that is not finished).  drop is how
-    much worse acc is than clean.  global_acc, global_drop: of the one global model, where there is one.  asr: success of a backdoor on
-    benign clients' personal models.  attackers_acc: of malicious clients on clean data.  `FLAGS`: what attackers knew,
-    and whether they sent one vector (None where it was not stored).  Of the measures of every
-    round (`ROUNDS`) the mean over the attacked rounds, without those in which a measure has no value.
+    acc (or the key of another headline measure), worst10: of personal models over benign clients and over the worst
+    tenth of them.  clean, clean_worst10: the same of the same clients in the run without attackers and defence (None
+    while that is not finished).  drop is how much worse acc is than clean.  global_acc, global_drop: of the one global
+    model, where there is one.  asr: success of a backdoor on benign clients' personal models.  attackers_acc: of
+    malicious clients on clean data.  `FLAGS`: what attackers knew, and whether they sent one vector (None where it was
+    not stored).  Of the measures of every round (`ROUNDS`) the mean over the attacked rounds, without those in which a
+    measure has no value.
     """
     config = RunConfig.from_dict(run.config)
     measure = headline(run.last)

@@ -17,8 +17,8 @@ from fltk.report.markup import heading, joined, number, numbers, paragraph, tabl
 
 TITLES = ("Arrival", "Joined", "After fine-tuning", "From scratch", "FedAvg, fine-tuned")
 LEGEND = (
-    "Headline measure of newcomers on test data (accuracy in percent), mean over newcomers, then over seeds. Arrival: the model they download, "
-    "before any of their data is used. Joined: after the method's own step. After fine-tuning: the fine-tuned model is "
+    "Headline measure of newcomers on test data (accuracy in percent), mean over newcomers, then over seeds. Arrival: "
+    "the model they download, before any of their data is used. Joined: after the method's own step. After fine-tuning: the fine-tuned model is "
     "accepted only where the newcomer's validation loss fell. The last two had at least as many steps."
 )
 
@@ -34,7 +34,8 @@ def section(content: Content) -> Section | None:
         rows = {entry.run.id: stored[entry.run.id].summary["rows"] for entry in done}
         drawn = [join_run(content.store, entry.run, entry.method) for entry in done]
         figure, _ = join_figure(drawn)
-        alt = f"{headline(done[0].run.last).title.capitalize()} of newcomers over epochs of fine-tuning, {setting}: {told_runs(e.run for e in done)}."
+        what = headline(done[0].run.last).title.capitalize()
+        alt = f"{what} of newcomers over epochs of fine-tuning, {setting}: {told_runs(e.run for e in done)}."
         caption = "From arrival over joining through every epoch of fine-tuning; training from scratch and FedAvg to "
         caption += "compare with. Over samples per class: what was kept, where the validation loss fell."
         parts += [heading(setting), _steps(setting, done, rows), row(image(figure, alt, caption))]

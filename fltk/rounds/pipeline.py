@@ -97,8 +97,8 @@ def check(job: Job, task: Task) -> tuple[str, ...]:
         objective = job.federation.objective
         if campaign.attack.labels and not objective.softmax:
             raise UsageError(
-                f"--kind: this attack changes class labels, and {objective.name} has none; choose one on models, such as "
-                "random-model"
+                f"--kind: this attack changes class labels, and {objective.name} has none; choose one on models, "
+                "such as random-model"
             )
         notes += campaign.attack.check(job.federation.shape, job.federation.n_classes, n, bad)
     guard, found = guard_of(job, task), job.protection

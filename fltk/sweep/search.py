@@ -55,7 +55,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Trial:
-    """One trial of a study. `value`: mean validation value over the seeds, larger is better; None while it is open or if it failed.
+    """One trial of a study. `value`: mean over the seeds, larger is better; None while it is open or if it failed.
 
     number: from 0, as Optuna counts, open and abandoned trials included.
     """
