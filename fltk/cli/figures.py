@@ -132,7 +132,6 @@ def drawn_key(key: str | None, runs: Sequence[RunRow]) -> str:
         return key
     found = {headline(run.last).key for run in runs}
     if len(found) > 1:
-        raise UsageError(
-            f"these runs are scored by {' and '.join(sorted(found))}: name runs of one measure, or a --key"
-        )
+        names = " and ".join(sorted(found))
+        raise UsageError(f"these runs are scored by {names}: name runs of one measure, or a --key")
     return f"personal_test_{found.pop() if found else ACCURACY.key}"

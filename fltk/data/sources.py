@@ -166,7 +166,7 @@ SOURCES: dict[str, Source] = {
     "shakespeare": Source(
         text.shakespeare,
         ((text.SHAKESPEARE_FILE,),),
-        *(419334, (text.WINDOW,), len(text.VOCABULARY), "684 roles", "public domain (Moby Shakespeare)"),
+        *(306336, (text.WINDOW,), len(text.VOCABULARY), "506 roles", "public domain (Moby Shakespeare)"),
         f"needs {text.SHAKESPEARE_FILE}: speeches by role; next character",
         objective=NextToken(),
     ),
