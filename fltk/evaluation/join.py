@@ -212,7 +212,8 @@ def arrays(
     """Everything about S numbers of shots and M newcomers, as stored; NaN for what there is not.
 
     `STEP_PART_acc` (the headline measure) and `STEP_PART_loss` (S, M), `curve_STEP_PART_acc` (S, M, epochs + 1),
-    `STEP_kept`, `join_epochs`, `samples`, `down`, `up` and `self_weight` (S, M), `row` (S, M, N), `newcomers` (M,). size: parameters P of a model.
+    `STEP_kept`, `join_epochs`, `samples`, `down`, `up` and `self_weight` (S, M), `row` (S, M, N), `newcomers` (M,).
+    size: parameters P of a model.
     """
     table: dict[str, Array] = {"newcomers": np.array(ids, np.int64)}
     for step in STEPS:

@@ -64,11 +64,11 @@ class Federation:
     """Clients and newcomers over two shared tensors.
 
     `x` (n, ...) float32 and `y` (n,), what the `objective` is to predict, hold all samples; `clients` and `newcomers`
-    are views into them, with ids 0..N-1 and N..N_all-1. `held_out` are the training parts of all newcomers of the partition, also of those
-    who have entered since: what a server may take clean samples of its own from. `groups` (N_all,) int64 are the known
-    groups, or None. `names` (N_all) are natural owners or "client 0", ...; `classes` the class names; `shape` that of
-    one sample; `label_counts` (N_all, C) counts the training parts, after label permutations; `fingerprint` is the
-    partition's, which covers the data set's.
+    are views into them, with ids 0..N-1 and N..N_all-1. `held_out` are the training parts of all newcomers of the
+    partition, also of those who have entered since: what a server may take clean samples of its own from. `groups`
+    (N_all,) int64 are the known groups, or None. `names` (N_all) are natural owners or "client 0", ...; `classes` the
+    class names, or the ranges of a target; `shape` that of one sample; `label_counts` (N_all, C) counts the training
+    parts, after label permutations; `fingerprint` is the partition's, which covers the data set's.
 
     Pickling keeps `x`, `y` and the bounds and makes the views anew, so that torch.multiprocessing sends both tensors as
     shared memory, and each once.

@@ -93,7 +93,8 @@ def client_gains(
     """The gain of each client over local training, sorted by gain; the legend tells the share of clients that lose.
 
     gains: `accuracy` (N,) holds how much better the client is than with local training on the same data, of
-    accuracies as fractions (`percent`).  what: the name of the measure, for the caption. Runs with one label are averaged by rank. width in inches.
+    accuracies as fractions (`percent`).  what: the name of the measure, for the caption. Runs with one label are
+    averaged by rank. width in inches.
     FltkError when there is nothing to draw.
     """
     lines = _ranked(gains, higher=True)

@@ -18,8 +18,9 @@ from fltk.report.markup import heading, joined, number, numbers, paragraph, tabl
 TITLES = ("Arrival", "Joined", "After fine-tuning", "From scratch", "FedAvg, fine-tuned")
 LEGEND = (
     "Headline measure of newcomers on test data (accuracy in percent), mean over newcomers, then over seeds. Arrival: "
-    "the model they download, before any of their data is used. Joined: after the method's own step. After fine-tuning: the fine-tuned model is "
-    "accepted only where the newcomer's validation loss fell. The last two had at least as many steps."
+    "the model they download, before any of their data is used. Joined: after the method's own step. After "
+    "fine-tuning: the fine-tuned model is accepted only where the newcomer's validation loss fell. The last two had "
+    "at least as many steps."
 )
 
 

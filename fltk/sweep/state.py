@@ -81,7 +81,8 @@ class Setting:
     """The cells that differ in nothing but their seed, all of them finished.
 
     val, val_std: mean over the seeds of the headline measure on validation data in the last round, and its sample
-    standard deviation (None for one seed); test, test_std likewise.  trials: the settings it was chosen from, itself included.
+    standard deviation (None for one seed); test, test_std likewise.  trials: the settings it was chosen from, itself
+    included.
     """
 
     cells: tuple[CellState, ...]
