@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 from torch.nn import functional as F
 
 from fltk import metrics
-from fltk.cli.main import main
 from fltk.data import load
 from fltk.data.sources import folder
 from fltk.data.text import PASSAGE, SHAKESPEARE_FILE, VOCABULARY, WINDOW
@@ -125,40 +122,3 @@ def test_windows_of_shakespeare_are_followed_by_their_target() -> None:
     assert (np.bincount(data.session) == inside).all()
     same = data.session[1:] == data.session[:-1]  # ten characters on: the target is the tenth character from the end
     assert np.array_equal(data.x[1:][same][:, -10], data.y[:-1][same])
-
-
-def call(db: Path, *args: str) -> str:
-    done = CliRunner().invoke(main, ["--db", str(db), *args])
-    assert done.exit_code == 0, done.output
-    return done.output
-
-
-DIABETES = ("--dataset", "diabetes", "--clients", "4", "--newcomers", "1", "--rounds", "2", "--lr", "0.02")
-
-
-def test_diabetes_runs_end_to_end(tmp_path: Path) -> None:
-    db = tmp_path / "results.db"
-    for method in ("local", "fedavg"):
-        told = call(db, "train", *DIABETES, "--scheme", "iid", "--method", method)
-    assert "personal MAE (points)" in told and "acc" not in told
-    assert "worst 10% MAE (points)" in call(db, "evaluate", "run1", "run2")
-    assert "(lower is better)" in call(db, "compare", "run1", "run2")
-    assert "MAE (points)" in call(db, "attack", "--run", "run2", "--kind", "random-model")
-    assert "mean MAE (points)" in call(db, "join-new-client", "run2", "--epochs", "1")
-    assert "identical" in call(db, "reproduce", "run2")
-
-
-@pytest.mark.parametrize(
-    ("args", "said"),
-    [
-        (("--head-mix", "classes"), "--head-mix classes needs class labels"),
-        (("--own-step", "vote"), "--own-step vote"),
-        (("--method", "attn"), "--set token=prototypes"),
-        (("--model", "lstm"), "--model lstm takes sequences of tokens"),
-        (("--scheme", "permuted-labels"), "--scheme permuted-labels"),
-    ],
-)
-def test_what_needs_class_labels_is_refused_in_one_line(tmp_path: Path, args: tuple[str, ...], said: str) -> None:
-    done = CliRunner().invoke(main, ["--db", str(tmp_path / "results.db"), "train", *DIABETES, *args])
-    assert done.exit_code != 0
-    assert said in str(done.output) + str(done.exception)
