@@ -48,6 +48,6 @@ def test_what_needs_class_labels_is_refused_in_one_line(tmp_path: Path, args: tu
 
 def test_attacks_on_labels_are_refused(tmp_path: Path) -> None:
     db = tmp_path / "results.db"
-    done(db, "train", *DIABETES, "--scheme", "iid")
+    done(db, "train", *DIABETES, "--scheme", "iid", "--method", "fedavg")
     called = fltk(db, "attack", "--kind", "label-flip")
     assert called.code != 0 and "random-model" in called.err
