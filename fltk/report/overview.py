@@ -18,7 +18,7 @@ HEADS = (
     *words("Data"),
     *numbers("Rounds"),
     *words("Status"),
-    *numbers("Personal, last round", "Newcomers"),
+    *numbers("Personal accuracy, last round (%)", "Newcomers (%)"),
     *words("Started (UTC)"),
     *numbers("Time"),
 )
@@ -30,6 +30,9 @@ def section(content: Content) -> Section:
     # a column that no run fills says nothing
     kept = [k for k in range(len(HEADS)) if any(row[k] is not None for row in rows)]
     heads = [HEADS[k] for k in kept]
+    if not all(headline(run.last).fraction for run in content.runs):  # the cells name the measure
+        plain = dict(zip(HEADS[7:9], numbers("Personal, last round", "Newcomers"), strict=True))
+        heads = [plain.get(head, head) for head in heads]
     cells = [[row[k] for k in kept] for row in rows]
     made = table("Runs of this report", heads, cells, ids=[anchor(run.id) for run in content.runs])
     left_out = items(content.trained.notes + content.joins.notes)
@@ -58,7 +61,7 @@ def _row(content: Content, run: RunRow) -> list[object]:
 def _scored(value: float, measure: Measure) -> Markup:
     """A value with its measure: 91.2 %, or 44.10 MAE."""
     if measure.fraction:
-        return joined([number(value, percent=True), " %"])
+        return number(value, percent=True)
     return joined([number(value), f" {measure.short}"])
 
 

@@ -20,7 +20,9 @@ LEGEND = (
 )
 HEADS = (
     *words("Run", "Method", "Attack", "Defence"),
-    *numbers("Seed", "Attackers", "Personal", "Unattacked baseline", "Drop", "Worst decile, drop"),
+    *numbers(
+        "Seed", "Attackers", "Accuracy (%)", "Unattacked baseline (%)", "Drop (points)", "Worst decile, drop (points)"
+    ),
     *numbers("Attacker weight", "Backdoor success (%)"),
 )
 
@@ -35,7 +37,11 @@ def section(content: Content) -> Section | None:
     ]
     if not rows:
         return None
-    return Section("robustness", "Attacks", joined([paragraph(LEGEND), table("Runs under attack", HEADS, rows)]))
+    heads = HEADS
+    if not all(headline(run.last).fraction for run in found):
+        plain = numbers("Personal", "Unattacked baseline", "Drop", "Worst decile, drop")
+        heads = (*HEADS[:6], *plain, *HEADS[10:])
+    return Section("robustness", "Attacks", joined([paragraph(LEGEND), table("Runs under attack", heads, rows)]))
 
 
 def _row(run: RunRow, found: dict[str, Any]) -> list[object]:
