@@ -152,11 +152,11 @@ class TrainConfig:
 
     model: str = option(
         "",
-        "network (empty: mlp for images and tables, cnn1d for time series), also FILE.py:NAME",
+        "network (empty: mlp for images and tables, cnn1d for time series, lstm for text), also FILE.py:NAME",
         choices=("", *MODELS),
         kind="model",
     )
-    hidden: str = option("100", "mlp: hidden layer sizes, separated by commas (none: softmax regression)")
+    hidden: str = option("100", "mlp, lstm, gru: hidden layer sizes, separated by commas (mlp, none: a linear model)")
     rounds: int = option(30, "communication rounds")
     participation: float = option(1.0, "share of clients sampled in each round")
     epochs: float = option(1.0, "local epochs per round; fractions allowed")

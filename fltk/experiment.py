@@ -28,6 +28,7 @@ from fltk.errors import ChangedFiles, FltkError, UsageError
 from fltk.models import zoo
 from fltk.models.layout import Layout
 from fltk.names import OWN
+from fltk.objectives import CLASSIFICATION, Objective
 from fltk.own_code import admit
 from fltk.partition import Partition, pfllib
 from fltk.partition.federation import Federation
@@ -182,7 +183,8 @@ def dataset_of(config: PartitionConfig, place: Place) -> Dataset:
 
 def resolve(config: RunConfig, prepared: Prepared, device: str = "cpu") -> RunConfig:
     """The configuration with every default written out, as it is stored and hashed."""
-    return _resolved(config, prepared.config, prepared.federation.shape, device)
+    federation = prepared.federation
+    return _resolved(config, prepared.config, federation.shape, device, federation.objective)
 
 
 def foresee(config: RunConfig, place: Place) -> RunConfig:
@@ -190,12 +192,15 @@ def foresee(config: RunConfig, place: Place) -> RunConfig:
     if config.partition.from_pfllib:
         return _resolved(config, *_imported(config.partition), place.device)
     if config.partition.dataset.startswith(OWN):
-        return _resolved(config, config.partition, given(config.partition.dataset, place.own).shape, place.device)
+        own = given(config.partition.dataset, place.own)
+        return _resolved(config, config.partition, own.shape, place.device, own.objective)
     if config.partition.dataset not in SOURCES:
-        own = own_sets.settled(config.partition)
-        dataset = own_sets.load(own, folder(place.data_dir))
-        return _resolved(config, replace(own, dataset=dataset.name), dataset.shape, place.device)
-    return _resolved(config, config.partition, SOURCES[config.partition.dataset].shape, place.device)
+        settled = own_sets.settled(config.partition)
+        found = own_sets.load(settled, folder(place.data_dir))
+        dealt = replace(settled, dataset=found.name)
+        return _resolved(config, dealt, found.shape, place.device, found.objective)
+    source = SOURCES[config.partition.dataset]
+    return _resolved(config, config.partition, source.shape, place.device, source.objective)
 
 
 @lru_cache(maxsize=4)
@@ -205,17 +210,24 @@ def _imported(config: PartitionConfig) -> tuple[PartitionConfig, tuple[int, ...]
     return made.config, dataset.shape
 
 
-def _resolved(config: RunConfig, dealt: PartitionConfig, shape: tuple[int, ...], device: str) -> RunConfig:
-    model = config.train.model or default_model(shape)
+def _resolved(
+    config: RunConfig,
+    dealt: PartitionConfig,
+    shape: tuple[int, ...],
+    device: str,
+    objective: Objective = CLASSIFICATION,
+) -> RunConfig:
+    model = config.train.model or default_model(shape, objective.tokens)
     config = with_hashes(replace(config, partition=dealt, train=replace(config.train, model=model)))
     method = methods.create(config.method, config.params)
+    zoo.check_tokens(model, objective.tokens)
     check_device(device)
-    base = method.network(lambda: zoo.make(config.train.model, shape, 2, config.train.hidden_sizes()))  # any classes
+    base = method.network(lambda: zoo.make(model, shape, 2, config.train.hidden_sizes()))  # any number of classes
     layout = Layout.of(base)
     check_texts(config.train, dealt)
 
     step = chosen(config.train.step, layout, device)
-    own_step = own_step_of(config.train.own_step, method)
+    own_step = own_step_of(config.train.own_step, method, objective)
     attack_params, defence_params = {}, {}
     if config.attack.kind:
         attack_params = methods.resolved(attacks.create(config.attack.kind, config.attack_params))
@@ -239,9 +251,15 @@ def check_texts(train: TrainConfig, dealt: PartitionConfig) -> None:
         augment.parse(train.augment)
 
 
-def own_step_of(asked: str, method: Method) -> str:
-    """The own step as it is stored: what a method does anyway is `auto`, so that it has one name, and one hash."""
-    if asked == "vote" or (asked == "auto" and method.votes):
+def own_step_of(asked: str, method: Method, objective: Objective = CLASSIFICATION) -> str:
+    """The own step as it is stored: what a method does anyway is `auto`, so that it has one name, and one hash.
+
+    The vote is on class priors as well, so that there is none where the data have no classes.
+    """
+    if asked == "vote" and not objective.softmax:
+        raise UsageError(f"--own-step vote tries class priors, and {objective.name} has no classes; use none")
+    votes = method.votes and objective.softmax
+    if asked == "vote" or (asked == "auto" and votes):
         return "vote"
     return "none" if method.votes else "auto"
 

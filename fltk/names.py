@@ -18,6 +18,8 @@ DATASETS = (
     "hapt",
     "digit-domains",
     "cifar10-jpeg",
+    "shakespeare",
+    "diabetes",
 )
 
 SCHEMES = (
@@ -45,7 +47,8 @@ CHANNELS = ("grad-drop", "qsgd")
 # What the server does with an average (--server-opt).
 SERVER_OPTIMISERS = ("avgm", "adagrad", "adam", "yogi")
 
-MODELS = ("mlp", "cnn", "cnn-bn", "lenet5", "resnet8", "resnet8-bn", "cnn1d")
+MODELS = ("mlp", "cnn", "cnn-bn", "lenet5", "resnet8", "resnet8-bn", "cnn1d", "lstm", "gru")
+RECURRENT = ("lstm", "gru")  # networks of token sequences
 
 # name -> "module:class"; one literal that can be grepped. A method is imported when it is used.
 METHODS = {

@@ -42,6 +42,7 @@ LAYERS = (
     {"data"},
     {"memory"},
     {"registry"},
+    {"objectives"},  # what a data set asks models to learn; without torch
     {"config"},
     {"fields"},
     {"hyper"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -17,6 +18,8 @@ from fltk.partition.federation import Split
 @dataclass(frozen=True)
 class Backdoor(Attack):
     """A subclass says which pixels the trigger has, and which of them an attacker sets."""
+
+    labels: ClassVar[bool] = True
 
     target: int = hyper(0, "the class that triggered images are to be taken for", low=0)
     ratio: float = hyper(0.5, "share of an attacker's training samples that are poisoned", low=0, high=1)

@@ -138,6 +138,7 @@ class Attack:
     colludes: ClassVar[bool] = False  # attackers send the same vector
     on_data: ClassVar[bool] = False
     on_upload: ClassVar[bool] = False
+    labels: ClassVar[bool] = False  # it reads or changes class labels
 
     def check(self, shape: tuple[int, ...], n_classes: int, participants: int, malicious: int) -> tuple[str, ...]:
         """Refuse, with the option's name, data or numbers of clients that it cannot be made with; gives lines to tell.

@@ -27,6 +27,7 @@ class LabelFlip(Attack):
 
     title: ClassVar[str] = "trains on wrong labels"
     on_data: ClassVar[bool] = True
+    labels: ClassVar[bool] = True
 
     mode: str = hyper("reverse", "which label becomes which", choices=("reverse", "pair", "random", "shift"))
     source: int = hyper(0, "pair: the class that is relabelled", low=0)

@@ -36,6 +36,7 @@ class Scale(Attack):
     title: ClassVar[str] = "model replacement: a poisoned update, lengthened to outweigh all others"
     on_data: ClassVar[bool] = True
     on_upload: ClassVar[bool] = True
+    labels: ClassVar[bool] = True
 
     data: str = hyper("badnets", "the attack on the data whose result is scaled", choices=tuple(DATA))
     gamma: float | None = hyper(None, "factor on the update (default: what replaces the average)", low=0)

@@ -15,12 +15,14 @@ from fltk.cli.command import Option, command
 from fltk.cli.context import Settings
 from fltk.cli.options import config_option, method_params, options_from, parse_set, set_option, tell_idle
 from fltk.cli.output import Column, emit, output_options
+from fltk.cli.scored import scored
 from fltk.cli.sweep_board import Board, outcome_line
 from fltk.cli.train import keep_option, place_options, trust_option
 from fltk.config import SEEDS, AttackConfig, DefenceConfig, PartitionConfig, RunConfig, TrainConfig
 from fltk.errors import FltkError, UsageError, unknown
 from fltk.fields import whole
 from fltk.names import canonical
+from fltk.objectives import ACCURACY, MEASURES, Measure
 
 if TYPE_CHECKING:
     from fltk.registry import RunRow, Store
@@ -172,10 +174,23 @@ def attack(ctx: click.Context, /, format: str, **params: Any) -> None:
             raise FltkError(next(iter(outcome.failed.values())))
     with Store(settings.db, create=not params["dry_run"], readonly=params["dry_run"]) as store:
         rows = _rows(found, standing(found, store), outcome, store)
-    shown = [c for c in [*COLUMNS, *TAIL] if c.key not in SPARSE or any(row.get(c.key) is not None for row in rows)]
+    measured = scored(COLUMNS, [_measure(rows)], ("clean", "worst10"))
+    sparse = {*SPARSE, *(f"global_{key}" for key in MEASURES)}
+    shown = [c for c in [*measured, *TAIL] if c.key not in sparse or any(row.get(c.key) is not None for row in rows)]
     emit(rows, shown, format)
     if outcome.failed:
         raise FltkError(_failures(found, outcome))
+
+
+def _measure(rows: Sequence[Mapping[str, Any]]) -> Measure:
+    """The headline measure of the attacked runs."""
+    from fltk.data.sources import unit_of
+
+    keys = {str(row["measure"]) for row in rows if row.get("measure")}
+    measure = MEASURES[keys.pop()] if len(keys) == 1 else ACCURACY
+    if measure.fraction:
+        return measure
+    return replace(measure, unit=next((unit_of(row["dataset"]) for row in rows if row.get("dataset")), measure.unit))
 
 
 def _failures(found: Cells, outcome: Outcome) -> str:

@@ -11,6 +11,7 @@ from fltk.cli.command import Option, command
 from fltk.cli.context import Settings
 from fltk.cli.options import Names
 from fltk.cli.output import Column, emit, output_options
+from fltk.cli.scored import measures_of, scored
 from fltk.cli.train import place_options, trust_option
 from fltk.errors import UsageError
 from fltk.names import DEPLOY_PRIORS, DEPLOY_WEIGHTS, DEPLOYMENTS
@@ -141,7 +142,8 @@ def evaluate(
     rows: list[dict[str, Any]] = []
     notes: dict[str, Any] = {}
     with Store(settings.db) as store:
-        for found in [store.find_run(ref, "train") for ref in run]:
+        runs = [store.find_run(ref, "train") for ref in run]
+        for found in runs:
             done = evaluate_run(store, found, place, deployment, round_)
             if done.undecided:
                 settings.say(f"{found.label}: {UNDECIDED}; train with --val-share above 0")
@@ -150,7 +152,10 @@ def evaluate(
             rows += _reference_rows(store, found, done, {r["run"] for r in rows})
         if not kept.issuperset(shown := [c.name for c in deployment.candidates()]) and not brief:
             notes["candidates"] = f"{len(shown)} stored; --full prints them all"
-    emit(rows, COLUMNS, format, extra=notes if format in ("table", "json") else None)
+    measures = measures_of(runs)
+    if len(measures) > 1:
+        raise UsageError("these runs are scored by different measures: evaluate them one by one")
+    emit(rows, scored(COLUMNS, measures, ("val_mean",)), format, extra=notes if format in ("table", "json") else None)
 
 
 def _kept(deployment: Deployment, brief: bool, full: bool) -> set[str]:
@@ -173,12 +178,13 @@ def _notes(run: RunRow, done: Evaluation) -> dict[str, Any]:
     by = UNDECIDED if done.undecided else done.deploy.mode
     notes = {f"run{run.id} deployed": f"{by}: {chosen}, after round {done.round}"}
     if done.malicious:
-        n = len(done.clients["personal_test_acc"])
+        n = len(done.clients[f"personal_test_{done.measure.key}"])
         left = f"{n - len(done.malicious)} of {n}; malicious, and in no row: {', '.join(map(str, done.malicious))}"
         notes[f"run{run.id} benign clients"] = left
     for name, found in done.rounds.items():
-        accuracy = "unknown" if math.isnan(found["acc_mean"]) else f"{found['acc_mean']:.4f}"
-        text = f"round {found['round']}, personal accuracy {accuracy}"
+        value = found[f"{done.measure.key}_mean"]
+        told = "unknown" if math.isnan(value) else f"{value:.4f}"
+        text = f"round {found['round']}, personal {done.measure.title} {told}"
         notes[f"run{run.id} {name.replace('_', ' ')}"] = text
     return notes
 

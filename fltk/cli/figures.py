@@ -15,9 +15,12 @@ from fltk.cli.options import Names
 from fltk.cli.terminal import echo
 from fltk.errors import UsageError
 from fltk.fields import whole
+from fltk.objectives import ACCURACY, headline
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from fltk.registry import RunRow
 
 FOLDER = Path("plots")
 MOST = 4  # runs that a file's name has one by one
@@ -118,3 +121,17 @@ def rounds_of(text: str | None) -> list[int] | None:
             raise UsageError(f"--rounds takes whole numbers separated by commas, not {text!r}")
         rounds.append(number)
     return rounds
+
+
+def drawn_key(key: str | None, runs: Sequence[RunRow]) -> str:
+    """The number that is drawn: the one that was named, or the runs' headline measure of personal models on test data.
+
+    UsageError where runs have different ones, which no axis can hold.
+    """
+    if key is not None:
+        return key
+    found = {headline(run.last).key for run in runs}
+    if len(found) > 1:
+        names = " and ".join(sorted(found))
+        raise UsageError(f"these runs are scored by {names}: name runs of one measure, or a --key")
+    return f"personal_test_{found.pop() if found else ACCURACY.key}"

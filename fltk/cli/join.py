@@ -12,10 +12,12 @@ from fltk.cli.context import Settings
 from fltk.cli.options import SOURCES, config_from, options_from
 from fltk.cli.output import Column, emit, output_options
 from fltk.cli.progress import RunProgress
+from fltk.cli.scored import measures_of, scored
 from fltk.cli.terminal import echo
 from fltk.cli.train import place_options, shown, trust_option
 from fltk.config import JoinConfig
 from fltk.errors import UsageError
+from fltk.objectives import Measure, headline
 
 if TYPE_CHECKING:
     from fltk.registry import RunRow, Store
@@ -152,12 +154,13 @@ def _print(store: Store, run: RunRow, format: str) -> None:
     """Read back what was stored, and print it."""
     stored = store.evaluations(run.id)[-1].summary
     rows = [{"run": f"run{run.id}", "method": run.method, **row} for row in stored["rows"]]
+    columns = scored(COLUMNS, measures_of([run]))
     if format != "table":
         more = {key: stored[key] for key in ("newcomers", "participants", "reference", "notes")}
         more |= {"incumbents": stored["incumbents"]} if "incumbents" in stored else {}
-        emit(rows, COLUMNS, format, extra=more if format == "json" else None)
+        emit(rows, columns, format, extra=more if format == "json" else None)
         return
-    emit([{**row, "step": STEPS.get(row["step"], row["step"])} for row in rows], COLUMNS, extra=_notes(run, stored))
+    emit([{**row, "step": STEPS.get(row["step"], row["step"])} for row in rows], columns, extra=_notes(run, stored))
     echo()
     each = [column for column in EACH if any(row.get(column.key) is not None for row in stored["newcomers"])]
     emit(stored["newcomers"], each, title="Each newcomer")
@@ -169,7 +172,7 @@ def _notes(run: RunRow, stored: dict[str, Any]) -> dict[str, str]:
     who = "1 newcomer joins" if count == 1 else f"{count} newcomers join"
     notes = {
         f"run{run.id}": f"{who} run{run.parent} after round {join['round']}",
-        "accuracy of the clients that trained": f"{stored['participants']:.4f}",
+        f"{headline(run.last).title} of the clients that trained": f"{stored['participants']:.4f}",
     }
     kept = [row for row in stored["rows"] if row["step"] == "tuned"]
     if kept:
@@ -179,12 +182,13 @@ def _notes(run: RunRow, stored: dict[str, Any]) -> dict[str, str]:
     if stored["reference"] is not None:
         notes["fedavg_ft"] = f"the model of run{stored['reference']}"
     if "incumbents" in stored:
-        notes["clients that were there before"] = _incumbents(stored["incumbents"])
+        notes["clients that were there before"] = _incumbents(stored["incumbents"], headline(run.last))
     return notes | {f"note {k}": text for k, text in enumerate(stored["notes"], start=1)}
 
 
-def _incumbents(found: dict[str, Any]) -> str:
-    text = f"{found['acc_mean']:.4f} at the end"
+def _incumbents(found: dict[str, Any], measure: Measure) -> str:
+    value = found[f"{measure.key}_mean"]
+    text = f"{value:.4f} at the end"
     if found["without"] is None:
         return text
     return (

@@ -11,7 +11,7 @@ import click
 
 from fltk.cli.command import Option, epilog, group
 from fltk.cli.context import Settings
-from fltk.cli.figures import figure_name, figure_options, rounds_of, write_figure
+from fltk.cli.figures import drawn_key, figure_name, figure_options, rounds_of, write_figure
 from fltk.cli.filters import best_on_option, filter_options, runs_to_draw, select_runs
 from fltk.cli.plot_clients import attention_gif, attention_stats, clusters, embeddings
 from fltk.cli.plot_compare import bytes_, gains
@@ -21,8 +21,6 @@ from fltk.names import ATTACKS, DEFENCES, METHODS
 
 if TYPE_CHECKING:
     from fltk.registry import RunRow
-
-PERSONAL = "personal_test_acc"  # what is drawn where no other number is named
 
 
 @group(
@@ -111,7 +109,8 @@ def attention_maps(
 @best_on_option
 @click.option(
     "--key",
-    default=PERSONAL,
+    default=None,
+    show_default="the headline measure of personal models on test data",
     cls=Option,
     section="Figure",
     help="which number of a round is drawn",
@@ -123,7 +122,7 @@ def curves(
     /,
     run: tuple[str, ...],
     best_on: str | None,
-    key: str,
+    key: str | None,
     output: Path | None,
     data: Path | None,
     width: str | None,
@@ -144,16 +143,17 @@ def curves(
     with Store(settings.db, readonly=True) as store:
         chosen, notes = runs_to_draw(store, run, filters, best_on)
         labels = line_labels(chosen)
+        drawn = drawn_key(key, labels.runs)
         lines = []
         for r in labels.runs:
-            rounds, values = store.scalars(r.id, key)[key]
-            lines.append(Curve(labels.names[r.id], rounds, values / scale(key), **labels.tag(r)))
+            rounds, values = store.scalars(r.id, drawn)[drawn]
+            lines.append(Curve(labels.names[r.id], rounds, values / scale(drawn), **labels.tag(r)))
     settings.notes([*notes, *labels.notes])
     write_figure(
         lambda w: accuracy_curves(
-            lines, width=w or COLUMN, y_label=named(key), percent=is_percent(key), share=is_share(key)
+            lines, width=w or COLUMN, y_label=named(drawn), percent=is_percent(drawn), share=is_share(drawn)
         ),
-        figure_name("curves", [r.id for r in labels.runs], None if key == PERSONAL else key),
+        figure_name("curves", [r.id for r in labels.runs], key),
         output,
         data,
         width,
@@ -168,7 +168,8 @@ def curves(
 @best_on_option
 @click.option(
     "--key",
-    default=PERSONAL,
+    default=None,
+    show_default="the headline measure of personal models on test data",
     cls=Option,
     section="Figure",
     help="which number of a client is drawn",
@@ -180,7 +181,7 @@ def clients(
     /,
     run: tuple[str, ...],
     best_on: str | None,
-    key: str,
+    key: str | None,
     output: Path | None,
     data: Path | None,
     width: str | None,
@@ -201,19 +202,20 @@ def clients(
     with Store(settings.db, readonly=True) as store:
         chosen, notes = runs_to_draw(store, run, filters, best_on)
         labels = line_labels(chosen)
+        drawn = drawn_key(key, labels.runs)
         scores = []
         for r in labels.runs:
-            scores.append(replace(last_values(store, r, key), label=labels.names[r.id], **labels.tag(r)))
+            scores.append(replace(last_values(store, r, drawn), label=labels.names[r.id], **labels.tag(r)))
     settings.notes([*notes, *labels.notes])
     write_figure(
         lambda w: client_accuracy(
             scores,
             width=w or COLUMN,
-            y_label=named(key),
-            percent=is_percent(key),
-            higher=higher_is_better(key),
+            y_label=named(drawn),
+            percent=is_percent(drawn),
+            higher=higher_is_better(drawn),
         ),
-        figure_name("clients", [r.id for r in labels.runs], None if key == PERSONAL else key),
+        figure_name("clients", [r.id for r in labels.runs], key),
         output,
         data,
         width,

@@ -9,11 +9,9 @@ import click
 
 from fltk.cli.command import Option, command
 from fltk.cli.context import Settings
-from fltk.cli.figures import figure_name, figure_options, write_figure
+from fltk.cli.figures import drawn_key, figure_name, figure_options, write_figure
 from fltk.cli.filters import best_on_option, filter_options, runs_to_draw
 from fltk.errors import UsageError
-
-PERSONAL = "personal_test_acc"  # what is drawn where no other number is named
 
 
 @command(
@@ -22,7 +20,14 @@ PERSONAL = "personal_test_acc"  # what is drawn where no other number is named
 )
 @filter_options(kind="train", status="done")
 @best_on_option
-@click.option("--key", default=PERSONAL, cls=Option, section="Figure", help="which number of a round is drawn")
+@click.option(
+    "--key",
+    default=None,
+    show_default="personal models on test data",
+    cls=Option,
+    section="Figure",
+    help="which number of a round is drawn",
+)
 @figure_options
 @click.pass_obj
 def bytes_(
@@ -30,7 +35,7 @@ def bytes_(
     /,
     run: tuple[str, ...],
     best_on: str | None,
-    key: str,
+    key: str | None,
     output: Path | None,
     data: Path | None,
     width: str | None,
@@ -52,15 +57,16 @@ def bytes_(
     with Store(settings.db, readonly=True) as store:
         chosen, notes = runs_to_draw(store, run, filters, best_on)
         labels = line_labels(chosen)
+        shown = drawn_key(key, labels.runs)
         curves = []
         for each in labels.runs:
-            rounds, values = store.scalars(each.id, key)[key]
+            rounds, values = store.scalars(each.id, shown)[shown]
             sent = sent_bytes(store, each, rounds)
             curves.append(Curve(labels.names[each.id], rounds, values, sent, **labels.tag(each)))
     settings.notes([*notes, *labels.notes])
     write_figure(
-        lambda w: accuracy_bytes(curves, width=w or COLUMN, y_label=named(key), percent=is_percent(key)),
-        figure_name("bytes", [each.id for each in labels.runs], None if key == PERSONAL else key),
+        lambda w: accuracy_bytes(curves, width=w or COLUMN, y_label=named(shown), percent=is_percent(shown)),
+        figure_name("bytes", [each.id for each in labels.runs], key),
         output,
         data,
         width,
@@ -73,7 +79,14 @@ def bytes_(
 )
 @filter_options(kind="train", status="done")
 @best_on_option
-@click.option("--key", default=PERSONAL, cls=Option, section="Figure", help="which number of a client is compared")
+@click.option(
+    "--key",
+    default=None,
+    show_default="personal models on test data",
+    cls=Option,
+    section="Figure",
+    help="which number of a client is compared",
+)
 @figure_options
 @click.pass_obj
 def gains(
@@ -81,7 +94,7 @@ def gains(
     /,
     run: tuple[str, ...],
     best_on: str | None,
-    key: str,
+    key: str | None,
     output: Path | None,
     data: Path | None,
     width: str | None,
@@ -96,22 +109,24 @@ def gains(
     from dataclasses import replace
 
     from fltk.metrics.keys import is_percent, named
+    from fltk.objectives.measures import measure_of
     from fltk.plots.clients import client_gains
     from fltk.plots.labels import line_labels
     from fltk.plots.stored import LOCAL, last_gains
     from fltk.plots.style import COLUMN
     from fltk.registry import Store
 
-    if not is_percent(key):
-        raise UsageError(f"--key {key}: gains are differences of accuracies, such as {PERSONAL}")
     with Store(settings.db, readonly=True) as store:
         chosen, notes = runs_to_draw(store, run, filters, best_on)
         labels = line_labels(chosen)
+        shown = drawn_key(key, labels.runs)
+        if measure_of(shown) is None:
+            raise UsageError(f"--key {key}: gains are differences of a measure, such as personal_test_acc")
         drawn, alone = [], []
         for each in labels.runs:
             if each.method == LOCAL:
                 continue
-            found = last_gains(store, each, key, labels.runs)
+            found = last_gains(store, each, shown, labels.runs)
             if found is None:
                 alone.append(each.label)
             else:
@@ -124,8 +139,8 @@ def gains(
     missing = [f"left out, no run of {LOCAL} on the same data: {', '.join(alone)}"] if alone else []
     settings.notes([*notes, *labels.notes, *missing])
     write_figure(
-        lambda w: client_gains(drawn, width=w or COLUMN, what=named(key)),
-        figure_name("gains", [each.id for each in labels.runs], None if key == PERSONAL else key),
+        lambda w: client_gains(drawn, width=w or COLUMN, what=named(shown), percent=is_percent(shown)),
+        figure_name("gains", [each.id for each in labels.runs], key),
         output,
         data,
         width,

@@ -12,7 +12,7 @@ from fltk.cli.context import Settings
 from fltk.cli.output import emit, output_options
 from fltk.cli.profile import heard, new_profile, profile_option, watch_of, with_profile
 from fltk.cli.progress import RunProgress
-from fltk.cli.train import COLUMNS, finished, keep_option, place_options, shown, trust_option
+from fltk.cli.train import finished, keep_option, place_options, shown, shown_columns, trust_option
 from fltk.errors import UsageError
 
 if TYPE_CHECKING:
@@ -78,7 +78,8 @@ def resume(
         done = _resume(store, found, place, settings, from_round, allow_changed, profile)
         _tell(found, done, settings)
         row = with_profile(finished(store, found.id, settings), profile, settings)
-    emit([row], COLUMNS, format)
+        columns = shown_columns([store.find_run(found.id)])
+    emit([row], columns, format)
 
 
 def _named(store: Store, ref: str) -> RunRow:

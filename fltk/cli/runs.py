@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +15,11 @@ from fltk.cli.filters import ALL, best_on_option, check_kind, named
 from fltk.cli.output import Column, emit, output_options
 from fltk.cli.runs_code import code
 from fltk.cli.runs_edit import EDITS
+from fltk.cli.scored import measures_of, scored
 from fltk.config import ignored
 from fltk.errors import UsageError
 from fltk.names import KINDS
+from fltk.objectives import Measure, headline
 
 if TYPE_CHECKING:
     from fltk.evaluation.by_seed import Group as SeedGroup
@@ -190,13 +193,17 @@ def _line(run: RunRow) -> dict[str, Any]:
         "model": train["model"],
         "seed": run.seed,
         "rounds": run.rounds_done,
-        "personal_test_acc": run.last.get("personal_test_acc"),
-        "global_test_acc": run.last.get("global_test_acc"),
-        "acc_new": run.last.get("acc_new"),
+        **{key: run.last.get(key) for key in _scores(run)},
         "kind": run.kind if run.parent is None else f"{run.kind} of run{run.parent}",
         "status": run.status,
         "started": datetime.fromtimestamp(run.started).isoformat(sep=" ", timespec="seconds"),
     }
+
+
+def _scores(run: RunRow) -> list[str]:
+    """The stored names of its headline measure, in the order of the columns."""
+    key = headline(run.last).key
+    return [f"personal_test_{key}", f"global_test_{key}", f"{key}_new"]
 
 
 def _details(store: Store, run: RunRow) -> list[dict[str, Any]]:
@@ -249,7 +256,7 @@ def _emit_groups(store: Store, rows: list[RunRow], best_on: str | None, format: 
 
     Returns notes.
     """
-    from fltk.evaluation.by_seed import accuracies, groups, parameters, told_apart
+    from fltk.evaluation.by_seed import groups, measured, parameters, told_apart
     from fltk.evaluation.tuning import best_trials
 
     trained = [row for row in rows if row.status == "done" and row.kind == "train"]
@@ -257,18 +264,20 @@ def _emit_groups(store: Store, rows: list[RunRow], best_on: str | None, format: 
     found = groups(tuning.runs if tuning else trained)
     keys = told_apart(found)
     lines = []
-    for group, params, numbers in zip(found, parameters(found), accuracies(store, found), strict=True):
+    for group, params, numbers in zip(found, parameters(found), measured(store, found), strict=True):
         line = _group_line(group, keys)
         line["params"] = params or None
         if tuning:
             choice = tuning.by_run[group.runs[0].id]
             line |= {"trials": choice.trials, "tuned": choice.told or None}
+        line["measure"] = headline(group.runs[0].last).title
         lines.append(line | numbers)
 
     own = [Column(key, name) for key, name in short_names(keys).items()]
     chosen = [Column("tuned"), Column("trials")] if tuning else []
     place = next(k for k, column in enumerate(GROUPS) if column.key == "params")
-    emit(lines, [*GROUPS[:place], *own, *chosen, *GROUPS[place:]], format)
+    scores = _group_columns(measures_of(rows))
+    emit(lines, [*GROUPS[:place], *own, *chosen, *GROUPS[place : place + 2], *scores], format)
     return (tuning.caption, *tuning.notes) if tuning else ()
 
 
@@ -281,6 +290,16 @@ def _group_line(group: SeedGroup, keys: Sequence[str]) -> dict[str, Any]:
     line["seeds"] = len(group.runs)
     line["runs"] = [f"run{run.id}" for run in group.runs]
     return line
+
+
+def _group_columns(measures: Sequence[Measure]) -> list[Column]:
+    """The columns of numbers; where measures differ between rows, a column says which it is."""
+    keys = ("personal", "deployed", "global")
+    numbers = [c for c in GROUPS if c.key.removesuffix("_std") in keys]
+    if len(measures) == 1:
+        return scored(numbers, measures, keys)
+    bare = [replace(c, label=c.label.replace(" acc", "")) for c in numbers]
+    return [Column("measure"), *bare]
 
 
 def short_names(keys: Sequence[str]) -> dict[str, str]:

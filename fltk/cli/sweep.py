@@ -12,10 +12,12 @@ from fltk.cli.command import Option, command
 from fltk.cli.context import Settings
 from fltk.cli.output import Column, emit, output_options
 from fltk.cli.runs import short_names
+from fltk.cli.scored import measures_of, scored
 from fltk.cli.sweep_board import Board, outcome_line
 from fltk.cli.sweep_trials import emit_trials, trial_line
 from fltk.cli.train import clean_option, keep_option, place_options, refuse_unclean
 from fltk.errors import FltkError, UsageError
+from fltk.objectives import headline
 
 if TYPE_CHECKING:
     from fltk.evaluation.deploy import Deployment
@@ -66,7 +68,7 @@ NEXT = {"done": "skip", "done (other code)": "skip", "running": "wait", "new": "
     type=click.Choice(["val"]),
     cls=Option,
     section="Sweep",
-    help="print the best cell of each method instead, by mean validation accuracy over the seeds",
+    help="print the best cell of each method instead, by the mean on validation data over the seeds",
 )
 @clean_option
 @keep_option
@@ -116,9 +118,9 @@ def sweep(
       deploy = "vote"
 
     A value may be a distribution: lr = { log_uniform = [0.001, 1.0] }, or uniform, integers, choice. Then [random]
-    with samples = 20 draws so many, the same for all methods and seeds, and [search] with trials = 20 searches on
-    validation accuracy (needs fltk[optuna]). Its trials are kept next to the registry, or where storage = "URL" says,
-    in a form that optuna-dashboard opens; --trials lists them. The runs carry the tag sweep=NAME of the file.
+    with samples = 20 draws so many, the same for all methods and seeds, and [search] with trials = 20 searches by
+    values on validation data (needs fltk[optuna]). Its trials are kept next to the registry, or where storage = "URL"
+    says, in a form that optuna-dashboard opens; --trials lists them. The runs carry the tag sweep=NAME of the file.
     """
     from fltk.experiment import Place
     from fltk.sweep.grid import read
@@ -216,14 +218,15 @@ def _deployed_of(settings: Settings, found: Sequence[CellState], deploy: Deploym
 
 
 def _deployed(store: Store, found: Sequence[CellState], deploy: Deployment | None) -> dict[str, float | None]:
-    """The test accuracy of the deployed models by cell, where [evaluate] asks for them."""
+    """The test values of the deployed models by cell, where [evaluate] asks for them."""
     if deploy is None:
         return {}
     values: dict[str, float | None] = {}
     for state in found:
         stored = [] if state.run is None else store.evaluations(state.run.id)
         rows = [row for e in stored if deploy.made(e.summary) for row in e.summary["rows"]]
-        deployed = [row["acc_mean"] for row in rows if row["model"] == "deployed"]
+        mean = "acc_mean" if state.run is None else f"{headline(state.run.last).key}_mean"
+        deployed = [row[mean] for row in rows if row["model"] == "deployed"]
         values[state.cell.digest] = deployed[-1] if deployed else None
     return values
 
@@ -247,18 +250,21 @@ def _print(
     from fltk.sweep.state import best as best_of
 
     keys = varied(state.cell for state in found)
+    measures = measures_of(state.run for state in found if state.run is not None)[:1]
     short = short_names(keys)
     own = [Column(key, short[key]) for key in keys]
     if best:
         chosen = best_of(found)
         if not chosen:
-            raise FltkError("--best-on: no setting has all its seeds finished with a validation accuracy yet")
-        emit([_best_row(one, keys) for one in chosen], [Column("method"), *own, *BEST], format)
+            raise FltkError("--best-on: no setting has all its seeds finished with values on validation data yet")
+        numbers = scored(BEST, measures, ("val", "val_std", "test", "test_std"))
+        emit([_best_row(one, keys) for one in chosen], [Column("method"), *own, *numbers], format)
         return
     rows = [_row(state, keys) | {"deployed": deployed.get(state.cell.digest)} for state in found]
     if rerun_changed:
         rows = [row | ({"next": "start"} if row["state"] == CHANGED else {}) for row in rows]
-    tail = [Column("next")] if dry_run else [*NUMBERS, *([Column("deployed", "", 4, "max")] if deployed else [])]
+    numbers = [*NUMBERS, *([Column("deployed", "deployed acc", 4, "max")] if deployed else [])]
+    tail = [Column("next")] if dry_run else scored(numbers, measures, ("val", "test", "deployed"))
     tail += [] if dry_run or not any(row["message"] for row in rows) else [Column("message")]
     emit(rows, [Column("method"), *own, Column("seed"), Column("state"), Column("run"), *tail], format)
 

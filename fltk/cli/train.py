@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -24,9 +24,11 @@ from fltk.cli.options import (
 from fltk.cli.output import Column, emit, output_options
 from fltk.cli.profile import heard, new_profile, profile_option, watch_of, with_profile
 from fltk.cli.progress import RunProgress
+from fltk.cli.scored import measures_of, scored
 from fltk.config import SEEDS, PartitionConfig, RunConfig, TrainConfig
 from fltk.errors import UsageError
 from fltk.fields import whole
+from fltk.objectives import headline
 
 if TYPE_CHECKING:
     from fltk.experiment import Place, Prepared
@@ -166,7 +168,8 @@ def train(ctx: click.Context, /, format: str, **params: Any) -> None:
     with Store(settings.db, create=True) as store:
         store.require_writable()
         rows = _Trainer(store, place, settings, params, origins(ctx)).play(configs)
-    emit(rows, COLUMNS, format)
+        columns = shown_columns(store.find_run(row["run"]) for row in rows)
+    emit(rows, columns, format)
 
 
 def _refuse_ignored(ctx: click.Context, params: dict[str, Any]) -> None:
@@ -294,7 +297,7 @@ def lacking(prepared: Prepared) -> list[str]:
     """What to know of a partition without test or validation data."""
     clients, notes = prepared.federation.clients, []
     if not any(len(client.test) for client in clients):
-        notes.append("no client has test data, so test accuracies are unknown; raise --test-share")
+        notes.append("no client has test data, so nothing is known on test data; raise --test-share")
     if not any(len(client.val) for client in clients):
         notes.append("no client has validation data, so no round or deployment can be selected; raise --val-share")
     return notes
@@ -315,6 +318,11 @@ def finished(store: Store, number: int, settings: Settings) -> dict[str, Any]:
     return row_of(run)
 
 
+def shown_columns(runs: Iterable[RunRow]) -> list[Column]:
+    """The columns of `row_of` for runs of these measures."""
+    return scored(COLUMNS, measures_of(runs))
+
+
 def row_of(run: RunRow) -> dict[str, Any]:
     return {
         "run": f"run{run.id}",
@@ -324,12 +332,12 @@ def row_of(run: RunRow) -> dict[str, Any]:
         "rounds": run.rounds_done,
         "model": printed_model(run),
         "status": run.status,
-        **{c.key: run.last.get(c.key) for c in COLUMNS if c.digits is not None},
+        **{c.key: run.last.get(c.key) for c in shown_columns([run]) if c.digits is not None},
     }
 
 
 def printed_model(run: RunRow) -> str | None:
-    """What the personal accuracy is of, in a word: mixed, tuned or personal; None for a method that is not known."""
+    """What the personal numbers are of, in a word: mixed, tuned or personal; None for a method that is not known."""
     if run.last.get("own_step"):
         return "tuned"
     found = catalogue.known("method", run.method)
@@ -338,5 +346,6 @@ def printed_model(run: RunRow) -> str | None:
 
 def shown(scalars: dict[str, float]) -> dict[str, float]:
     """What a progress line tells."""
-    names = {"train_loss": "loss", "personal_val_acc": "val", "personal_test_acc": "test"}
+    key = headline(scalars).key
+    names = {"train_loss": "loss", f"personal_val_{key}": "val", f"personal_test_{key}": "test"}
     return {label: scalars[key] for key, label in names.items() if key in scalars}

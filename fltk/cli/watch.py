@@ -12,7 +12,7 @@ from fltk.cli.context import Settings
 from fltk.cli.output import emit, output_options
 from fltk.cli.progress import RunProgress
 from fltk.cli.sweep import emit_cells
-from fltk.cli.train import COLUMNS, row_of, shown
+from fltk.cli.train import row_of, shown, shown_columns
 from fltk.cli.watch_sweep import follow_sweep
 from fltk.errors import UsageError
 
@@ -60,7 +60,7 @@ def watch(settings: Settings, /, run: str, sweep: str | None, every: float, form
         settings.say(f"{found.label}: its process is gone; continue it with fltk resume run{found.id}")
     elif found.message:
         settings.say(f"{found.label} {found.status}: {found.message}")
-    emit([row_of(found)], COLUMNS, format)
+    emit([row_of(found)], shown_columns([found]), format)
 
 
 def _follow(store: Store, run: RunRow, settings: Settings, every: float) -> RunRow:

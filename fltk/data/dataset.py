@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fltk.objectives import CLASSIFICATION, Objective
+
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -22,7 +24,7 @@ class Dataset:
 
     name: str
     x: Floats  # (n, C, H, W) images, standardised once, or (n, C, T) time series
-    y: Ints  # (n,) labels 0..n_classes-1
+    y: Ints  # (n,) labels 0..n_classes-1; of a regression the range in which the target lies
     classes: tuple[str, ...]
     is_test: Bools | None  # (n,) member of the official test set; None where there is no official split
     owner: Ints | None  # (n,) natural client
@@ -33,6 +35,8 @@ class Dataset:
     group: Ints | None = None  # (n,) known group of the client that a sample belongs to
     split: Ints | None = None  # (n,) 0, 1, 2 for train, val and test, where the data say so themselves
     raw: bool = False  # to be standardised by the training data of a partition
+    objective: Objective = CLASSIFICATION
+    targets: Floats | None = None  # (n,) numbers to be predicted, in their unit, where labels are not what is learned
 
     def __len__(self) -> int:
         return len(self.y)
@@ -61,6 +65,8 @@ def create(
     group: Ints | None = None,
     split: Ints | None = None,
     raw: bool = False,
+    objective: Objective = CLASSIFICATION,
+    targets: Floats | None = None,
 ) -> Dataset:
     """A Dataset with its fingerprint; every array has one entry per sample."""
     arrays: dict[str, npt.NDArray[Any] | None] = {
@@ -70,11 +76,15 @@ def create(
         "owner": owner,
         "session": session,
     }
-    further = {"group": group, "split": split}  # in the fingerprint only of data that have them
+    further = {"group": group, "split": split, "targets": targets}  # in the fingerprint only of data that have them
     arrays |= {key: array for key, array in further.items() if array is not None}
-    mark = digest(arrays)
     return Dataset(
-        name, x, y, classes, is_test, owner, owner_kind, owner_names, session, mark, group=group, split=split, raw=raw
+        *(name, x, y, classes, is_test, owner, owner_kind, owner_names, session, digest(arrays)),
+        group=group,
+        split=split,
+        raw=raw,
+        objective=objective,
+        targets=targets,
     )
 
 

@@ -18,6 +18,7 @@ from fltk.data import vision
 from fltk.data.dataset import Bools, Floats, Ints
 from fltk.data.files import Bytes, find, read_idx, read_npz, reading
 from fltk.errors import FltkError
+from fltk.objectives import CLASSIFICATION, Objective
 
 DIGITS = tuple(str(digit) for digit in range(10))
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -71,6 +72,8 @@ class Raw:
     owner_kind: str | None = None
     owner_names: tuple[str, ...] = ()
     session: Ints | None = None
+    objective: Objective = CLASSIFICATION
+    targets: Floats | None = None
 
 
 def scaled(pixels: Bytes) -> Floats:

@@ -87,6 +87,8 @@ def subset_of(dataset: Dataset, size: int, seed: int) -> Dataset:
         group=_taken(dataset.group, keep),
         split=_taken(dataset.split, keep),
         raw=dataset.raw,
+        objective=dataset.objective,
+        targets=None if dataset.targets is None else dataset.targets[keep],
     )
 
 

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
-from fltk.data import domains, loaders
+from fltk.data import domains, loaders, targets, text
 from fltk.data.dataset import Dataset, Floats, create, stream
 from fltk.data.files import reading
 from fltk.data.loaders import DIGITS, LETTERS, Raw, Request, idx_files
 from fltk.data.subset import stratified
 from fltk.errors import FltkError, unknown
+from fltk.objectives import CLASSIFICATION, NextToken, Objective
+from fltk.objectives.base import headline_of
 
 CACHE = "~/.cache/fltk"
 CLOTHES = (
@@ -68,6 +70,7 @@ class Source:
     natural: str
     licence: str
     get: str
+    objective: Objective = CLASSIFICATION
 
     def request(self, name: str, root: Path, *, download: bool = False, seed: int = 0) -> Request:
         return Request(name, root, download, seed, self.files, self.get)
@@ -160,6 +163,20 @@ SOURCES: dict[str, Source] = {
         *(60000, (3, 32, 32), 10, "", "none stated; cite Krizhevsky 2009"),
         f"needs {loaders.JPEG_FILE}: recompressed images, not the original pixels",
     ),
+    "shakespeare": Source(
+        text.shakespeare,
+        ((text.SHAKESPEARE_FILE,),),
+        *(306336, (text.WINDOW,), len(text.VOCABULARY), "506 roles", "public domain (Moby Shakespeare)"),
+        f"needs {text.SHAKESPEARE_FILE}: speeches by role; next character",
+        objective=NextToken(),
+    ),
+    "diabetes": Source(
+        targets.diabetes,
+        ((),),
+        *(442, (10,), targets.RANGES, "", "none stated; cite Efron et al. 2004"),
+        "comes with scikit-learn; regression",
+        objective=targets.DIABETES,
+    ),
 }
 
 
@@ -194,6 +211,8 @@ def _materialise(name: str, raw: Raw, subset: int, seed: int) -> Dataset:
         owner_kind=raw.owner_kind,
         owner_names=raw.owner_names,
         session=None if raw.session is None else raw.session[keep],
+        objective=raw.objective,
+        targets=None if raw.targets is None else raw.targets[keep],
     )
 
 
@@ -216,6 +235,12 @@ def describe(data_dir: Path | None) -> list[SourceInfo]:
         SourceInfo(name, s.request(name, root).present, s.samples, s.shape, s.classes, s.natural, s.licence, s.get)
         for name, s in SOURCES.items()
     ]
+
+
+def unit_of(name: str) -> str:
+    """The unit of a data set's target, as far as it is known."""
+    source = SOURCES.get(name)
+    return "of the target" if source is None else headline_of(source.objective).unit
 
 
 def folder(data_dir: Path | None) -> Path:

@@ -34,8 +34,10 @@ from fltk.train.trainer import SERVER, Ask, Trainer
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
-def default_model(shape: tuple[int, ...]) -> str:
-    """The network used when none is named: a small convolutional one for time series, an mlp for images."""
+def default_model(shape: tuple[int, ...], tokens: bool = False) -> str:
+    """The network used when none is named: an lstm for tokens, a small convolutional one for time series, or an mlp."""
+    if tokens:
+        return "lstm"
     return "cnn1d" if len(shape) == 2 else "mlp"
 
 
@@ -71,15 +73,16 @@ class Job:
     def network(self, name: str = "") -> torch.nn.Module:
         """The network of this name, by default the run's, without weights; a method may build its own from it."""
         name = name or self.network_name(SERVER)
-        shape, classes = self.federation.shape, self.federation.n_classes
-        hidden = self.train.hidden_sizes()
-        return self.method.network(lambda: zoo.make(name, shape, classes, hidden))
+        data, objective = self.federation, self.federation.objective
+        zoo.check_tokens(name, objective.tokens)
+        outputs, hidden = objective.width(data.n_classes), self.train.hidden_sizes()
+        return self.method.network(lambda: zoo.make(name, data.shape, outputs, hidden))
 
     def network_name(self, client: int) -> str:
         """The network of a client, or of the server: with `--models` the largest one."""
         names = self.network_names
         if not names:
-            return self.train.model or default_model(self.federation.shape)
+            return self.train.model or default_model(self.federation.shape, self.federation.objective.tokens)
         return self.largest if client == SERVER else names[client % len(names)]
 
     @cached_property
@@ -134,6 +137,14 @@ class Job:
             beta1 = 0.0 if asked.server_opt == ADAGRAD else 0.9
         return ServerOptimiser(asked.server_opt, lr, beta1, asked.server_beta2, asked.server_tau)
 
+    def _check_objective(self) -> None:
+        """UsageError for a method or an option that needs class labels, where the data have none."""
+        objective = self.federation.objective
+        if objective.softmax:
+            return
+        if self.train.head_mix == "classes":
+            raise UsageError(f"--head-mix classes needs class labels, and this is {objective.name}; use rows")
+
     @cached_property
     def samples(self) -> Samples:
         """What an attack on data has to know of all samples."""
@@ -151,6 +162,7 @@ class Job:
             raise UsageError(f"client {empty[0]} has no training sample: raise --min-size or lower --clients")
         counts = torch.as_tensor(self.federation.label_counts)[: len(clients)].long()
         classes = self.train.head_mix == "classes"
+        self._check_objective()
         groups = self.federation.groups
         return Task(
             layout=layout,
@@ -163,6 +175,7 @@ class Job:
             plain_sgd=self.train.plain_sgd,
             fresh=lambda purpose, index: zoo.initial(model, layout, streams.generator(f"init/{purpose}", client=index)),
             seed=lambda purpose: streams.seed(purpose),
+            labels=self.federation.objective.softmax,
             class_head=ClassHead.of(layout, self.method.columns.travels, counts) if classes else None,
             public=len(self.federation.public),
             starts=self._starts(),
@@ -206,7 +219,8 @@ class Bench:
         name = self.job.network_name(client)
         if name not in self._machines:
             model = self.job.network(name)
-            self._machines[name] = Machine(model, Layout.of(model), self.job.train.step, self.job.device)
+            objective, step = self.federation.objective, self.job.train.step
+            self._machines[name] = Machine(model, Layout.of(model), step, self.job.device, objective)
         return self._machines[name]
 
     def lane(self, ask: Ask | None = None) -> Trainer:

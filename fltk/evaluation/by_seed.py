@@ -11,12 +11,12 @@ from typing import Any
 from fltk.config import canonical_json
 from fltk.evaluation.settings import Configuration, Facts, configurations, differing_keys
 from fltk.evaluation.statistics import sample_std
+from fltk.objectives import Measure, headline
 from fltk.registry import EvaluationRow, RunRow, Store
 
 # What every row shows, so that it needs no column of its own where rows differ in it.
 SHOWN = ("partition.dataset", "partition.scheme", "partition.alpha", "train.model")
 EVERY = "train.eval_every"
-PERSONAL, GLOBAL = "personal_test_acc", "global_test_acc"
 
 Seeds = tuple[int, ...]
 
@@ -73,16 +73,16 @@ def parameters(found: Sequence[Group]) -> list[Facts]:
     return rows
 
 
-def accuracies(store: Store, found: Sequence[Group]) -> list[dict[str, float | None]]:
+def measured(store: Store, found: Sequence[Group]) -> list[dict[str, float | None]]:
     """Of each group mean and sample standard deviation: personal, personal_std, likewise deployed and global.
 
     None where a run has no value, and for the spread of a single run.
     """
     evaluations = store.last_evaluations(run.id for group in found for run in group.runs)
     measures: Mapping[str, Callable[[RunRow], float | None]] = {
-        "personal": lambda run: run.last.get(PERSONAL),
-        "deployed": lambda run: _deployed(evaluations.get(run.id)),
-        "global": lambda run: run.last.get(GLOBAL),
+        "personal": lambda run: run.last.get(f"personal_test_{headline(run.last).key}"),
+        "deployed": lambda run: _deployed(evaluations.get(run.id), headline(run.last)),
+        "global": lambda run: run.last.get(f"global_test_{headline(run.last).key}"),
     }
     rows = []
     for group in found:
@@ -103,7 +103,7 @@ def _mean_and_std(values: Iterable[float | None]) -> tuple[float | None, float |
     return fmean(known), None if math.isnan(spread) else spread
 
 
-def _deployed(stored: EvaluationRow | None) -> float | None:
-    """The mean test accuracy of the deployed models in an evaluation."""
+def _deployed(stored: EvaluationRow | None, measure: Measure) -> float | None:
+    """The mean test value of the deployed models in an evaluation."""
     rows: Sequence[Mapping[str, Any]] = () if stored is None else stored.summary["rows"]
-    return next((float(row["acc_mean"]) for row in rows if row["model"] == "deployed"), None)
+    return next((float(row[f"{measure.key}_mean"]) for row in rows if row["model"] == "deployed"), None)

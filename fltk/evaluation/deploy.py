@@ -6,8 +6,9 @@ trained: the model that `fltk train` prints). Each of the others also with the c
 offset of `fltk.train.prior` in the logits, while tuning too), and the tuned ones drawn back towards the model they came
 from, u + w (tuned - u) (`-w0.5`).
 
-The federation votes on mean validation accuracy and leaves the first candidate, which is `mixed` unless something else
-is asked for, only for a gain above a margin, because twenty validation sets of twenty samples are noisy. `client` lets
+The federation votes on the mean of the headline measure on validation data. It leaves the first candidate, which is
+`mixed` unless something else is asked for, only for a gain above a margin, because twenty validation sets of twenty
+samples are noisy. `client` lets
 each client choose by its own validation loss.
 """
 
@@ -18,11 +19,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from fltk.engine.base import Bench
 from fltk.errors import unknown
 from fltk.names import DEPLOY_PRIORS, DEPLOY_WEIGHTS, DEPLOYMENTS
+from fltk.objectives import ACCURACY, Measure
 from fltk.train.own_step import WORK, Candidate, adapted, label_offset, used
 from fltk.train.scoring import Score
 
@@ -88,7 +91,9 @@ def deploy_client(bench: Bench, task: DeployTask) -> dict[str, tuple[Score, Scor
     """Validation and test score of every candidate of one client, by its name."""
     client, trainer = bench.client(task.client), bench.trainer.at(task.round, task.client)
     others = [candidate for candidate in task.candidates if candidate.kind != "own"]
-    offset = label_offset(client, bench.pooled, trainer)
+    offset = torch.empty(0)  # only candidates with a prior add one
+    if any(candidate.prior for candidate in others):
+        offset = label_offset(client, bench.pooled, trainer)
     models = dict(zip(others, adapted(task.model, offset, client, trainer, others), strict=True))
 
     personal = bench.method.personalise(task.model, client, trainer)
@@ -101,19 +106,27 @@ def deploy_client(bench: Bench, task: DeployTask) -> dict[str, tuple[Score, Scor
 
 
 def choose(
-    candidates: Sequence[Candidate], val_acc: Mapping[str, Vector], val_loss: Mapping[str, Vector], mode: str
+    candidates: Sequence[Candidate],
+    val: Mapping[str, Vector],
+    val_loss: Mapping[str, Vector],
+    mode: str,
+    measure: Measure = ACCURACY,
 ) -> list[str]:
     """The name of every client's candidate under a deployment mode.
 
-    val_acc, val_loss: per candidate (N,), NaN for a client without validation samples; nothing else decides.
+    val, val_loss: values of the measure, and losses, per candidate (N,), NaN for a client without validation
+    samples; nothing else decides.
     """
     names = [c.name for c in candidates if mode in ("vote", "client", c.kind)]
-    n = len(val_acc[names[0]])
+    n = len(val[names[0]])
     if mode == "client":
         losses = np.stack([np.nan_to_num(val_loss[name], nan=np.inf) for name in names])
         return [names[k] for k in losses.argmin(0)]
-    if np.isnan(val_acc[names[0]]).all():
+    if np.isnan(val[names[0]]).all():
         return [names[0]] * n
-    means = {name: float(np.nanmean(val_acc[name])) for name in names}
-    best = max(names, key=lambda name: means[name])
-    return [best if means[best] > means[names[0]] + MARGIN else names[0]] * n
+    means = {name: float(np.nanmean(val[name])) for name in names}
+    first = means[names[0]]
+    gains = {name: measure.gain(means[name], first) for name in names}
+    best = max(names, key=lambda name: gains[name])
+    least = first * MARGIN if measure.relative else MARGIN
+    return [best if gains[best] > least else names[0]] * n

@@ -12,11 +12,14 @@ import numpy as np
 from fltk import metrics
 from fltk.config import TrainConfig, build
 from fltk.engine.base import Engine, Job
+from fltk.errors import UsageError
 from fltk.evaluation.deploy import Deployment, DeployTask, choose, deploy_client
+from fltk.objectives import ACCURACY, Measure, headline
+from fltk.objectives.base import headline_of
 from fltk.protocol.state import State
 from fltk.protocol.task import Task
 from fltk.registry import RunRow, Store
-from fltk.rounds.loop import accuracy_of, in_turns, score
+from fltk.rounds.loop import in_turns, measured, score
 from fltk.train.own_step import Candidate, choice_of
 
 Vectors = dict[str, np.ndarray[Any, Any]]
@@ -36,13 +39,14 @@ class Evaluation:
     chosen: dict[str, int]  # candidate -> number of clients that deploy it
     rounds: dict[str, Any] = field(default_factory=dict)  # last, selected and best round
     malicious: tuple[int, ...] = ()
+    measure: Measure = ACCURACY  # the headline of the objective
 
     @property
     def undecided(self) -> bool:
         """Whether there was something to choose, and no client with validation data to choose by."""
         modes = ("vote", "client")
         several = sum(self.deploy.mode in (*modes, c.kind) for c in self.deploy.candidates()) > 1
-        known = metrics.without(self.clients["deployed_val_acc"], self.malicious)
+        known = metrics.without(self.clients[f"deployed_val_{self.measure.key}"], self.malicious)
         return several and not bool(np.isfinite(known).any())
 
     def summary(self) -> dict[str, Any]:
@@ -58,29 +62,35 @@ def evaluate(job: Job, task: Task, engine: Engine, round: int, state: State, dep
     so that the personal model scores as it did in training; a cosine schedule has no rate left for one more round.
     """
     counts = np.array([len(c.test) for c in job.federation.clients], np.float64)
-    _, vectors = accuracy_of(score(job.method, engine, task, state, round - 1))
+    objective = job.federation.objective
+    measure = headline_of(objective)
+    if deploy.prior != "0" and not objective.softmax:
+        raise UsageError(f"--deploy-prior {deploy.prior}: {objective.name} has no class labels; use 0")
+    _, vectors = measured(score(job.method, engine, task, state, round - 1))
     candidates = deploy.candidates()
     names = [c.name for c in candidates]
     found = _tried(candidates, job, task, engine, round - 1, state)
     bad = () if job.campaign is None else job.campaign.malicious
     # a malicious client has no vote on what benign ones deploy
-    val_acc = {name: metrics.without(found[f"{name}_val_acc"], bad) for name in names}
-    chosen = choose(candidates, val_acc, {name: found[f"{name}_val_loss"] for name in names}, deploy.mode)
+    values = {name: metrics.without(found[f"{name}_val_{measure.key}"], bad) for name in names}
+    losses = {name: found[f"{name}_val_loss"] for name in names}
+    chosen = choose(candidates, values, losses, deploy.mode, measure)
+
     clients: Vectors = {**vectors, **found}
-    for part in ("val_acc", "test_acc"):
+    for part in [f"{part}_{key}" for key in objective.measures for part in ("val", "test")]:
         clients[f"deployed_{part}"] = np.array([found[f"{c}_{part}"][k] for k, c in enumerate(chosen)])
     good = [c for k, c in enumerate(chosen) if k not in bad]
     rows = [
-        _row(name, clients, counts, bad)
+        _row(name, clients, counts, measure, bad)
         for name in ("deployed", "personal", "global", *names)
-        if f"{name}_test_acc" in clients
+        if f"{name}_test_{measure.key}" in clients
     ]
     votes = {name: good.count(name) for name in names if name in good}
-    return Evaluation(round, deploy, rows, clients, votes, malicious=bad)
+    return Evaluation(round, deploy, rows, clients, votes, malicious=bad, measure=measure)
 
 
 def _tried(candidates: Sequence[Candidate], job: Job, task: Task, engine: Engine, round: int, state: State) -> Vectors:
-    """Accuracy and loss of every candidate, by `{candidate}_{val|test}_{acc|loss}`, one value per client."""
+    """Measures and loss of every candidate, by `{candidate}_{val|test}_{acc|loss}`, one value per client."""
     choice = choice_of(state.server)
 
     def tried(ids: range) -> list[Any]:
@@ -92,45 +102,54 @@ def _tried(candidates: Sequence[Candidate], job: Job, task: Task, engine: Engine
     found: Vectors = {}
     for c in (c.name for c in candidates):
         for k, part in enumerate(("val", "test")):
-            found[f"{c}_{part}_acc"] = np.array([r[c][k].accuracy for r in results])
+            for key in job.federation.objective.measures:
+                found[f"{c}_{part}_{key}"] = np.array([r[c][k].values[key] for r in results])
             found[f"{c}_{part}_loss"] = np.array([r[c][k].loss for r in results])
     return found
 
 
-def _row(name: str, clients: Vectors, counts: np.ndarray[Any, Any], malicious: Sequence[int] = ()) -> dict[str, Any]:
-    validation = metrics.without(clients[f"{name}_val_acc"], malicious)
+def _row(
+    name: str, clients: Vectors, counts: np.ndarray[Any, Any], measure: Measure, malicious: Sequence[int] = ()
+) -> dict[str, Any]:
+    validation = metrics.without(clients[f"{name}_val_{measure.key}"], malicious)
+    test = metrics.without(clients[f"{name}_test_{measure.key}"], malicious)
     known = bool(np.isfinite(validation).any())
     return {
         "model": name,
-        **metrics.summary(metrics.without(clients[f"{name}_test_acc"], malicious), counts),
+        **metrics.summary(test, counts, measure=measure),
         "val_mean": float(np.nanmean(validation.astype(np.float64))) if known else math.nan,
     }
 
 
 def round_choices(store: Store, run: RunRow, malicious: Sequence[int] = ()) -> dict[str, Any]:
-    """Test accuracy at the last round, at the round chosen on validation data, and at the best round in hindsight.
+    """Test values at the last round, at the round chosen on validation data, and at the best round in hindsight.
 
     Where there are malicious clients, of the benign ones.
     """
     scalars = store.scalars(run.id)
-    if "personal_test_acc" not in scalars:
+    measure = headline(scalars)
+    on_test, on_validation = f"personal_test_{measure.key}", f"personal_val_{measure.key}"
+    if on_test not in scalars:
         return {}
     if malicious:
-        keys = {"personal_test_acc", "personal_val_acc"} & {*store.client_keys(run.id)}
+        keys = {on_test, on_validation} & {*store.client_keys(run.id)}
         scalars = {key: _benign(store, run, key, malicious) for key in keys}
-    rounds, test = scalars["personal_test_acc"]
-    found: dict[str, Any] = {"last": _at(rounds, test, len(rounds) - 1)}
-    if "personal_val_acc" in scalars:
-        chosen = metrics.selected_round(*scalars["personal_val_acc"])
+    rounds, test = scalars[on_test]
+    found: dict[str, Any] = {"last": _at(rounds, test, len(rounds) - 1, measure)}
+    if on_validation in scalars:
+        chosen = metrics.selected_round(*scalars[on_validation], measure)
         if chosen is not None:
-            found["selected_on_validation"] = _at(rounds, test, int(np.flatnonzero(rounds == chosen)[0]))
+            found["selected_on_validation"] = _at(rounds, test, int(np.flatnonzero(rounds == chosen)[0]), measure)
     if np.isfinite(test).any():
-        found["best_on_test_in_hindsight"] = _at(rounds, test, int(np.nanargmax(test)))
+        best = np.nanargmax(test) if measure.higher_is_better else np.nanargmin(test)
+        found["best_on_test_in_hindsight"] = _at(rounds, test, int(best), measure)
     return found
 
 
-def _at(rounds: Sequence[int] | np.ndarray[Any, Any], values: np.ndarray[Any, Any], k: int) -> dict[str, float]:
-    return {"round": int(rounds[k]), "acc_mean": float(values[k])}
+def _at(
+    rounds: Sequence[int] | np.ndarray[Any, Any], values: np.ndarray[Any, Any], k: int, measure: Measure
+) -> dict[str, float]:
+    return {"round": int(rounds[k]), f"{measure.key}_mean": float(values[k])}
 
 
 def _benign(store: Store, run: RunRow, key: str, malicious: Sequence[int]) -> tuple[Any, np.ndarray[Any, Any]]:
@@ -170,12 +189,12 @@ def against_local(store: Store, run: RunRow, done: Evaluation) -> list[dict[str,
     local = next((r for r in references(store, run) if r.method == "local"), None)
     if local is None or run.method == "local":
         return done.rows
-    known = metrics.without(store.client_values(local.id, "personal_test_acc")[1][-1], done.malicious)
-    return [
-        {
-            **row,
-            "gain_vs_local": metrics.gain_vs_local(done.clients[f"{row['model']}_test_acc"], known),
-            "harmed": metrics.harmed(done.clients[f"{row['model']}_test_acc"], known),
-        }
-        for row in done.rows
-    ]
+    measure = done.measure
+    alone = store.client_values(local.id, f"personal_test_{measure.key}")[1][-1]
+    known = metrics.without(alone, done.malicious)
+    rows = []
+    for row in done.rows:
+        own = done.clients[f"{row['model']}_test_{measure.key}"]
+        gain, harm = metrics.gain_vs_local(own, known, measure), metrics.harmed(own, known, measure)
+        rows.append({**row, "gain_vs_local": gain, "harmed": harm})
+    return rows

@@ -24,6 +24,7 @@ from torch import Tensor
 from fltk import metrics
 from fltk.engine.base import Bench, Engine
 from fltk.errors import UsageError
+from fltk.objectives import ACCURACY, Measure
 from fltk.partition.federation import ClientData, Federation, Split
 from fltk.protocol.messages import Joined
 from fltk.protocol.state import State
@@ -190,6 +191,8 @@ def check_shots(federation: Federation, ids: Sequence[int], shots: Sequence[int]
     counts: Array = federation.label_counts[list(ids)]
     notes = []
     for count in shots:
+        if count and not federation.objective.softmax:
+            raise UsageError(f"--shots {count}: they are samples per class, and the data have no classes; use all")
         if count > counts.max():
             raise UsageError(f"--shots {count}: no newcomer has more than {counts.max()} training samples of a class")
         short = int(((counts > 0) & (counts < count)).any(1).sum())
@@ -203,22 +206,25 @@ def check_shots(federation: Federation, ids: Sequence[int], shots: Sequence[int]
 # Tables
 
 
-def arrays(found: Sequence[Sequence[Newcomer]], ids: Sequence[int], epochs: int, size: int) -> dict[str, Array]:
+def arrays(
+    found: Sequence[Sequence[Newcomer]], ids: Sequence[int], epochs: int, size: int, measure: Measure = ACCURACY
+) -> dict[str, Array]:
     """Everything about S numbers of shots and M newcomers, as stored; NaN for what there is not.
 
-    `STEP_PART_acc` and `STEP_PART_loss` (S, M), `curve_STEP_PART_acc` (S, M, epochs + 1), `STEP_kept`, `join_epochs`,
-    `samples`, `down`, `up` and `self_weight` (S, M), `row` (S, M, N), `newcomers` (M,). size: parameters P of a model.
+    `STEP_PART_acc` (the headline measure) and `STEP_PART_loss` (S, M), `curve_STEP_PART_acc` (S, M, epochs + 1),
+    `STEP_kept`, `join_epochs`, `samples`, `down`, `up` and `self_weight` (S, M), `row` (S, M, N), `newcomers` (M,).
+    size: parameters P of a model.
     """
     table: dict[str, Array] = {"newcomers": np.array(ids, np.int64)}
     for step in STEPS:
         for at, part in enumerate(PARTS):
             pairs = [[n.scores[step][at] if step in n.scores else None for n in line] for line in found]
-            table[f"{step}_{part}_acc"] = _grid(pairs, lambda s: math.nan if s is None else s.accuracy)
+            table[f"{step}_{part}_{measure.key}"] = _grid(pairs, lambda s: math.nan if s is None else s.value)
             table[f"{step}_{part}_loss"] = _grid(pairs, lambda s: math.nan if s is None else s.loss)
     for step in CURVES:
         for at, part in enumerate(PARTS):
             lines = [[_curve(n.curves.get(step), at, epochs) for n in line] for line in found]
-            table[f"curve_{step}_{part}_acc"] = np.array(lines, np.float64)
+            table[f"curve_{step}_{part}_{measure.key}"] = np.array(lines, np.float64)
     table |= {f"{s}_kept": _grid(found, lambda n, s=s: n.kept.get(s, math.nan)) for s in ("tuned", "fedavg_ft")}
     table |= {key: _grid(found, lambda n, key=key: getattr(n, key)) for key in ("samples", "join_epochs")}
     table |= {key: _grid(found, lambda n, key=key: getattr(n.joined, key)) for key in ("down", "up", "self_weight")}
@@ -235,25 +241,30 @@ def _grid(lines: Sequence[Sequence[Any]], value: Any) -> Array:
 
 
 def _curve(path: list[Scores] | None, part: int, epochs: int) -> list[float]:
-    return [math.nan] * (epochs + 1) if path is None else [pair[part].accuracy for pair in path]
+    return [math.nan] * (epochs + 1) if path is None else [pair[part].value for pair in path]
 
 
 def table_of(
-    table: Mapping[str, Array], shots: Sequence[int], counts: Array, participants: float, size: int
+    table: Mapping[str, Array],
+    shots: Sequence[int],
+    counts: Array,
+    participants: float,
+    size: int,
+    measure: Measure = ACCURACY,
 ) -> list[dict[str, Any]]:
-    """One row per number of shots and step: accuracy over newcomers, what was kept, and bytes per newcomer.
+    """One row per number of shots and step: the measure over newcomers, what was kept, and bytes per newcomer.
 
-    counts: (M,) test samples.  participants: mean test accuracy of the clients that trained; `participation_gap` is
+    counts: (M,) test samples.  participants: mean test value of the clients that trained; `participation_gap` is
     how far the newcomers are behind it.  `gain_vs_local` and `harmed` compare with training from scratch.
     """
     rows = []
     for k, count in enumerate(shots):
-        alone = table["scratch_test_acc"][k]
+        alone = table[f"scratch_test_{measure.key}"][k]
         for step in STEPS:
-            acc = table[f"{step}_test_acc"][k]
-            if np.isnan(acc).all() and step in ("tuned", "fedavg_ft"):
+            values = table[f"{step}_test_{measure.key}"][k]
+            if np.isnan(values).all() and step in ("tuned", "fedavg_ft"):
                 continue
-            known = metrics.summary(acc, counts, alone)
+            known = metrics.summary(values, counts, alone, measure)
             kept = table.get(f"{step}_kept", np.full((len(shots), 1), math.nan))[k]
             down, up = _bytes(table, k, step, size)
             rows.append(
@@ -261,8 +272,8 @@ def table_of(
                     "shots": shots_named(count),
                     "step": step,
                     **known,
-                    "val_mean": _mean(table[f"{step}_val_acc"][k]),
-                    "participation_gap": participants - known["acc_mean"],
+                    "val_mean": _mean(table[f"{step}_val_{measure.key}"][k]),
+                    "participation_gap": measure.gain(participants, known[f"{measure.key}_mean"]),
                     "kept": None if np.isnan(kept).any() else int(kept.sum()),
                     "bytes_down": down,
                     "bytes_up": up,
@@ -289,8 +300,10 @@ def _mean(values: Array) -> float:
     return float(np.nanmean(values)) if np.isfinite(values).any() else math.nan
 
 
-def newcomer_rows(table: Mapping[str, Array], shots: Sequence[int], names: Sequence[str]) -> list[dict[str, Any]]:
-    """One row per number of shots and newcomer: its test accuracy after each step, and who weighs most in its model."""
+def newcomer_rows(
+    table: Mapping[str, Array], shots: Sequence[int], names: Sequence[str], measure: Measure = ACCURACY
+) -> list[dict[str, Any]]:
+    """One row per number of shots and newcomer: its test value after each step, and who weighs most in its model."""
     rows = []
     for k, count in enumerate(shots):
         for m, i in enumerate(table["newcomers"].tolist()):
@@ -302,7 +315,7 @@ def newcomer_rows(table: Mapping[str, Array], shots: Sequence[int], names: Seque
                     "newcomer": i,
                     "name": names[m],
                     "samples": int(table["samples"][k, m]),
-                    **{f"{step}": float(table[f"{step}_test_acc"][k, m]) for step in STEPS},
+                    **{f"{step}": float(table[f"{step}_test_{measure.key}"][k, m]) for step in STEPS},
                     "kept": None if np.isnan(table["tuned_kept"][k, m]) else bool(table["tuned_kept"][k, m] == 1),
                     "top_client": int(row.argmax()) if known else None,
                     "top_weight": float(row.max()) if known else None,

@@ -20,6 +20,8 @@ from fltk.evaluation import join
 from fltk.evaluation.join import Array, Newcomer, Tuning
 from fltk.evaluation.replay import state_of
 from fltk.experiment import OnRound, Place
+from fltk.objectives import Measure
+from fltk.objectives.base import headline_of
 from fltk.protocol.state import State
 from fltk.protocol.task import Task
 from fltk.registry import RunRow, Store
@@ -179,41 +181,46 @@ def _play(case: _Case, child: int, store: Store, place: Place, engine: Engine, o
     other, fedavg, note = _fedavg(case, store, place, state)
     during = case.asked.at_round > 0
     found = join.join_all(engine, state, federation, case.ids, case.shots, case.tuning, fedavg=fedavg, keep=during)
-    trained = loop.accuracy_of(loop.score(job.method, engine, case.task, state, case.round - 1))[1]
-    before = trained.get("personal_test_acc", np.full(case.task.n_clients, np.nan, np.float32))
+    measure = headline_of(federation.objective)
+    column = f"test_{measure.key}"
+    trained = loop.measured(loop.score(job.method, engine, case.task, state, case.round - 1))[1]
+    before = trained.get(f"personal_{column}", np.full(case.task.n_clients, np.nan, np.float32))
     benign = metrics.without(before, malicious(job))
     size = case.task.layout.size
-    table = join.arrays(found, case.ids, case.tuning.epochs, size) | {"participants_test_acc": before}
+    table = join.arrays(found, case.ids, case.tuning.epochs, size, measure) | {f"participants_{column}": before}
     names = [federation.names[i] for i in case.ids]
     counts = np.array([len(federation.newcomers[i - case.task.n_clients].test) for i in case.ids], np.float64)
-    rows = join.table_of(table, case.shots, counts, metrics.acc_mean(benign), size)
-    scalars, vectors = _recorded(table, rows)
+    rows = join.table_of(table, case.shots, counts, metrics.acc_mean(benign), size, measure)
+    scalars, vectors = _recorded(table, rows, measure)
     store.record_round(child, case.round, scalars, vectors, None, loop.digest(state))
     summary: dict[str, Any] = {
         "rows": rows,
-        "newcomers": join.newcomer_rows(table, case.shots, names),
+        "newcomers": join.newcomer_rows(table, case.shots, names, measure),
         "participants": metrics.acc_mean(benign),
+        "measure": measure.key,
         "reference": None if other is None else other.id,
         "notes": [*case.notes, *_told(found, case.ids), *([note] if note else [])],
     }
     if during:
         last = _train_on(case, child, store, place, state, found[0], on_round)
-        more = _after(case, store, last, counts, table["scratch_test_acc"][0])
+        more = _after(case, store, last, counts, table[f"scratch_{column}"][0])
         summary |= {**more, "rows": [*rows, *more["rows"]]}
-        table["end_test_acc"] = last
+        table[f"end_{column}"] = last
     store.save_evaluation(child, case.round, summary, table)
 
 
 def _recorded(
-    table: Mapping[str, Array], rows: Sequence[Mapping[str, Any]]
+    table: Mapping[str, Array], rows: Sequence[Mapping[str, Any]], measure: Measure
 ) -> tuple[dict[str, float], dict[str, Array]]:
     """Scalars and vectors of the round in which newcomers join, for the largest number of shots."""
     shots = rows[-1]["shots"]
     steps = {row["step"]: row for row in rows if row["shots"] == shots}
-    scalars = {"acc_new": float(steps["joined"]["acc_mean"])}
-    scalars |= {f"acc_new_{step}": float(row["acc_mean"]) for step, row in steps.items() if step != "joined"}
+    key = measure.key
+    means = {step: float(row[f"{key}_mean"]) for step, row in steps.items()}
+    scalars = {f"{key}_new": means.pop("joined")}
+    scalars |= {f"{key}_new_{step}": mean for step, mean in means.items()}
     scalars["participation_gap"] = float(steps["joined"]["participation_gap"])
-    return scalars, {f"new_{step}_test_acc": table[f"{step}_test_acc"][-1] for step in steps}
+    return scalars, {f"new_{step}_test_{key}": table[f"{step}_test_{key}"][-1] for step in steps}
 
 
 def _told(found: Sequence[Sequence[Newcomer]], ids: Sequence[int]) -> list[str]:
@@ -227,7 +234,7 @@ def _told(found: Sequence[Sequence[Newcomer]], ids: Sequence[int]) -> list[str]:
 
 
 def malicious(job: Job) -> tuple[int, ...]:
-    """The run's attackers, whose accuracy no mean counts."""
+    """The run's attackers, which no mean counts."""
     return () if job.campaign is None else tuple(job.campaign.malicious)
 
 
@@ -268,7 +275,9 @@ def _fedavg(case: _Case, store: Store, place: Place, state: State) -> tuple[RunR
             other_job = experiment.job_of(config, case.job.federation, place.device)
             found = state_of(other, store, other_job, place, case.round)
             return other, made.global_model(found.state, case.task), found.note
-    return None, None, f"no fedavg_ft: {_how(run, wanted, default_model(job.federation.shape))} makes a FedAvg run"
+    data = job.federation
+    model = default_model(data.shape, data.objective.tokens)
+    return None, None, f"no fedavg_ft: {_how(run, wanted, model)} makes a FedAvg run"
 
 
 def _how(run: RunRow, train: TrainConfig, model: str) -> str:
@@ -295,8 +304,10 @@ def _train_on(
     found: Sequence[Newcomer],
     on_round: OnRound | None,
 ) -> Array:
-    """The other rounds with N + M clients, stored one by one; everybody's test accuracy (N + M,) after the last."""
+    """The other rounds with N + M clients, stored one by one; test values of all clients (N + M,) after the last."""
     job, n = case.job, case.task.n_clients
+    measure = headline_of(job.federation.objective)
+    column = f"personal_test_{measure.key}"
     brought = [join.few_shots(job.federation.newcomers[i - n], case.shots[0], job.streams()) for i in case.ids]
     grown = replace(job, federation=job.federation.grown(brought))
     task = grown.task()
@@ -308,17 +319,18 @@ def _train_on(
     try:
         for done in loop.rounds(grown, engine, resume=(case.round, state), task=task):
             scalars = dict(done.scalars)
-            if "personal_test_acc" in done.clients:
-                acc = done.clients["personal_test_acc"]
-                incumbents = metrics.without(acc[:n], malicious(job))
-                scalars |= {"acc_new": metrics.acc_mean(acc[n:]), "acc_incumbent": metrics.acc_mean(incumbents)}
+            if column in done.clients:
+                values = done.clients[column]
+                incumbents = metrics.without(values[:n], malicious(job))
+                scalars[f"{measure.key}_new"] = metrics.acc_mean(values[n:])
+                scalars[f"{measure.key}_incumbent"] = metrics.acc_mean(incumbents)
             blob = experiment.map_blob(done, grown)
             store.record_round(child, done.round, scalars, done.clients, blob, done.digest)
             if on_round:
                 on_round(done)
     finally:
         engine.close()
-    return done.clients["personal_test_acc"]
+    return done.clients[column]
 
 
 def _after(case: _Case, store: Store, last: Array, counts: Array, scratch: Array) -> dict[str, Any]:
@@ -327,17 +339,19 @@ def _after(case: _Case, store: Store, last: Array, counts: Array, scratch: Array
     Malicious clients are left out.
     """
     n, bad = case.task.n_clients, malicious(case.job)
+    measure = headline_of(case.job.federation.objective)
+    mean = f"{measure.key}_mean"
     before = metrics.without(last[:n], bad)
-    known = metrics.summary(last[n:], counts, scratch)
+    known = metrics.summary(last[n:], counts, scratch, measure)
     row = {"shots": join.shots_named(case.shots[0]), "step": "end", **known}
-    row["participation_gap"] = metrics.acc_mean(before) - known["acc_mean"]
-    incumbents = {"acc_mean": metrics.acc_mean(before), "without": None, "gain": None, "harmed": None}
-    rounds, values = store.client_values(case.run.id, "personal_test_acc")
+    row["participation_gap"] = measure.gain(metrics.acc_mean(before), known[mean])
+    incumbents = {mean: metrics.acc_mean(before), "without": None, "gain": None, "harmed": None}
+    rounds, values = store.client_values(case.run.id, f"personal_test_{measure.key}")
     if rounds[-1] == case.job.train.rounds:
         alone = metrics.without(values[-1], bad)
         incumbents |= {
             "without": metrics.acc_mean(alone),
-            "gain": metrics.gain_vs_local(before, alone),
-            "harmed": metrics.harmed(before, alone),
+            "gain": metrics.gain_vs_local(before, alone, measure),
+            "harmed": metrics.harmed(before, alone, measure),
         }
     return {"rows": [row], "incumbents": incumbents}

@@ -1,7 +1,7 @@
 """One number per run, by name: of its last evaluation (`deployed`, `personal.worst10`) or its last round.
 
-deployed            test accuracy of the deployed model in the last evaluation, mean over clients
-deployed.worst10    another column of `fltk evaluate`, by its name with or without acc_
+deployed            headline measure of the deployed model in the last evaluation, mean over clients
+deployed.worst10    another column of `fltk evaluate`, by its name with or without the measure (acc_)
 personal_test_acc   what the last round recorded
 personal_test_acc.worst10   a statistic of that round's per-client values
 rounds_to_target    a number of the whole course, see `convergence`
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any
 
@@ -26,29 +26,33 @@ from fltk.evaluation.maps import MAPS, of_maps
 from fltk.evaluation.robustness import attackers
 from fltk.metrics.keys import higher_is_better
 from fltk.names import DEPLOYMENTS
+from fltk.objectives import ACCURACY, MEASURES, Measure, headline
+from fltk.objectives.measures import measure_of
 from fltk.registry import EvaluationRow, RunRow, Store
 
 Floats = npt.NDArray[np.float64]
 
 STATISTICS = {
     "mean": (metrics.acc_mean, "mean over clients"),
-    "worst10": (metrics.acc_worst10, "mean of the lowest tenth of the clients"),
-    "best10": (metrics.acc_best10, "mean of the highest tenth of the clients"),
-    "min": (metrics.acc_min, "lowest client"),
+    "worst10": (metrics.acc_worst10, "mean of the worst tenth of the clients"),
+    "best10": (metrics.acc_best10, "mean of the best tenth of the clients"),
+    "min": (metrics.acc_min, "worst client"),
     "std": (metrics.acc_std, "standard deviation over clients"),
     "jain": (metrics.jain, "Jain's index over clients"),
 }
+# Those that look at one end of the clients.
+ENDS = {"worst10": metrics.acc_worst10, "best10": metrics.acc_best10, "min": metrics.acc_min}
 # What only an evaluation has, because it knows more than the vector of accuracies.
 EVALUATED = {
     "weighted": "mean over clients, weighted by their test samples",
-    "val_mean": "validation accuracy, mean over clients",
+    "val_mean": "mean over clients on validation data",
     "gain_vs_local": "gain against local training, mean over clients",
     "harmed": "share of clients that lose against local training",
 }
 # What an evaluation stored before it could be asked for.
 _ASKED = {"deploy_prior": "0", "deploy_w": "1", "deploy_own": "0"}
 DERIVED: Mapping[str, str] = {**COURSES, **MAPS}  # numbers that are worked out when they are asked for
-DEPLOYED, FALLBACK = "deployed", "personal_test_acc"
+DEPLOYED = "deployed"
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,7 @@ class Metric:
     source: str
     statistic: str
     evaluated: bool
+    measure: Measure = ACCURACY  # the headline of the runs
 
     @property
     def name(self) -> str:
@@ -70,12 +75,16 @@ class Metric:
     @property
     def higher(self) -> bool:
         """Whether more is better."""
+        if self.evaluated or self.source == "auc_rounds":
+            lower = self.statistic in ("std", "harmed")
+            towards_zero = not self.measure.higher_is_better and self.statistic not in ("jain", "gain_vs_local")
+            return not (lower or towards_zero)
         return higher_is_better(self.name)
 
     @property
     def vector(self) -> str:
         """The per-client measure behind the number."""
-        return f"{self.source}_test_acc" if self.evaluated else self.source
+        return f"{self.source}_test_{self.measure.key}" if self.evaluated else self.source
 
     @property
     def per_client(self) -> bool:
@@ -85,7 +94,9 @@ class Metric:
     @property
     def accuracy(self) -> bool:
         """Whether it is a share of right answers, which may be written as percent."""
-        return self.statistic != "jain" and (self.evaluated or self.source.endswith("_acc"))
+        if self.evaluated:
+            return self.statistic == "harmed" or (self.measure.fraction and self.statistic != "jain")
+        return self.statistic != "jain" and self.source.endswith("_acc")
 
     @property
     def description(self) -> str:
@@ -96,7 +107,7 @@ class Metric:
         over = words.get(self.statistic, self.statistic)
         if not self.evaluated:
             return f"last round{', ' + over if over else ''}"
-        what = "" if self.statistic in ("val_mean", "gain_vs_local", "harmed") else "test accuracy, "
+        what = "" if self.statistic in ("val_mean", "gain_vs_local", "harmed") else f"test {self.measure.title}, "
         return f"{what}{over}, {self.source} model of the last evaluation"
 
 
@@ -132,12 +143,22 @@ def read(store: Store, runs: Sequence[RunRow], name: str | None) -> Reading:
     return Reading(metric, values, (*notes, *_missing(runs, values, metric)), never)
 
 
-def choose(runs: Iterable[RunRow], evaluations: Mapping[int, EvaluationRow]) -> Metric:
-    """The deployed accuracy where all runs have it, otherwise the personal test accuracy of the last round."""
-    deployed = Metric(DEPLOYED, "mean", True)
+def choose(runs: Sequence[RunRow], evaluations: Mapping[int, EvaluationRow]) -> Metric:
+    """The headline measure of deployed models where all runs have it, otherwise of personal ones in the last round."""
+    measure = common(runs)
+    deployed = Metric(DEPLOYED, "mean", True, measure)
     if all(run.id in evaluations and _of_evaluation(evaluations[run.id], deployed) is not None for run in runs):
         return deployed
-    return Metric(FALLBACK, "", False)
+    return Metric(f"personal_test_{measure.key}", "", False, measure)
+
+
+def common(runs: Iterable[RunRow]) -> Measure:
+    """The headline measure of all runs; UsageError where they have different ones, which no table can hold together."""
+    found = {headline(run.last).key: headline(run.last) for run in runs if run.last}
+    if len(found) > 1:
+        titles = " and ".join(measure.title for measure in found.values())
+        raise UsageError(f"these runs are scored by {titles}, which cannot be compared: choose runs of one --dataset")
+    return next(iter(found.values()), ACCURACY)
 
 
 def client_values(store: Store, runs: Sequence[RunRow], metric: Metric) -> dict[int, Floats]:
@@ -159,23 +180,25 @@ def client_values(store: Store, runs: Sequence[RunRow], metric: Metric) -> dict[
 def _split(name: str) -> tuple[str, str]:
     """Source and statistic; a source may hold points itself."""
     source, _, statistic = name.rpartition(".")
-    statistic = statistic.removeprefix("acc_")
+    for key in MEASURES:
+        statistic = statistic.removeprefix(f"{key}_")
     known = source and (statistic in STATISTICS or statistic in EVALUATED)
     return (source, statistic) if known else (name, "")
 
 
 def _named(name: str, runs: Sequence[RunRow], evaluations: Mapping[int, EvaluationRow]) -> Metric:
     """The metric of that name; UsageError with near names where there is none."""
+    measure = common(runs)
     if name in DERIVED:
-        return Metric(name, "", False)
+        return Metric(name, "", False, measure)
     source, statistic = _split(name)
     recorded = {key for run in runs for key in run.last}
     rows = [row for found in evaluations.values() for row in found.summary.get("rows", [])]
     models = {str(row["model"]) for row in rows if "model" in row}
     if source in models:
-        return Metric(source, statistic or "mean", True)
+        return Metric(source, statistic or "mean", True, measure)
     if source in recorded and statistic not in EVALUATED:
-        return Metric(source, statistic, False)
+        return Metric(source, statistic, False, measure)
     if not models and source in (DEPLOYED, "personal", "global", *DEPLOYMENTS):
         refs = " ".join(f"run{run.id}" for run in runs[:5]) + (" ..." if len(runs) > 5 else "")
         raise UsageError(f"--metric {name}: none of these runs is evaluated; `fltk evaluate {refs}` does that")
@@ -190,16 +213,27 @@ def _named(name: str, runs: Sequence[RunRow], evaluations: Mapping[int, Evaluati
 def _of_evaluation(found: EvaluationRow, metric: Metric) -> float | None:
     row: Mapping[str, Any]
     row = next((r for r in found.summary.get("rows", []) if r.get("model") == metric.source), {})
-    value = row.get(f"acc_{metric.statistic}", row.get(metric.statistic))
+    value = row.get(f"{metric.measure.key}_{metric.statistic}", row.get(metric.statistic))
     return None if value is None else float(value)
 
 
 def _of_round(store: Store, runs: Sequence[RunRow], metric: Metric) -> dict[int, float | None]:
     if not metric.statistic:
         return {run.id: run.last.get(metric.source) for run in runs}
-    measure, _ = STATISTICS[metric.statistic]
     vectors = _last_vectors(store, runs, metric)
-    return {number: measure(values.astype(np.float64)) for number, values in vectors.items()}
+    return {number: statistic(values, metric) for number, values in vectors.items()}
+
+
+def statistic(values: np.ndarray[Any, Any], metric: Metric) -> float:
+    """A statistic of per-client values (N,); which end is the worst depends on the measure."""
+    taken, _ = STATISTICS[metric.statistic]
+    numbers = values.astype(np.float64)
+    if metric.statistic not in ENDS:
+        return taken(numbers)
+    direction = measure_of(metric.source)
+    if direction is None:  # a loss, or a number of a method
+        direction = replace(ACCURACY, higher_is_better=higher_is_better(metric.source))
+    return ENDS[metric.statistic](numbers, direction)
 
 
 def _last_vectors(store: Store, runs: Sequence[RunRow], metric: Metric) -> dict[int, np.ndarray[Any, Any]]:

@@ -14,13 +14,13 @@ from fltk import engine as engines
 from fltk.engine.base import Job
 from fltk.errors import FltkError
 from fltk.experiment import Place, checkpoint
+from fltk.objectives import headline
 from fltk.protocol.state import State
 from fltk.registry import RunRow, Store
 from fltk.registry.artifacts import ArtifactMissing
 from fltk.rounds import loop
 
-CLOSE = 0.02  # mean personal accuracy: another processor's rounding moves it by less
-MEASURE = "personal_test_acc"
+CLOSE = 0.02  # mean personal accuracy, or share of a mean error: another processor's rounding moves it by less
 log = logging.getLogger("fltk")
 
 
@@ -60,18 +60,21 @@ def _trained_again(run: RunRow, store: Store, job: Job, place: Place, number: in
 
     if store.digests(run.id).get(number) == done.digest:
         return Recovered(number, done.state, f"{run.label} was trained again: its weights were not here")
-    then, now = _recorded(run, store, number), done.scalars.get(MEASURE, math.nan)
-    if not abs(then - now) <= CLOSE:  # NaN is no agreement
-        raise FltkError(f"{lost}; trained again, {run.label} comes out otherwise: {MEASURE} {now:.4f}, not {then:.4f}")
-    told = f"{run.label} was trained again, with other rounding: {MEASURE} {now:.4f} now, {then:.4f} when it was stored"
+    measure = headline(done.scalars)
+    name = f"personal_test_{measure.key}"
+    then, now = _recorded(run, store, name, number), done.scalars.get(name, math.nan)
+    close = CLOSE * abs(then) if measure.relative else CLOSE
+    if not abs(then - now) <= close:  # NaN is no agreement
+        raise FltkError(f"{lost}; trained again, {run.label} comes out otherwise: {name} {now:.4f}, not {then:.4f}")
+    told = f"{run.label} was trained again, with other rounding: {name} {now:.4f} now, {then:.4f} when it was stored"
     log.warning(told)
     return Recovered(number, done.state, told)
 
 
-def _recorded(run: RunRow, store: Store, number: int) -> float:
-    """The mean accuracy that was recorded in a round; NaN where that round was not evaluated."""
-    if MEASURE not in store.scalar_keys(run.id):
+def _recorded(run: RunRow, store: Store, name: str, number: int) -> float:
+    """The mean that was recorded in a round; NaN where that round was not evaluated."""
+    if name not in store.scalar_keys(run.id):
         return math.nan
-    rounds, values = store.scalars(run.id, MEASURE)[MEASURE]
+    rounds, values = store.scalars(run.id, name)[name]
     found = values[rounds == number]
     return float(found[0]) if found.size else math.nan

@@ -10,10 +10,9 @@ import numpy as np
 
 from fltk import metrics
 from fltk.config import RunConfig
+from fltk.objectives import Measure, headline
 from fltk.registry import RunRow, Store
 
-ACC = "personal_test_acc"
-GLOBAL = "global_test_acc"
 FLAGS = ("attack_knows_benign", "attack_knows_defence", "attack_colludes")
 ROUNDS = ("mal_weight", "mal_weight_ratio", "rejected_tpr", "rejected_fpr", "rejected_precision", "dropped")
 Array = np.ndarray[Any, Any]
@@ -32,15 +31,17 @@ def attackers(config: Mapping[str, Any], n: int) -> tuple[int, ...]:
 def summary(run: RunRow, store: Store) -> dict[str, Any]:
     """The result of one run under attack, or under a defence alone, at its last evaluated round.
 
-    acc, worst10: personal test accuracy over benign clients and over the worst tenth of them.  clean, clean_worst10:
-    the same of the same clients in the run without attackers and defence (None while that is not finished).  drop =
-    clean - acc.  global_acc, global_drop: of the one global model, where there is one.  asr: success of a backdoor on
-    benign clients' personal models.  attackers_acc: of malicious clients on clean data.  `FLAGS`: what attackers knew,
-    and whether they sent one vector (None where it was not stored).  Of the measures of every
-    round (`ROUNDS`) the mean over the attacked rounds, without those in which a measure has no value.
+    acc (or the key of another headline measure), worst10: of personal models over benign clients and over the worst
+    tenth of them.  clean, clean_worst10: the same of the same clients in the run without attackers and defence (None
+    while that is not finished).  drop is how much worse acc is than clean.  global_acc, global_drop: of the one global
+    model, where there is one.  asr: success of a backdoor on benign clients' personal models.  attackers_acc: of
+    malicious clients on clean data.  `FLAGS`: what attackers knew, and whether they sent one vector (None where it was
+    not stored).  Of the measures of every round (`ROUNDS`) the mean over the attacked rounds, without those in which a
+    measure has no value.
     """
     config = RunConfig.from_dict(run.config)
-    own = _last(store, run, ACC)
+    measure = headline(run.last)
+    own = _last(store, run, f"personal_test_{measure.key}")
     bad = np.isin(np.arange(len(own)), attackers(run.config, len(own)))
     row: dict[str, Any] = {
         "run": run.id,
@@ -52,17 +53,20 @@ def summary(run: RunRow, store: Store) -> dict[str, Any]:
         "malicious": int(bad.sum()),
         "clients": len(own),
         "rounds": run.rounds_done,
-        "acc": _value(metrics.acc_mean(own[~bad])),
-        "worst10": _value(metrics.acc_worst10(own[~bad])),
-        "attackers_acc": _value(metrics.acc_mean(own[bad])),
+        "measure": measure.key,
+        "dataset": run.dataset,
+        measure.key: _value(metrics.acc_mean(own[~bad])),
+        "worst10": _value(metrics.acc_worst10(own[~bad], measure)),
+        f"attackers_{measure.key}": _value(metrics.acc_mean(own[bad])),
         "asr": run.last.get("asr"),
     }
-    clean = {} if run.parent is None else _twin(store, run, bad)
+    clean = {} if run.parent is None else _twin(store, run, bad, measure)
     row |= {key: clean.get(key) for key in ("clean", "clean_worst10", "clean_global")}
-    row["drop"] = _difference(row["clean"], row["acc"])
-    row["drop_worst10"] = _difference(row["clean_worst10"], row["worst10"])
-    row["global_acc"] = _of_global(store, run, bad)
-    row["global_drop"] = _difference(row["clean_global"], row["global_acc"])
+    row["drop"] = _lost(measure, row["clean"], row[measure.key])
+    row["drop_worst10"] = _lost(measure, row["clean_worst10"], row["worst10"])
+    of_global = f"global_{measure.key}"
+    row[of_global] = _of_global(store, run, bad, measure)
+    row["global_drop"] = _lost(measure, row["clean_global"], row[of_global])
     row |= {key: None if key not in run.last else bool(run.last[key]) for key in FLAGS}
     return row | {key: _mean_over(store, run, key, config) for key in ROUNDS}
 
@@ -73,23 +77,25 @@ def _last(store: Store, run: RunRow, key: str) -> Array:
     return values
 
 
-def _twin(store: Store, run: RunRow, bad: Array) -> dict[str, float | None]:
+def _twin(store: Store, run: RunRow, bad: Array, measure: Measure) -> dict[str, float | None]:
     """The benign clients in the run without attackers, at its end."""
     twin = store.find_run(f"run{run.parent}")
-    if twin.status != "done" or ACC not in store.client_keys(twin.id):
+    key = f"personal_test_{measure.key}"
+    if twin.status != "done" or key not in store.client_keys(twin.id):
         return {}
-    acc = _last(store, twin, ACC)[~bad]
+    own = _last(store, twin, key)[~bad]
     return {
-        "clean": _value(metrics.acc_mean(acc)),
-        "clean_worst10": _value(metrics.acc_worst10(acc)),
-        "clean_global": _of_global(store, twin, bad),
+        "clean": _value(metrics.acc_mean(own)),
+        "clean_worst10": _value(metrics.acc_worst10(own, measure)),
+        "clean_global": _of_global(store, twin, bad, measure),
     }
 
 
-def _of_global(store: Store, run: RunRow, bad: Array) -> float | None:
-    if GLOBAL not in store.client_keys(run.id):
+def _of_global(store: Store, run: RunRow, bad: Array, measure: Measure) -> float | None:
+    key = f"global_test_{measure.key}"
+    if key not in store.client_keys(run.id):
         return None
-    return _value(metrics.acc_mean(_last(store, run, GLOBAL)[~bad]))
+    return _value(metrics.acc_mean(_last(store, run, key)[~bad]))
 
 
 def _mean_over(store: Store, run: RunRow, key: str, config: RunConfig) -> float | None:
@@ -102,8 +108,9 @@ def _mean_over(store: Store, run: RunRow, key: str, config: RunConfig) -> float 
     return float(values.mean()) if len(values) else None
 
 
-def _difference(a: float | None, b: float | None) -> float | None:
-    return None if a is None or b is None else a - b
+def _lost(measure: Measure, clean: float | None, attacked: float | None) -> float | None:
+    """How much worse the attacked value is."""
+    return None if clean is None or attacked is None else measure.gain(clean, attacked)
 
 
 def _value(number: float) -> float | None:

@@ -2,7 +2,7 @@
 
 A trial is a configuration without its seeds. The trials of a method in a setting have the same data and the same budget
 (rounds, epochs, batch size, participation), and differ in optimiser (learning rate, ...) and hyper-parameters. The one
-with the best mean validation accuracy over the seeds counts; test accuracy decides nothing.
+with the best mean on validation data over the seeds counts; test data decide nothing.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from fltk.evaluation.settings import (
     short,
     taken_apart,
 )
+from fltk.objectives import Measure, headline
 from fltk.registry import RunRow
 
-MEASURE = "personal_val_acc"  # of the last round
 CHOICES = ("val",)
 
 Seeds = tuple[int, ...]
@@ -46,8 +46,18 @@ class Trial:
 
     @property
     def value(self) -> float:
-        """Mean validation accuracy over the seeds; NaN where a run has none."""
-        return fmean(run.last.get(MEASURE, math.nan) for run in self.runs.values())
+        """Mean of the headline measure on validation data over the seeds; NaN where a run has none."""
+        return fmean(map(_validated, self.runs.values()))
+
+    @property
+    def measure(self) -> Measure:
+        """The headline of its runs."""
+        return headline(next(iter(self.runs.values())).last)
+
+    @property
+    def merit(self) -> float:
+        """Larger for a better trial."""
+        return self.measure.gain(self.value, 0.0)
 
     @property
     def chosen(self) -> Facts:
@@ -94,7 +104,8 @@ class Tuning:
         many = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
         tuned = dict.fromkeys(short(key) for choice in self.choices for key in choice.tuned)
         what = f"Tuned ({', '.join(tuned)})" if tuned else "Not tuned"
-        how = "by validation accuracy, mean over seeds"
+        titles = dict.fromkeys(choice.trial.measure.title for choice in self.choices)
+        how = f"by validation {' or '.join(titles)}, mean over seeds"
         return f"{what}: the best of {many} trial{'s' if many != '1' else ''} for each method and setting, {how}."
 
 
@@ -106,12 +117,12 @@ def contest_of(config: Mapping[str, Any], kind: str = "train") -> str:
 def best_trials(runs: Iterable[RunRow]) -> Tuning:
     """The best trial of each method in each setting among finished runs.
 
-    A trial takes part with a validation accuracy of every run, and if no other trial of its contest has more seeds; of
-    equally good ones the first counts. FltkError where no run has a validation accuracy.
+    A trial takes part with a validation value of every run, and if no other trial of its contest has more seeds; of
+    equally good ones the first counts. FltkError where no run has one.
     """
     done = sorted((run for run in runs if run.status == "done"), key=lambda run: run.id)
-    if not any(math.isfinite(run.last.get(MEASURE, math.nan)) for run in done):
-        raise FltkError("--best-on val: no finished run has a validation accuracy; train with --val-share above 0")
+    if not any(math.isfinite(_validated(run)) for run in done):
+        raise FltkError("--best-on val: no finished run has values on validation data; train with --val-share above 0")
 
     choices: list[Choice] = []
     notes: list[str] = []
@@ -120,7 +131,7 @@ def best_trials(runs: Iterable[RunRow]) -> Tuning:
         if len(able) < len(trials):
             notes.append(_left_out(trials, able))
         if able:
-            best = max(able, key=lambda trial: trial.value)
+            best = max(able, key=lambda trial: trial.merit)
             tuned = differing_keys([trial.chosen for trial in trials])
             choices.append(Choice(best, len(trials), tuple(tuned)))
     return Tuning(tuple(choices), tuple(notes))
@@ -136,6 +147,11 @@ def arrange_best(tuning: Tuning) -> Arrangement:
 def choices_by_place(arranged: Arrangement, tuning: Tuning) -> dict[Place, Choice]:
     """The choice of each cell of a table."""
     return {(entry.method, entry.setting): tuning.by_run[entry.run.id] for entry in arranged.entries}
+
+
+def _validated(run: RunRow) -> float:
+    """The headline measure on validation data in the last round; NaN where there is none."""
+    return run.last.get(f"personal_val_{headline(run.last).key}", math.nan)
 
 
 def _contest(config: Configuration) -> str:
@@ -162,7 +178,7 @@ def _contests(done: Sequence[RunRow]) -> list[list[Trial]]:
 
 
 def _able(trials: Sequence[Trial]) -> list[Trial]:
-    """The trials that can be compared: as many seeds as any, all of them with a validation accuracy."""
+    """The trials that can be compared: as many seeds as any, all of them with a validation value."""
     known = [trial for trial in trials if math.isfinite(trial.value)]
     most = max((len(trial.runs) for trial in known), default=0)
     return [trial for trial in known if len(trial.runs) == most]
@@ -175,7 +191,7 @@ def _left_out(trials: Sequence[Trial], able: Sequence[Trial]) -> str:
     """Trials that could not be chosen, and why."""
     lacking = len(trials) - len(able)
     where = " ".join(str(trials[0].config.base.get(f"partition.{key}", "")) for key in ("dataset", "scheme"))
-    why = "without a validation accuracy or with fewer seeds than the others"
+    why = "without a validation value or with fewer seeds than the others"
     return f"{trials[0].config.method} on {where}: {lacking} of {len(trials)} trials take no part, {why}"
 
 

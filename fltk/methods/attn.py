@@ -209,6 +209,10 @@ class Attn(Banked):
         return super().looks_back or self.train != "off"
 
     def check(self, task: Task) -> None:
+        if self.token == "prototypes" and not task.labels:
+            raise UsageError(
+                "--set token=prototypes compares class prototypes, and the data have no classes; use model"
+            )
         if self.train == "valgrad" and not task.n_val.all():
             client = int((task.n_val == 0).nonzero()[0])
             raise UsageError(f"--set train=valgrad: client {client} has no validation data; raise --val-share")

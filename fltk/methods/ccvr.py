@@ -33,6 +33,7 @@ from fltk.protocol.messages import Down, Upload
 from fltk.protocol.method import Method
 from fltk.protocol.server import Server
 from fltk.protocol.state import State
+from fltk.protocol.task import Task
 from fltk.train.trainer import Trainer
 
 
@@ -48,6 +49,9 @@ class CCVR(Method):
     calibrate_lr: float = hyper(0.01, "learning rate of these epochs", low=0)
     calibrate_batch: int = hyper(64, "virtual features in a batch", low=1)
     ridge: float = hyper(1e-4, "share of the mean variance that is added to the diagonal", low=0)
+
+    def check(self, task: Task) -> None:
+        task.need_labels("ccvr")
 
     def finish(self, state: State, server: Server) -> State:
         if not self.calibrate_epochs:

@@ -48,6 +48,7 @@ class FedDF(Method):
     temperature: float = hyper(1.0, "temperature T of both softmaxes", low=1e-6)
 
     def check(self, task: Task) -> None:
+        task.need_labels("feddf")
         if not task.public and self.server_steps:
             raise UsageError("--method feddf needs public samples on the server: add --public 500")
 

@@ -67,6 +67,9 @@ class FedEM(Method):
 
     components: int = hyper(3, "number of component models M", low=1)
 
+    def check(self, task: Task) -> None:
+        task.need_labels("fedem")
+
     @property
     def columns(self) -> Columns:
         return Columns(travels=~SHARES, private=SHARES)

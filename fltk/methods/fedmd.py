@@ -56,6 +56,7 @@ class FedMD(Method):
         return Columns(travels=NONE, private=ALL)
 
     def check(self, task: Task) -> None:
+        task.need_labels("fedmd")
         if not task.public:
             raise UsageError("--method fedmd needs public samples: add --public 500")
 

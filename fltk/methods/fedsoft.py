@@ -53,6 +53,9 @@ class FedSoft(Method):
     lam: float = hyper(0.1, "strength of the pull to the centres", low=0)
     every: int = hyper(1, "rounds from one estimate of the importances to the next", low=1)
 
+    def check(self, task: Task) -> None:
+        task.need_labels("fedsoft")
+
     def init(self, task: Task) -> State:
         n, size = task.n_clients, len(task.w0)
         centres = [task.fresh("fedsoft", s) for s in range(self.clusters)]  # equal centres would never part

@@ -42,6 +42,9 @@ class MOON(Method):
     mu: float = hyper(1.0, "weight of the contrastive term (0: FedAvg)", low=0)
     tau: float = hyper(0.5, "temperature", low=1e-3)
 
+    def check(self, task: Task) -> None:
+        task.need_labels("moon")
+
     def init(self, task: Task) -> State:
         state = super().init(task)
         return replace(state, client={**state.client, "previous": task.w0.repeat(task.n_clients, 1)})

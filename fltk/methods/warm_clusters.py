@@ -23,6 +23,7 @@ from torch import Tensor
 from fltk.clustering.agreement import matched
 from fltk.clustering.fit import Clusters, respond
 from fltk.clustering.space import directions, principal, project
+from fltk.errors import UsageError
 from fltk.hyper import hyper
 from fltk.methods.clusters import cluster_map, cluster_means
 from fltk.partition.federation import ClientData
@@ -61,6 +62,11 @@ class WarmClusters(Method):
         """Clusters of points z (K, r). Here: all in one."""
         one = z.new_ones(len(z), 1)
         return Clusters(one, z.mean(0, keepdim=True), z.new_zeros(0), z.new_zeros(0), math.nan)
+
+    def check(self, task: Task) -> None:
+        super().check(task)
+        if self.embed == "label-hist-oracle" and not task.labels:
+            raise UsageError("--set embed=label-hist-oracle counts classes, and the data have none; use another embed")
 
     def init(self, task: Task) -> State:
         if self.embed == "label-hist-oracle":

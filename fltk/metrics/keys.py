@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 
+from fltk.objectives.measures import MEASURES, measure_of
+
 _LOWER = {
     "loss",
     "error",
     "err",
-    "mae",
-    "rmse",
+    *(key for key, measure in MEASURES.items() if not measure.higher_is_better),
     "std",
     "harmed",
     "seconds",
@@ -60,5 +61,10 @@ def named(key: str) -> str:
     """`personal_test_acc` as a person would say it, with its unit unless that is percent."""
     if key in _NAMES:
         return _NAMES[key]
-    words = key.replace("_acc", "_accuracy") if key.endswith("_acc") else key
+    measure = measure_of(key)
+    words = key
+    if measure is not None and key.endswith(f"_{measure.key}"):
+        words = key.removesuffix(measure.key) + measure.title
+    elif measure is not None and key.endswith("_new"):
+        words = f"newcomers' test {measure.title}"
     return words.replace("_", " ") + (" (s)" if key.startswith("seconds") else "")

@@ -36,6 +36,7 @@ class Entry:
     trainable: bool
     norm: bool
     batch_norm: bool
+    recurrent: bool = False  # of a module whose kernels torch.func.vmap cannot run
 
     @property
     def size(self) -> int:
@@ -103,6 +104,7 @@ class Layout:
                 trainable=k < trainable,
                 norm=isinstance(module, NORMS),
                 batch_norm=isinstance(module, nn.modules.batchnorm._BatchNorm),
+                recurrent=isinstance(module, nn.RNNBase),
             )
             entries.append(entry)
             start = entry.stop

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from fltk import catalogue
 from fltk.errors import UsageError
 from fltk.models.layout import NORMS, Layout, module_of
+from fltk.names import RECURRENT
 
 UNIFORM = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)  # uniform within 1/sqrt(fan-in) is torch's default for these
 
@@ -108,6 +109,42 @@ def resnet8(shape: Sequence[int], n_classes: int, batch_norm: bool = False) -> n
     )
 
 
+EMBEDDING = 8  # numbers that stand for a token, as in LEAF
+
+
+class Recurrent(nn.Module):
+    """Token numbers (n, T) through an embedding and recurrent layers; the last state gives the logits (n, V)."""
+
+    def __init__(self, cell: type[nn.LSTM] | type[nn.GRU], vocabulary: int, hidden: Sequence[int]) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary, EMBEDDING)
+        sizes = [EMBEDDING, *hidden]
+        self.layers = nn.ModuleList(cell(into, out, batch_first=True) for into, out in pairwise(sizes))
+        self.out = nn.Linear(sizes[-1], vocabulary)
+
+    def forward(self, x: Tensor) -> Tensor:
+        states = self.embedding(x.long())  # (n, T, 8)
+        for layer in self.layers:
+            states, _ = layer(states)
+        return self.out(states[:, -1])  # type: ignore[no-any-return]  # nn.Module calls are untyped
+
+
+def recurrent(name: str, shape: Sequence[int], vocabulary: int, hidden: Sequence[int]) -> Recurrent:
+    """`lstm` or `gru` with one layer for each of the `hidden` sizes."""
+    if len(shape) != 1 or not hidden:
+        what = "a layer at least (--hidden 100)" if len(shape) == 1 else "sequences of tokens; use mlp"
+        raise UsageError(f"--model {name} takes {what}")
+    return Recurrent(nn.LSTM if name == "lstm" else nn.GRU, vocabulary, hidden)
+
+
+def check_tokens(name: str, tokens: bool) -> None:
+    """UsageError for a network of numbers on tokens, or of tokens on numbers."""
+    if tokens and name not in RECURRENT:
+        raise UsageError(f"--model {name} takes numbers, and the samples are sequences of tokens; use lstm or gru")
+    if name in RECURRENT and not tokens:
+        raise UsageError(f"--model {name} takes sequences of tokens, and the samples are numbers; use mlp")
+
+
 def _norm(channels: int, batch_norm: bool) -> nn.Module:
     return nn.BatchNorm2d(channels) if batch_norm else nn.GroupNorm(2, channels)
 
@@ -138,6 +175,8 @@ def make(name: str, shape: Sequence[int], n_classes: int, hidden: Sequence[int] 
             return cnn1d(shape, n_classes)
         if name in ("resnet8", "resnet8-bn"):
             return resnet8(shape, n_classes, batch_norm=name == "resnet8-bn")
+        if name in RECURRENT:
+            return recurrent(name, shape, n_classes, hidden)
         return own(name, shape, n_classes)
 
 

@@ -211,6 +211,8 @@ def _groups(dataset: Dataset, config: PartitionConfig) -> tuple[Ints | None, dic
     if m > config.clients:
         raise UsageError(f"--groups {m}: more groups than clients; lower it or raise --clients")
     group = np.arange(n, dtype=np.int64) % m
+    if config.scheme == "permuted-labels" and dataset.targets is not None:
+        raise UsageError(f"--scheme permuted-labels: {dataset.name} has numbers to predict and no labels; use iid")
     if config.scheme == "rotated":
         return group, {"kind": "rotate", "quarter_turns": _quarter_turns(dataset, m, group)}
     labels = label_permutations(m, dataset.n_classes, stream(config.partition_seed, "partition/labels"))
@@ -273,7 +275,9 @@ def _cut_val(dataset: Dataset, parts: list[Ints], config: PartitionConfig) -> tu
     if dataset.split is not None and (dataset.split == VAL).any():
         left, cut = zip(*(_as_given(part, dataset.split, VAL) for part in parts), strict=True)
         return list(left), list(cut)
-    if dataset.session is not None:
+    if dataset.session is not None and dataset.objective.tokens:  # the next token is no activity that lasts
+        cuts = [split.recordings(p, dataset.y, dataset.session, config.val_share) for p in parts]
+    elif dataset.session is not None:
         cuts = [split.tails(p, dataset.y, dataset.session, config.val_share) for p in parts]
     else:
         cuts = [

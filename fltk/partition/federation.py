@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fltk.data.dataset import Dataset, Ints
 from fltk.errors import FltkError
+from fltk.objectives import Objective
 from fltk.partition.record import Partition, Scaling
 
 Key = tuple[int, tuple[int, ...]]  # quarter turns and label map: what a client does to its samples
@@ -27,7 +28,7 @@ class Split:
     """Samples of one client for one purpose: views, never copies."""
 
     x: Tensor  # (n, C, H, W) or (n, C, T) float32
-    y: Tensor  # (n,) int64
+    y: Tensor  # (n,) int64 labels, or float32 numbers to be predicted
 
     def __len__(self) -> int:
         return self.y.shape[0]  # several times faster than len(y), and asked for often
@@ -56,18 +57,20 @@ class _Facts:
     names: tuple[str, ...]
     label_counts: Ints
     fingerprint: str
+    objective: Objective
     public: tuple[int, int] = (0, 0)  # first and last + 1 of the public samples
 
 
 class Federation:
     """Clients and newcomers over two shared tensors.
 
-    `x` (n, ...) float32 and `y` (n,) int64 hold all samples; `clients` and `newcomers` are views into them, with ids
-    0..N-1 and N..N_all-1. `held_out` are the training parts of all whom the partition has as newcomers, also of those
-    who have entered since: what a server may take clean samples of its own from. `public` are the samples of
-    `--public`, which no client holds. `groups` (N_all,) int64 are the known groups, or None. `names` (N_all) are
-    natural owners or "client 0", ...; `classes` the class names; `shape` that of one sample; `label_counts` (N_all, C)
-    counts the training parts, after label permutations; `fingerprint` is the partition's, which covers the data set's.
+    `x` (n, ...) float32 and `y` (n,), what the `objective` is to predict, hold all samples; `clients` and `newcomers`
+    are views into them, with ids 0..N-1 and N..N_all-1. `held_out` are the training parts of all newcomers of the
+    partition, also of those who have entered since: what a server may take clean samples of its own from. `public` are
+    the samples of `--public`, which no client holds. `groups` (N_all,) int64 are the known groups, or None. `names`
+    (N_all) are natural owners or "client 0", ...; `classes` the class names, or the ranges of a target; `shape` that of
+    one sample; `label_counts` (N_all, C) counts the training parts, after label permutations; `fingerprint` is the
+    partition's, which covers the data set's.
 
     Pickling keeps `x`, `y` and the bounds and makes the views anew, so that torch.multiprocessing sends both tensors as
     shared memory, and each once.
@@ -87,6 +90,7 @@ class Federation:
         self.groups = facts.groups
         self.classes = facts.classes
         self.n_classes = len(facts.classes)
+        self.objective = facts.objective
         self.shape = tuple(x.shape[1:])
         self.names = facts.names
         self.label_counts = facts.label_counts
@@ -156,12 +160,13 @@ def build(dataset: Dataset, partition: Partition) -> Federation:
         blocks.append((partition.public, (0, ())))
     _check(blocks, len(dataset))
     x = torch.empty((sum(len(part) for part, _ in blocks), *dataset.shape), dtype=torch.float32)
-    y = torch.empty(len(x), dtype=torch.int64)
+    y = torch.empty(len(x), dtype=torch.int64 if dataset.targets is None else torch.float32)
     start = 0
     for part, key in blocks:
         _fill(dataset, part, key, partition.scaling, x[start : start + len(part)], y[start : start + len(part)])
         start += len(part)
-    return Federation(x, y, replace(_facts(dataset, partition, bounds, y), public=public))
+    facts = replace(_facts(dataset, partition, bounds, y.numpy()), public=public)
+    return Federation(x, y, facts)
 
 
 def _keys(partition: Partition) -> list[Key]:
@@ -210,13 +215,19 @@ def _fill(dataset: Dataset, part: Ints, key: Key, scaling: Scaling | None, x: Te
         target /= scaling.deviation.reshape(around)
     if turns:
         x.copy_(torch.rot90(x, turns, (-2, -1)))
+    if dataset.targets is not None:
+        y.copy_(torch.from_numpy(dataset.targets[part]))
+        return
     mine = dataset.y[part]
     y.copy_(torch.from_numpy(np.asarray(labels, np.int64)[mine] if labels else mine))
 
 
-def _facts(dataset: Dataset, partition: Partition, bounds: Ints, y: Tensor) -> _Facts:
-    labels: Ints = y.numpy()
-    counts = [np.bincount(labels[a:b], minlength=dataset.n_classes) for (a, b), _, _ in bounds]
+def _facts(dataset: Dataset, partition: Partition, bounds: Ints, y: npt.NDArray[Any]) -> _Facts:
+    if dataset.targets is None:
+        parts = [y[a:b] for (a, b), _, _ in bounds]
+    else:  # of numbers, the ranges in which they lie are counted
+        parts = [dataset.y[part] for part in partition.train]
+    counts = [np.bincount(part, minlength=dataset.n_classes) for part in parts]
     return _Facts(
         bounds,
         partition.n_newcomers,
@@ -226,6 +237,7 @@ def _facts(dataset: Dataset, partition: Partition, bounds: Ints, y: Tensor) -> _
         _names(dataset, partition),
         np.stack(counts).astype(np.int64),
         partition.fingerprint,
+        dataset.objective,
     )
 
 

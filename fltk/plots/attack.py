@@ -13,6 +13,7 @@ from matplotlib.figure import Figure, SubFigure
 
 from fltk.errors import FltkError
 from fltk.evaluation.statistics import sample_std
+from fltk.objectives import ACCURACY, Measure
 from fltk.plots.captions import add_caption, seeds_caption
 from fltk.plots.lines import Curve, draw_lines, mean_lines
 from fltk.plots.matrix import Matrix, draw_matrix, matrix_height
@@ -42,6 +43,7 @@ class AttackedRun:
     data: str = ""
     method: str = ""
     seed: int | None = None
+    measure: Measure = ACCURACY
 
     @property
     def weighed(self) -> bool:
@@ -67,13 +69,15 @@ class _Block:
     columns: tuple[str, ...]
     cells: _Cells
     weighed: tuple[AttackedRun, ...]
+    title: str
+    percent: bool  # whether what was lost is a fraction
 
     def matrix(self, *, upright: bool) -> Matrix:
         """Attacks x methods; methods x attacks where it stands upright."""
         down, across = _folded(self.attacks), _folded(self.columns)
         if upright:
-            return Matrix(self.cells.mean.T, self.cells.std.T, across, down)
-        return Matrix(self.cells.mean, self.cells.std, down, across)
+            return Matrix(self.cells.mean.T, self.cells.std.T, across, down, self.percent)
+        return Matrix(self.cells.mean, self.cells.std, down, across, self.percent)
 
 
 def attack_figure(runs: Sequence[AttackedRun], *, width: float | None = None) -> tuple[Figure, list[Row]]:
@@ -121,7 +125,12 @@ def _blocks(runs: Sequence[AttackedRun]) -> list[_Block]:
         attacks = tuple(dict.fromkeys(run.attack for run in own))
         columns = tuple(dict.fromkeys(run.column for run in own))
         weighed = tuple(run for run in own if run.weighed)
-        blocks.append(_Block(data, attacks, columns, _cells(own, attacks, columns), weighed))
+        measure = own[0].measure
+        title = "accuracy lost by benign clients (points)"
+        if not measure.fraction:
+            title = f"{measure.title} that benign clients have more"
+        cells = _cells(own, attacks, columns)
+        blocks.append(_Block(data, attacks, columns, cells, weighed, title, measure.fraction))
     return blocks
 
 
@@ -182,7 +191,7 @@ def _draw_block(part: SubFigure, block: _Block, styles: Mapping[str, LineStyle],
     if block.data:
         part.suptitle(block.data, fontsize=7.5, fontweight="bold")
     matrix = block.matrix(upright=upright)
-    title = "accuracy lost by benign clients (points)"
+    title = block.title
     if not block.weighed:
         draw_matrix(part.add_subplot(), matrix, top=top, title=title)
         return

@@ -25,7 +25,7 @@ MARKERS_A_LINE = 10
 
 @dataclass(frozen=True)
 class ClientScores(Tag):
-    """One run: accuracy (N,) in [0, 1], NaN for clients without test samples; ids (N,) or 0..N-1.
+    """One run: accuracy (N,), or another measure, NaN for clients without test samples; ids (N,) or 0..N-1.
 
     Runs with one label are averaged by rank.  malicious: clients that are left out (NaN) because they attack.  round:
     after which, 0 where it does not matter.
@@ -70,7 +70,7 @@ def client_accuracy(
     """
     lines = _ranked(scores, higher=higher)
     if not any(len(line.mean) for line in lines.values()):
-        raise FltkError("no client accuracy to draw: name at least one evaluated run")
+        raise FltkError("no values of clients to draw: name at least one evaluated run")
     with paper():
         plan = layout(scores)
         figure, axes, handles = _draw(lines, plan, width, percent=percent)
@@ -84,12 +84,17 @@ def client_accuracy(
 
 
 def client_gains(
-    gains: Sequence[ClientScores], *, width: float = COLUMN, what: str = "test accuracy"
+    gains: Sequence[ClientScores],
+    *,
+    width: float = COLUMN,
+    what: str = "test accuracy",
+    percent: bool = True,
 ) -> tuple[Figure, list[Row]]:
     """The gain of each client over local training, sorted by gain; the legend tells the share of clients that lose.
 
-    gains: `accuracy` (N,) holds the client's accuracy minus that of local training on the same data, as fractions.
-    what: the name of that accuracy, for the caption. Runs with one label are averaged by rank. width in inches.
+    gains: `accuracy` (N,) holds how much better the client is than with local training on the same data, of
+    accuracies as fractions (`percent`).  what: the name of the measure, for the caption. Runs with one label are
+    averaged by rank. width in inches.
     FltkError when there is nothing to draw.
     """
     lines = _ranked(gains, higher=True)
@@ -98,19 +103,20 @@ def client_gains(
     with paper():
         plan = layout(gains)
         figure, axes, handles = _draw(lines, plan, width, percent=False, x_label="client, by its gain")
-        label_y(figure, axes, "gain over local (points)", percent=False)
+        label_y(figure, axes, "gain over local" + (" (points)" if percent else ""), percent=False)
         for ax in axes:
-            _shade_losses(ax)
+            _shade_losses(ax, percent=percent)
         alone = len(axes) == 1  # else a method loses differently in each panel
         draw_legend(figure, plan, handles, _losing(gains) if alone else {})
-        told = f"Gain: {what} of a client minus that of local training on the same data."
+        told = f"Gain: {what} of a client, how much better than that of local training on the same data."
         add_caption(figure, [told, _by_rank(lines), seeds_caption(gains)])
     return figure, _rows(lines)
 
 
-def _shade_losses(ax: Axes) -> None:
-    """A line at zero, and grey below it; the axis is in points of a percent."""
-    ax.yaxis.set_major_formatter(PercentFormatter(xmax=1.0, decimals=None, symbol=""))
+def _shade_losses(ax: Axes, *, percent: bool) -> None:
+    """A line at zero, and grey below it; the axis of fractions is in points of a percent."""
+    if percent:
+        ax.yaxis.set_major_formatter(PercentFormatter(xmax=1.0, decimals=None, symbol=""))
     ax.axhline(0.0, color="black", linewidth=0.6, zorder=1)
     low = min(ax.get_ylim()[0], -0.01)
     ax.axhspan(low, 0.0, color="#efefef", linewidth=0, zorder=0)

@@ -1,4 +1,4 @@
-"""New clients: accuracy against epochs of fine-tuning, and against training samples per class."""
+"""New clients: the headline measure against epochs of fine-tuning, and against training samples per class."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator
 
 from fltk.errors import FltkError, UsageError
+from fltk.objectives import Measure
 from fltk.plots.captions import add_caption, seeds_caption
 from fltk.plots.facets import Layout, Panel, layout
 from fltk.plots.join_lines import (
@@ -64,6 +65,7 @@ def join_figure(
     chosen = _shots(runs, shots)
     several = _all_shots(runs)
     plan = layout(runs)
+    measure = _measure(runs)
     blocks = [_panels(runs, panel, plan, chosen, several) for panel in plan.panels]
     both = len(several) > 1
     width = width or (DOUBLE if both else COLUMN)
@@ -72,13 +74,22 @@ def join_figure(
         figure, grid = _grid(len(blocks), width, both=both)
         handles: dict[str, Line2D] = {}
         for block, axes in zip(blocks, grid, strict=True):
-            handles |= _draw_block(block, axes, chosen, several)
+            handles |= _draw_block(block, axes, chosen, several, measure)
         if len(blocks) > 1:
-            _shorten(grid)
-        _within(grid[0][0])
+            _shorten(grid, measure)
+        if measure.fraction:
+            _within(grid[0][0])
         _legend(figure, plan, blocks, handles)
         add_caption(figure, [HOLLOW if both else "", seeds_caption(runs), _alike(runs, blocks)])
     return figure, _rows(blocks, several)
+
+
+def _measure(runs: Sequence[JoinRun]) -> Measure:
+    """The one measure of all runs; UsageError for runs of different ones, which no axis can hold."""
+    found = {run.measure.key: run.measure for run in runs}
+    if len(found) > 1:
+        raise UsageError("these runs are scored by different measures: draw them one by one")
+    return next(iter(found.values()))
 
 
 def _rows(blocks: Sequence[_Panels], several: Sequence[str]) -> list[Row]:
@@ -137,15 +148,17 @@ def _grid(blocks: int, width: float, *, both: bool) -> tuple[Figure, list[list[A
     return figure, [list(row) for row in axes]
 
 
-def _draw_block(block: _Panels, axes: Sequence[Axes], shots: str, several: Sequence[str]) -> dict[str, Line2D]:
+def _draw_block(
+    block: _Panels, axes: Sequence[Axes], shots: str, several: Sequence[str], measure: Measure
+) -> dict[str, Line2D]:
     """Both panels of a block; label -> handle."""
     left, right = axes[0], axes[-1]
     handles: dict[str, Line2D] = {}
     if block.right:
-        handles |= _draw(right, block.right, ARRIVAL)
+        handles |= _draw(right, block.right, ARRIVAL, measure)
         _shot_axis(right, several)
-    handles = _draw(left, block.left, _arrival(block.left)) | handles
-    _epoch_axis(left, block.left, shots)
+    handles = _draw(left, block.left, _arrival(block.left), measure) | handles
+    _epoch_axis(left, block.left, shots, measure)
     if block.title:
         left.set_title(textwrap.fill(block.title, 30))
     if block.right and right.get_position().y0 < left.get_position().y0:  # it stands below
@@ -153,10 +166,10 @@ def _draw_block(block: _Panels, axes: Sequence[Axes], shots: str, several: Seque
     return handles
 
 
-def _shorten(grid: Sequence[Sequence[Axes]]) -> None:
+def _shorten(grid: Sequence[Sequence[Axes]], measure: Measure) -> None:
     """Short names of axes, those of x below the lowest panels alone."""
     for axes in grid:
-        axes[0].set_ylabel("accuracy (%)")
+        axes[0].set_ylabel("accuracy (%)" if measure.fraction else measure.short)
         for ax in axes:
             lowest = axes is grid[-1]
             ax.set_xlabel(ax.get_xlabel().replace("of fine-tuning ", "").replace("training ", "") if lowest else "")
@@ -165,19 +178,19 @@ def _shorten(grid: Sequence[Sequence[Axes]]) -> None:
                     name.set_rotation(30)
 
 
-def _draw(ax: Axes, lines: Sequence[JoinLine], arrival: float) -> dict[str, Line2D]:
+def _draw(ax: Axes, lines: Sequence[JoinLine], arrival: float, measure: Measure) -> dict[str, Line2D]:
     """The lines on one panel; label -> handle, of the filled ones."""
     handles: dict[str, Line2D] = {}
     for line in lines:
         x = [arrival if place == ARRIVAL else place for place in line.x]
-        handle = _draw_hollow(ax, line, x) if line.hollow else _draw_filled(ax, line, x)
+        handle = _draw_hollow(ax, line, x) if line.hollow else _draw_filled(ax, line, x, measure)
         if not line.hollow:
             handles[line.label] = handle
     return handles
 
 
 def _draw_hollow(ax: Axes, line: JoinLine, x: Sequence[float]) -> Line2D:
-    """A thin line below the others, for accuracy before fine-tuning."""
+    """A thin line below the others, for what is known before fine-tuning."""
     (handle,) = ax.plot(
         x,
         line.mean,
@@ -194,7 +207,7 @@ def _draw_hollow(ax: Axes, line: JoinLine, x: Sequence[float]) -> Line2D:
     return handle
 
 
-def _draw_filled(ax: Axes, line: JoinLine, x: Sequence[float]) -> Line2D:
+def _draw_filled(ax: Axes, line: JoinLine, x: Sequence[float], measure: Measure) -> Line2D:
     """A line with its band; markers of references are strokes, which have no face."""
     (handle,) = ax.plot(
         x,
@@ -208,8 +221,9 @@ def _draw_filled(ax: Axes, line: JoinLine, x: Sequence[float]) -> Line2D:
         markeredgewidth=0.8 if line.reference or line.style.hollow else 0.3,
     )
     if line.runs > 1:
-        low = np.clip(line.mean - line.std, 0.0, 1.0)
-        high = np.clip(line.mean + line.std, 0.0, 1.0)
+        most = 1.0 if measure.fraction else np.inf
+        low = np.clip(line.mean - line.std, 0.0, most)
+        high = np.clip(line.mean + line.std, 0.0, most)
         ax.fill_between(x, low, high, color=line.style.color, alpha=0.15, linewidth=0)
     return handle
 
@@ -249,8 +263,8 @@ def _arrival(lines: Sequence[JoinLine]) -> float:
     return min(float(ARRIVAL), -_last(lines) / 5)
 
 
-def _epoch_axis(ax: Axes, lines: Sequence[JoinLine], shots: str) -> None:
-    value_axis(ax, "test accuracy of newcomers", percent=True)
+def _epoch_axis(ax: Axes, lines: Sequence[JoinLine], shots: str, measure: Measure) -> None:
+    value_axis(ax, f"test {measure.title} of newcomers", percent=measure.fraction)
     end = _last(lines)
     step = max(1, -(-end // 5))
     later = range(step, end + 1, step)

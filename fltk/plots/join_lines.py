@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fltk.objectives import ACCURACY, Measure
 from fltk.plots.lines import Tag, sample_std
 from fltk.plots.method_styles import LineStyle
 from fltk.plots.style import Array, Row
@@ -23,7 +24,7 @@ ARRIVAL = -1  # its place on the axis of epochs, before 0 = joined; drawn furthe
 
 @dataclass(frozen=True)
 class JoinRun(Tag):
-    """One run of newcomers: test accuracies of M newcomers with S numbers of shots; runs of a label are averaged.
+    """One run of newcomers: test values of M newcomers with S numbers of shots; runs of a label are averaged.
 
     steps: arrival, joined, tuned, scratch, fedavg_ft -> (S, M).  curves: tuned, scratch, fedavg_ft -> (S, M, E + 1),
     after 0, 1, ..., E epochs.  NaN for what there is not.  work: epochs that joining took, which the references made
@@ -37,6 +38,7 @@ class JoinRun(Tag):
     steps: Mapping[str, Array]
     curves: Mapping[str, Array]
     work: float
+    measure: Measure = ACCURACY
 
 
 @dataclass(frozen=True)

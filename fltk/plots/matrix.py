@@ -27,6 +27,11 @@ class Matrix:
     std: Array
     down: list[str]
     across: list[str]
+    percent: bool = True  # numbers are fractions, told in points of a percent
+
+    def told(self, value: float) -> str:
+        """A number as it is written."""
+        return points(value if self.percent else value / 100)
 
 
 def matrix_height(matrix: Matrix, width: float) -> float:
@@ -44,7 +49,7 @@ def draw_matrix(ax: Axes, matrix: Matrix, *, top: float, title: str) -> None:
 
     top: the largest number of all matrices that share a colour scale, as a fraction.
     """
-    top = min(MOST, max(top, LEAST))
+    top = min(MOST, max(top, LEAST)) if matrix.percent else top
     shown = np.where(np.isnan(matrix.mean), np.nan, np.clip(matrix.mean, 0, top))
     colours = matplotlib.colormaps["Oranges"].with_extremes(bad=EMPTY)
     image = ax.imshow(shown, cmap=colours, vmin=0, vmax=top)
@@ -56,7 +61,7 @@ def draw_matrix(ax: Axes, matrix: Matrix, *, top: float, title: str) -> None:
         ax.text(
             place[1],
             place[0],
-            cell_text(float(drop), float(matrix.std[place])),
+            cell_text(matrix, float(drop), float(matrix.std[place])),
             ha="center",
             va="center",
             color=ink(inks[place]),
@@ -66,7 +71,7 @@ def draw_matrix(ax: Axes, matrix: Matrix, *, top: float, title: str) -> None:
         )
 
     bar = ax.figure.colorbar(image, ax=ax, fraction=0.04, pad=0.02, aspect=30, ticks=[0, top])
-    bar.ax.set_yticklabels(["0", points(top)], fontsize=SIZE)
+    bar.ax.set_yticklabels(["0", matrix.told(top)], fontsize=SIZE)
     bar.outline.set_visible(False)
     _name(ax, matrix)
     ax.set_title(title)
@@ -99,13 +104,13 @@ def _longest(names: Sequence[str]) -> int:
     return max(lengths)
 
 
-def cell_text(mean: float, std: float) -> str:
-    """The number of a cell in points, and its standard deviation below it where that is known."""
+def cell_text(matrix: Matrix, mean: float, std: float) -> str:
+    """The number of a cell, and its standard deviation below it where that is known."""
     if math.isnan(mean):
         return "\u2013"
     if math.isnan(std):
-        return points(mean)
-    return f"{points(mean)}\n\u00b1{points(std)}"
+        return matrix.told(mean)
+    return f"{matrix.told(mean)}\n\u00b1{matrix.told(std)}"
 
 
 def points(value: float) -> str:

@@ -13,6 +13,8 @@ from fltk.errors import UsageError
 from fltk.evaluation.maps import size_prior
 from fltk.evaluation.settings import AttackPlace
 from fltk.metrics import attention_alignment, label_similarity
+from fltk.metrics.keys import higher_is_better
+from fltk.objectives import headline
 from fltk.plots.attack import AttackedRun
 from fltk.plots.clients import ClientScores
 from fltk.plots.join_lines import JoinRun
@@ -101,7 +103,8 @@ def last_gains(store: Store, run: RunRow, key: str, named: Sequence[RunRow]) -> 
         return None
     own = last_values(store, run, key)
     alone = np.asarray(store.client_values(local.id, key)[1][-1], np.float64)
-    return replace(own, accuracy=np.asarray(own.accuracy, np.float64) - alone)
+    gains = np.asarray(own.accuracy, np.float64) - alone
+    return replace(own, accuracy=gains if higher_is_better(key) else -gains)
 
 
 def _local_run(store: Store, run: RunRow, named: Sequence[RunRow]) -> RunRow | None:
@@ -143,7 +146,8 @@ def attacked_run(store: Store, run: RunRow, place: AttackPlace) -> AttackedRun:
     if "mal_weight_ratio" in store.scalar_keys(run.id):
         rounds, share = store.scalars(run.id, "mal_weight_ratio")["mal_weight_ratio"]
     drop = math.nan if found["drop"] is None else found["drop"]
-    return AttackedRun(place.attack, place.method, drop, rounds, share, place.data, run.method, run.seed)
+    measure = headline(run.last)
+    return AttackedRun(place.attack, place.method, drop, rounds, share, place.data, run.method, run.seed, measure)
 
 
 def _parts(run: RunRow, stored: StoredMap, layer: str) -> list[str]:
@@ -165,16 +169,17 @@ def join_run(store: Store, run: RunRow, label: str, setting: str = "", row: str 
     stored = store.evaluations(run.id)
     if not stored:
         raise UsageError(f"{run.label} was stopped before its newcomers had joined: there is nothing to draw")
-    arrays = stored[-1].clients
+    arrays, measure = stored[-1].clients, headline(run.last)
     return JoinRun(
         label=label,
         data=f"part{run.partition_id} seed {run.seed}",
         shots=tuple(run.config["join"]["shots"]),
-        steps={step: arrays[f"{step}_test_acc"] for step in JOIN_STEPS},
-        curves={step: arrays[f"curve_{step}_test_acc"] for step in ("tuned", "scratch", "fedavg_ft")},
+        steps={step: arrays[f"{step}_test_{measure.key}"] for step in JOIN_STEPS},
+        curves={step: arrays[f"curve_{step}_test_{measure.key}"] for step in ("tuned", "scratch", "fedavg_ft")},
         work=float(arrays["join_epochs"].max()),
         method=run.method,
         setting=setting,
         row=row,
         seed=run.seed,
+        measure=measure,
     )

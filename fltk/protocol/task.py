@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from fltk.errors import UsageError
+
 if TYPE_CHECKING:
     from fltk.models.layout import Layout
     from fltk.models.parts import Columns
@@ -29,6 +31,7 @@ class Task:
     fresh: Callable[[str, int], Tensor]  # (purpose, index) -> another independent initial model (P,)
     seed: Callable[[str], int]  # (purpose) -> seed of a stream that is no client's
     plain_sgd: bool = True  # local SGD has neither momentum nor weight decay
+    labels: bool = True  # what is learned is one class per sample
     class_head: ClassHead | None = None  # averages of the shared output layer have weights per class
     public: int = 0  # samples that the server has in public (`--public`)
     starts: tuple[Tensor, ...] = ()  # where networks differ: (P_i,) the initial model of every client and newcomer
@@ -36,6 +39,11 @@ class Task:
     @property
     def n_clients(self) -> int:
         return len(self.n)
+
+    def need_labels(self, method: str) -> None:
+        """UsageError for a method that can only learn classes, where the data have none."""
+        if not self.labels:
+            raise UsageError(f"--method {method} learns one class per sample, and these data have none; choose another")
 
     def initial(self, client: int) -> Tensor:
         """The common initial model of a client's network, (P_i,): theta^0 itself where all have one network."""

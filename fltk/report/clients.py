@@ -40,19 +40,22 @@ def section(content: Content) -> Section | None:
 
 def _figure(setting: str, own: Sequence[Entry], values: dict[int, Floats], metric: Metric) -> Markup:
     """The clients of every method, sorted and averaged over seeds by rank."""
-    what = f"Test accuracy of the {metric.source} model" if metric.evaluated else "Personal test accuracy, last round"
+    title = metric.measure.title
+    what = f"Test {title} of the {metric.source} model" if metric.evaluated else f"Personal test {title}, last round"
     scores = []
     attacked = False
     for entry in own:
         bad = malicious_of(entry.run, values[entry.run.id].size)
         attacked = attacked or bad is not None
         scores.append(_scores(entry, values[entry.run.id], bad))
-    drawn, _ = client_accuracy(scores)
+    drawn, _ = client_accuracy(
+        scores, y_label=f"test {title}", percent=metric.measure.fraction, higher=metric.measure.higher_is_better
+    )
 
     runs = ", ".join(f"{entry.method} run{entry.run.id}" for entry in own)
     caption = f"{what}; the clients of each run are sorted, and averaged over seeds by rank."
     caption += " Malicious clients are left out." if attacked else ""
-    return image(drawn, f"Accuracy of every client from worst to best, {setting}: {runs}.", caption)
+    return image(drawn, f"{title.capitalize()} of every client from worst to best, {setting}: {runs}.", caption)
 
 
 def _tables(setting: str, shown: Sequence[Entry], values: dict[int, Floats]) -> list[Markup]:

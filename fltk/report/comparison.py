@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from markupsafe import Markup
 
 from fltk.evaluation.compare import CLIENTS, SEEDS, Comparison, Difference, Pairing, compare
-from fltk.evaluation.readings import DEPLOYED, FALLBACK
+from fltk.evaluation.readings import DEPLOYED, common
 from fltk.evaluation.statistics import ALPHA, least_p
 from fltk.export.comparison import INTERVAL, TEST, seeds_told
 from fltk.plots.captions import seeds_told as seeds_of_runs
@@ -19,15 +19,15 @@ from fltk.report.content import Content, Section
 from fltk.report.figures import image, row
 from fltk.report.markup import folded, items, joined, mark, number, numbers, paragraph, strong, table, words
 
-WORST, GLOBAL = "worst10", "global_test_acc"
-TITLES = {
-    DEPLOYED: "Deployed",
-    f"{DEPLOYED}.{WORST}": "Deployed, worst decile",
-    FALLBACK: "Personal",
-    f"{FALLBACK}.{WORST}": "Personal, worst decile",
-    GLOBAL: "Global model",
-}
+WORST, PERSONAL, GLOBAL = "worst10", "personal_test_", "global_test_"
 REFERENCES = ("fedavg-ft", "fedavg", "local")
+
+
+def title_of(name: str) -> str:
+    """What a metric is called in tables."""
+    worst = ", worst decile" if name.endswith(f".{WORST}") else ""
+    kinds = {DEPLOYED: "Deployed", PERSONAL: "Personal", GLOBAL: "Global model"}
+    return next(title for start, title in kinds.items() if name.startswith(start)) + worst
 
 
 def section(content: Content) -> Section | None:
@@ -47,10 +47,10 @@ def section(content: Content) -> Section | None:
     parts += [_setting(setting, tables, ties) for setting in first.settings]
     parts += _ranks(tables, seeds_of_runs(run.seed for run in runs))
     parts += _differences(pairings)
-    told = dict.fromkeys(note for name, made in tables.items() if name != GLOBAL for note in made.notes)
+    told = dict.fromkeys(note for name, made in tables.items() if not name.startswith(GLOBAL) for note in made.notes)
     own = (note for note in told if note not in content.trained.notes and not note.startswith("not finished"))
     parts.append(items([*_unfinished(content), *own]))
-    return Section("comparison", "Comparison over seeds" if len(runs) > 1 else "Accuracy", joined(parts))
+    return Section("comparison", "Comparison over seeds" if len(runs) > 1 else "Scores", joined(parts))
 
 
 def _unfinished(content: Content) -> list[str]:
@@ -63,18 +63,20 @@ def _unfinished(content: Content) -> list[str]:
 
 
 def measured(store: Store, runs: list[RunRow]) -> Iterator[str]:
-    """The names of TITLES that some run has a finite value of."""
+    """The names of metrics in tables that some run has a finite value of."""
+    key = common(runs).key
+    personal, shared = PERSONAL + key, GLOBAL + key
     last = store.last_evaluations(run.id for run in runs)
     rows = [row for found in last.values() for row in found.summary["rows"] if row.get("model") == DEPLOYED]
-    for name, key in ((DEPLOYED, "acc_mean"), (f"{DEPLOYED}.{WORST}", f"acc_{WORST}")):
-        if any(_finite(row.get(key)) for row in rows):
+    for name, column in ((DEPLOYED, f"{key}_mean"), (f"{DEPLOYED}.{WORST}", f"{key}_{WORST}")):
+        if any(_finite(row.get(column)) for row in rows):
             yield name
-    if any(_finite(run.last.get(FALLBACK)) for run in runs):
-        yield FALLBACK
-        if store.last_vectors((run.id for run in runs), FALLBACK):
-            yield f"{FALLBACK}.{WORST}"
-    if any(_finite(run.last.get(GLOBAL)) for run in runs):
-        yield GLOBAL
+    if any(_finite(run.last.get(personal)) for run in runs):
+        yield personal
+        if store.last_vectors((run.id for run in runs), personal):
+            yield f"{personal}.{WORST}"
+    if any(_finite(run.last.get(shared)) for run in runs):
+        yield shared
 
 
 def _finite(value: float | None) -> bool:
@@ -83,12 +85,14 @@ def _finite(value: float | None) -> bool:
 
 def _legend(tables: dict[str, Comparison], ties: dict[str, dict[str, list[str]]], several: bool) -> Markup:
     first = next(iter(tables.values()))
-    parts = [f"Test accuracy in percent. {seeds_told(first)}"]
+    measure = first.metric.measure
+    unit = "percent" if measure.fraction else "the unit of the target, less is better"
+    parts = [f"Test {measure.title} in {unit}. {seeds_told(first)}"]
     if DEPLOYED in tables:
         parts.append("Deployed: the model that clients use after the last evaluation, chosen on validation data.")
-    if FALLBACK in tables:
+    if any(name.startswith(PERSONAL) for name in tables):
         parts.append("Personal: each client's model of the last round.")
-    parts.append("Worst decile: mean of the lowest tenth of the clients.")
+    parts.append("Worst decile: mean of the worst tenth of the clients.")
     if several:
         parts.append("Bold: best mean of a column.")
     if any(found for of in ties.values() for found in of.values()):
@@ -99,7 +103,7 @@ def _legend(tables: dict[str, Comparison], ties: dict[str, dict[str, list[str]]]
 def _setting(setting: str, tables: dict[str, Comparison], ties: dict[str, dict[str, list[str]]]) -> Markup:
     """Methods x measures."""
     first = next(iter(tables.values()))
-    heads = [*words("Method"), *numbers("Seeds", *(TITLES[name] for name in tables))]
+    heads = [*words("Method"), *numbers("Seeds", *(title_of(name) for name in tables))]
     rows = []
     for method in first.methods:
         cells = [_cell(made, method, setting, ties[name][setting]) for name, made in tables.items()]
@@ -134,11 +138,14 @@ def _ranks(tables: dict[str, Comparison], seeds: str) -> list[Markup]:
         average = dict(zip(ranks.methods, ranks.average, strict=True))
         distance = number(ranks.critical_difference, digits=2)
         tested = [ranks.settings, number(ranks.friedman_p, digits=4), distance]
-        rows.append([TITLES[name], *tested, *(number(average[m], digits=2) for m in methods)])
+        rows.append([title_of(name), *tested, *(number(average[m], digits=2) for m in methods)])
     name, ranks = next(iter(found.items()))
-    drawn, _ = critical_difference(ranks, what=f"{TITLES[name].lower()} accuracy, {seeds}")
+    made_title = tables[name].metric.measure.title
+    drawn, _ = critical_difference(ranks, what=f"{title_of(name).lower()} {made_title}, {seeds}")
     told = ", ".join(f"{m} {a:.2f}" for m, a in sorted(zip(ranks.methods, ranks.average, strict=True), key=_second))
-    caption = f"Average ranks by {TITLES[name].lower()} accuracy, {seeds}; bars join what the data cannot tell apart."
+    caption = (
+        f"Average ranks by {title_of(name).lower()} {made_title}, {seeds}; bars join what the data cannot tell apart."
+    )
     return [
         table(f"Average ranks over settings (1 is best; Nemenyi, {ranks.alpha:g})", heads, rows),
         row(image(drawn, f"Critical-difference diagram. Average ranks: {told}.", caption)),
@@ -162,17 +169,20 @@ def _differences(pairings: dict[str, Pairing]) -> list[Markup]:
     heads = [*words("Method", "Setting", "Pairs of"), *numbers(*_DIFFERENCES)]
     least = min((one.pairs for one in found if one.unit == SEEDS), default=0)
     warned = f" With {least} seeds no p is below {least_p(least):.2g}." if least and least_p(least) > ALPHA else ""
-    title = TITLES[made.metric.name.removesuffix(".mean")]
+    title = title_of(made.metric.name)
     told = f"Low and high: {INTERVAL}. p: {TEST}, Holm over the methods of a setting.{warned}"
-    shown = table(f"{title} accuracy against {reference}, in points of a percent", heads, map(_line, found))
+    percent = made.metric.accuracy
+    what = f"{title} {made.metric.measure.title} against {reference}"
+    lines = [_line(one, percent) for one in found]
+    shown = table(what + (", in points of a percent" if percent else ""), heads, lines)
     return [folded(f"Paired differences to {reference}", shown, paragraph(told))]
 
 
 _DIFFERENCES = ("Pairs", "Mean", "Low", "High", "Better", "Worse", "p (Holm)")
 
 
-def _line(one: Difference) -> list[object]:
-    numbers = [number(v, percent=True, sign=True) for v in (one.mean, one.interval.low, one.interval.high)]
+def _line(one: Difference, percent: bool) -> list[object]:
+    numbers = [number(v, percent=percent, sign=True) for v in (one.mean, one.interval.low, one.interval.high)]
     return [
         one.method,
         one.setting,

@@ -9,20 +9,23 @@ from markupsafe import Markup
 
 from fltk.evaluation.settings import Entry
 from fltk.metrics.keys import is_percent, is_share, named
+from fltk.objectives import headline
 from fltk.plots.curves import Curve, accuracy_curves
 from fltk.plots.labels import own_line
 from fltk.report.content import Content, Section
 from fltk.report.figures import image, row
 from fltk.report.markup import heading, joined
 
-KEYS = ("personal_test_acc", "global_test_acc", "train_loss")
+KINDS = ("personal_test", "global_test")
 
 
 def section(content: Content) -> Section | None:
     """For each setting what its runs recorded; None where no round was."""
     parts: list[Markup] = []
     for setting, entries in content.by_setting(content.trained):
-        figures = [drawn for key in KEYS if (drawn := _figure(content, setting, entries, key)) is not None]
+        measure = headline(entries[0].run.last)
+        keys = [*(f"{kind}_{measure.key}" for kind in KINDS), "train_loss"]
+        figures = [drawn for key in keys if (drawn := _figure(content, setting, entries, key)) is not None]
         if figures:
             parts += [heading(setting), row(*figures)]
     return Section("curves", "Curves", joined(parts)) if parts else None

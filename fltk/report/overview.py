@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 from markupsafe import Markup
 
+from fltk.objectives import Measure, headline
 from fltk.registry import RunRow
 from fltk.report.content import Content, Section, anchor, run_link
 from fltk.report.markup import folded, items, joined, measured, number, numbers, paragraph, table, words
@@ -29,6 +30,9 @@ def section(content: Content) -> Section:
     # a column that no run fills says nothing
     kept = [k for k in range(len(HEADS)) if any(row[k] is not None for row in rows)]
     heads = [HEADS[k] for k in kept]
+    if not all(headline(run.last).fraction for run in content.runs):  # the cells name the measure
+        plain = dict(zip(HEADS[7:9], numbers("Personal, last round", "Newcomers"), strict=True))
+        heads = [plain.get(head, head) for head in heads]
     cells = [[row[k] for k in kept] for row in rows]
     made = table("Runs of this report", heads, cells, ids=[anchor(run.id) for run in content.runs])
     damaged = tuple(f"{error}; left out" for error in content.damaged)
@@ -38,8 +42,8 @@ def section(content: Content) -> Section:
 
 def _row(content: Content, run: RunRow) -> list[object]:
     partition, planned = run.config["partition"], run.config["train"]["rounds"]
-    joins = run.last.get("acc_new")
-    accuracy = run.last.get("personal_test_acc")
+    measure = headline(run.last)
+    joins, personal = run.last.get(f"{measure.key}_new"), run.last.get(f"personal_test_{measure.key}")
     return [
         run.label,
         run.method,
@@ -48,11 +52,18 @@ def _row(content: Content, run: RunRow) -> list[object]:
         f"{partition['dataset']} {partition['scheme']}",
         run.rounds_done if joins is not None else f"{run.rounds_done} of {planned}",
         run.status + (f": {run.message}" if run.message else ""),
-        None if accuracy is None else number(accuracy, percent=True),
-        None if joins is None else number(joins, percent=True),
+        None if personal is None else _scored(personal, measure),
+        None if joins is None else _scored(joins, measure),
         datetime.fromtimestamp(run.started, UTC).strftime("%Y-%m-%d %H:%M"),
         None if run.finished is None else _lasted(run.finished - run.started),
     ]
+
+
+def _scored(value: float, measure: Measure) -> Markup:
+    """A value with its measure: 91.2 %, or 44.10 MAE."""
+    if measure.fraction:
+        return number(value, percent=True)
+    return joined([number(value), f" {measure.short}"])
 
 
 def _kind(content: Content, run: RunRow) -> Markup | None:

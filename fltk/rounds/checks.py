@@ -63,6 +63,12 @@ def _check_attack(job: Job, task: Task) -> tuple[str, ...]:
             f"--attack-start {campaign.start + 1}: the run has {job.train.rounds} rounds, and no client would ever "
             "attack; lower it or raise --rounds"
         )
+    objective = job.federation.objective
+    if campaign.attack.labels and not objective.softmax:
+        raise UsageError(
+            f"--kind: this attack changes class labels, and {objective.name} has none; choose one on models, "
+            "such as random-model"
+        )
     return campaign.attack.check(job.federation.shape, job.federation.n_classes, n, bad)
 
 

@@ -14,6 +14,7 @@ from fltk.attacks.campaign import Campaign
 from fltk.defences.guard import Watch
 from fltk.engine.base import Job
 from fltk.engine.work import ClientScores
+from fltk.objectives.base import headline_of
 from fltk.protocol.averaging import MIXED
 from fltk.protocol.map import Map
 from fltk.protocol.state import State
@@ -60,17 +61,24 @@ def weight_of_attackers(job: Job, found: Map | None, state: State, there: Sequen
 
 
 def outcome(job: Job, vectors: Mapping[str, Values], scores: Sequence[ClientScores]) -> dict[str, float]:
-    """Accuracy of the worst benign and of malicious clients on clean test data, and a backdoor's success."""
+    """Headline measure of the worst benign and of malicious clients on clean test data, and a backdoor's success."""
     campaign = job.campaign
-    if campaign is None or not campaign.malicious or "personal_test_acc" not in vectors:
+    measure = headline_of(job.federation.objective)
+    column = f"test_{measure.key}"
+    if campaign is None or not campaign.malicious or f"personal_{column}" not in vectors:
         return {}
     bad = np.isin(np.arange(len(scores)), campaign.malicious)
-    own = vectors["personal_test_acc"]
-    told = {"attacker_test_acc": metrics.acc_mean(own[bad])}
+    own = vectors[f"personal_{column}"]
+
+    told = {f"attacker_{column}": metrics.acc_mean(own[bad])}
     for name, key in (("personal", "benign"), ("global", "benign_global")):
-        if f"{name}_test_acc" in vectors:
-            told[f"{key}_worst10_test_acc"] = metrics.acc_worst10(vectors[f"{name}_test_acc"][~bad])
-    fooled = [s.triggered for s in scores if s.triggered is not None and s.triggered.n]  # benign clients' alone
+        if f"{name}_{column}" in vectors:
+            told[f"{key}_worst10_{column}"] = metrics.acc_worst10(vectors[f"{name}_{column}"][~bad], measure)
+
+    fooled = [
+        s.triggered.accuracy for s in scores if s.triggered is not None and s.triggered.n
+    ]  # benign clients' alone
     if fooled:
-        told |= {"asr": metrics.acc_mean(np.array([s.accuracy for s in fooled])), "asr_clients": float(len(fooled))}
+        told["asr"] = metrics.acc_mean(np.array(fooled))
+        told["asr_clients"] = float(len(fooled))
     return told

@@ -231,7 +231,7 @@ def _evaluated(
     """Scalars and per-client vectors of a round's evaluation; scalars are of benign clients."""
     malicious = () if job.campaign is None else job.campaign.malicious
     scores = score(job.method, engine, task, state, t)
-    scalars, vectors = accuracy_of(scores, malicious)
+    scalars, vectors = measured(scores, malicious)
     return scalars | effects.outcome(job, vectors, scores), vectors
 
 
@@ -254,7 +254,7 @@ def in_turns(task: Task) -> list[range]:
     return [range(start, min(start + together, task.n_clients)) for start in starts]
 
 
-def accuracy_of(
+def measured(
     scores: Sequence[ClientScores], malicious: Sequence[int] = ()
 ) -> tuple[dict[str, float], dict[str, Values]]:
     """Means over benign clients, and vectors of everybody, of one evaluation.
@@ -267,9 +267,11 @@ def accuracy_of(
         own = [getattr(s, part) for s in scores]
         other = [getattr(s, f"shared_{part}") for s in scores]
         for name, column in (("personal", own), ("global", other)):
-            if all(s is not None for s in column):
-                vectors[f"{name}_{part}_acc"] = np.array([s.accuracy for s in column], np.float32)
-                vectors[f"{name}_{part}_loss"] = np.array([s.loss for s in column], np.float32)
+            if any(s is None for s in column):
+                continue
+            for key in column[0].values:
+                vectors[f"{name}_{part}_{key}"] = np.array([s.values[key] for s in column], np.float32)
+            vectors[f"{name}_{part}_loss"] = np.array([s.loss for s in column], np.float32)
     return {key: _mean(metrics.without(value, malicious)) for key, value in vectors.items()}, vectors
 
 

@@ -1,6 +1,7 @@
-"""Search on validation accuracy with Optuna: for each method on each federation, one study over the distributions.
+"""Search on validation data with Optuna: for each method on each federation, one study over the distributions.
 
-The value of a trial is the mean validation accuracy of the last round over the seeds. Studies live in an SQLite file of
+The value of a trial is the mean of the headline measure on validation data in the last round over the seeds, negative
+where less is better. Studies live in an SQLite file of
 their own beside the registry, or where the file's `storage` says, since Optuna and fltk each keep their own tables; the
 runs live in the registry.
 """
@@ -20,10 +21,11 @@ from fltk.data.dataset import stream
 from fltk.errors import FltkError, UsageError
 from fltk.evaluation.settings import differing_keys, written
 from fltk.experiment import Place
+from fltk.objectives import headline
 from fltk.registry import Store
 from fltk.sweep.cells import Cell, cell, combinations
 from fltk.sweep.grid import Block, Draw, Plan, Value, rounded
-from fltk.sweep.state import DONE, VALIDATION, run_of
+from fltk.sweep.state import DONE, run_of
 
 ENOUGH = 4  # finished trials, for the importance of settings
 PLAYED = "played"  # marks a failed trial that counts, unlike one that was abandoned
@@ -53,7 +55,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Trial:
-    """One trial of a study. `value`: mean validation accuracy over the seeds; None while it is open or if it failed.
+    """One trial of a study. `value`: mean over the seeds, larger is better; None while it is open or if it failed.
 
     number: from 0, as Optuna counts, open and abandoned trials included.
     """
@@ -89,7 +91,7 @@ class Study:
     @property
     def best(self) -> Trial | None:
         """The finished trial with the highest value, the first of equal ones."""
-        return max(self.done, key=lambda trial: trial.value or 0.0, default=None)
+        return max(self.done, key=lambda trial: -math.inf if trial.value is None else trial.value, default=None)
 
 
 def search(
@@ -264,8 +266,12 @@ def _typed(draw: Draw, value: Any) -> Value:
 
 
 def _value(store: Store, one: Cell) -> float:
+    """The run's last value on validation data as Optuna maximises it: an error with its sign turned."""
     run = run_of(store, one)
-    return run.last.get(VALIDATION, math.nan) if run is not None and run.status == DONE else math.nan
+    if run is None or run.status != DONE:
+        return math.nan
+    measure = headline(run.last)
+    return measure.gain(run.last.get(f"personal_val_{measure.key}", math.nan), 0.0)
 
 
 def _tell(study: Any, trial: Any, values: Sequence[float]) -> None:

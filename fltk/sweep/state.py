@@ -11,6 +11,7 @@ from typing import Any
 
 from fltk.config import canonical_json
 from fltk.evaluation.tuning import contest_of
+from fltk.objectives import ACCURACY, Measure, headline
 from fltk.registry import RunRow, Store
 from fltk.registry.method_code import has_other_code
 from fltk.registry.rows import TRAINED
@@ -21,8 +22,6 @@ DONE = "done"
 CHANGED = "done (other code)"  # finished with another source of its method than it has now
 RUNNING = "running"
 FAILED = "failed"
-VALIDATION = "personal_val_acc"
-TEST = "personal_test_acc"
 
 
 @dataclass(frozen=True)
@@ -81,8 +80,9 @@ def finished_otherwise(run: RunRow) -> bool:
 class Setting:
     """The cells that differ in nothing but their seed, all of them finished.
 
-    val, val_std: mean validation accuracy of the last round over the seeds and its sample standard deviation (None
-    for one seed); test, test_std likewise.  trials: the settings it was chosen from, itself included.
+    val, val_std: mean over the seeds of the headline measure on validation data in the last round, and its sample
+    standard deviation (None for one seed); test, test_std likewise.  trials: the settings it was chosen from, itself
+    included.
     """
 
     cells: tuple[CellState, ...]
@@ -91,12 +91,13 @@ class Setting:
     test: float
     test_std: float | None
     trials: int = 1
+    measure: Measure = ACCURACY
 
 
 def best(found: Sequence[CellState]) -> list[Setting]:
-    """For every method, federation and budget the setting with the highest mean validation accuracy over its seeds.
+    """For every method, federation and budget the setting with the best mean on validation data over its seeds.
 
-    The same cells as `fltk.evaluation.tuning` chooses from a registry; test accuracy decides nothing. Settings with an
+    The same cells as `fltk.evaluation.tuning` chooses from a registry; test data decide nothing. Settings with an
     unfinished cell, or without validation data, take no part; a tie goes to the setting that stands first in the file.
     """
     groups: dict[str, list[CellState]] = {}
@@ -108,7 +109,9 @@ def best(found: Sequence[CellState]) -> list[Setting]:
         setting = _setting(group)
         key = contest_of(group[0].cell.config.to_dict())
         trials[key] += 1
-        if setting is not None and (key not in chosen or setting.val > chosen[key].val):
+        if setting is None:
+            continue
+        if key not in chosen or setting.measure.gain(setting.val, chosen[key].val) > 0:
             chosen[key] = setting
     return [replace(setting, trials=trials[key]) for key, setting in chosen.items()]
 
@@ -124,10 +127,12 @@ def _setting(group: Sequence[CellState]) -> Setting | None:
     runs = [state.run for state in group if state.run is not None and state.run.status == DONE]
     if len(runs) < len(group):
         return None
-    val, test = ([run.last.get(key, math.nan) for run in runs] for key in (VALIDATION, TEST))
+    measure = headline(runs[0].last)
+    val = [run.last.get(f"personal_val_{measure.key}", math.nan) for run in runs]
+    test = [run.last.get(f"personal_test_{measure.key}", math.nan) for run in runs]
     if not all(map(math.isfinite, val)):
         return None
-    return Setting(tuple(group), fmean(val), _std(val), fmean(test), _std(test))
+    return Setting(tuple(group), fmean(val), _std(val), fmean(test), _std(test), measure=measure)
 
 
 def _std(values: Sequence[float]) -> float | None:
@@ -141,6 +146,7 @@ def differing(found: Sequence[CellState], code: str) -> list[RunRow]:
 
 
 def shown_numbers(run: RunRow | None) -> dict[str, Any]:
-    """The accuracies of a run's last round."""
+    """The headline measure of a run's last round on validation and test data."""
     last: Mapping[str, Any] = {} if run is None else run.last
-    return {"val": last.get(VALIDATION), "test": last.get(TEST)}
+    key = headline(last).key
+    return {"val": last.get(f"personal_val_{key}"), "test": last.get(f"personal_test_{key}")}

@@ -38,10 +38,10 @@ class Mixup:
     def mixed(
         self, x: Tensor, y: Tensor, classes: int, step: tuple[float, np.random.Generator]
     ) -> tuple[Tensor, Tensor]:
-        """A mixed batch: inputs (n, ...), and targets (n, C) from labels (n,) or targets (n, C)."""
+        """A mixed batch: inputs (n, ...), and targets (n, C) from labels (n,), or targets like those that are given."""
         share, rng = step
         partner = torch.from_numpy(rng.permutation(len(x)))
-        targets = F.one_hot(y, classes).float() if y.dim() == 1 else y
+        targets = y if y.is_floating_point() else F.one_hot(y, classes).float()
         return torch.lerp(x[partner], x, share), torch.lerp(targets[partner], targets, share)
 
 

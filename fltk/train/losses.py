@@ -16,6 +16,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from fltk.models.layout import Layout, module_of
+from fltk.objectives import Objective
 
 Given = Mapping[str, Tensor]
 
@@ -79,9 +80,20 @@ def cross_entropy(net: Net, w: Tensor, batch: Batch, given: Given) -> Tensor:
     return F.cross_entropy(net(w, batch.x), batch.y, reduction="none")
 
 
+def loss_of(objective: Objective) -> Loss:
+    """The loss that the data set is learned by."""
+    if objective.softmax:
+        return cross_entropy
+
+    def loss(net: Net, w: Tensor, batch: Batch, given: Given) -> Tensor:
+        return objective.loss(net(w, batch.x), batch.y)
+
+    return loss
+
+
 def absolute_error(net: Net, w: Tensor, batch: Batch, given: Given) -> Tensor:
     """(n,): mean absolute difference between a sample's outputs and its targets (C,)."""
     return (net(w, batch.x) - batch.y).abs().mean(1)
 
 
-__all__ = ["Batch", "Given", "Loss", "Net", "absolute_error", "cross_entropy"]
+__all__ = ["Batch", "Given", "Loss", "Net", "absolute_error", "cross_entropy", "loss_of"]

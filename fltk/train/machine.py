@@ -21,10 +21,11 @@ from torch.nn import functional as F
 
 from fltk.errors import UsageError
 from fltk.models.layout import Entry, Layout, Ranges, module_of
+from fltk.objectives import CLASSIFICATION, Objective
 from fltk.partition.federation import Split
 from fltk.train.fast import dual, stack, vmapped
 from fltk.train.fast.chain import Chain
-from fltk.train.losses import Batch, Net
+from fltk.train.losses import Batch, Net, loss_of
 from fltk.train.order import SGD, Order, Trained
 from fltk.train.scoring import BATCH, Exam, Score, Scorer, score, score_perceptrons
 from fltk.train.steps import adam, decay, shorten
@@ -39,7 +40,7 @@ def chosen(step: str, layout: Layout, device: str) -> str:
     if step == "fast" and gpu:
         raise UsageError(f"--step fast is for the CPU, not for --device {device}; use auto or vmap")
     if step == "vmap" and not vmaps:
-        raise UsageError("--step vmap takes models without running statistics; use --step autograd")
+        raise UsageError("--step vmap takes models without running statistics or recurrent layers; use --step autograd")
     if step == "auto":
         return ("vmap" if vmaps else "autograd") if gpu else "fast"
     return step
@@ -48,8 +49,16 @@ def chosen(step: str, layout: Layout, device: str) -> str:
 class Machine:
     """Trains and scores flat models (P,) of one architecture."""
 
-    def __init__(self, model: nn.Module, layout: Layout, step: str = "auto", device: str = "cpu"):
+    def __init__(
+        self,
+        model: nn.Module,
+        layout: Layout,
+        step: str = "auto",
+        device: str = "cpu",
+        objective: Objective = CLASSIFICATION,
+    ):
         self.layout = layout
+        self.objective = objective
         self.device = torch.device(device)
         self._model = model.to_empty(device=self.device)
         self._flat = torch.zeros(layout.size, device=self.device)
@@ -63,13 +72,14 @@ class Machine:
         self._products = dual.Products()
         self._mode = ""
         step = chosen(step, layout, device)
-        self._net = stack.perceptron(self._model, layout) if step == "fast" else None
+        fast = step == "fast" and objective.softmax  # steps by hand know the gradient of the cross-entropy alone
+        self._net = stack.perceptron(self._model, layout) if fast else None
         linear = isinstance(self._head, nn.Linear)
-        self._top = stack.head(layout) if step == "fast" and linear else None
-        self._chain = Chain.of(self._model, layout, self._flat) if step == "fast" else None
+        self._top = stack.head(layout) if fast and linear else None
+        self._chain = Chain.of(self._model, layout, self._flat) if fast else None
         self._function = Net(self._model, layout)
         self._classes = self._head.weight.shape[0] if isinstance(self._head, nn.Linear) else 0
-        self._gradients = vmapped.Gradients(self._function) if step == "vmap" else None
+        self._gradients = vmapped.Gradients(self._function, loss_of(objective)) if step == "vmap" else None
 
     @property
     def together(self) -> int:
@@ -98,8 +108,8 @@ class Machine:
     def score(self, exams: Sequence[Exam]) -> list[list[Score]]:
         """Loss and correct answers of each model on each of its splits, in evaluation mode."""
         if self._net is not None:
-            return score_perceptrons(self._net, exams)
-        return [score(self._scorer(exam.w), exam) for exam in exams]
+            return score_perceptrons(self._net, exams, self.objective)
+        return [score(self._scorer(exam.w), exam, self.objective) for exam in exams]
 
     def answer(self, requests: Sequence[Request]) -> list[Answer]:
         """Orders and exams together, in their order."""
@@ -165,7 +175,7 @@ class Machine:
         return torch.cat(caught)
 
     def gradient(self, w: Tensor, data: Split) -> Tensor:
-        """Gradient of the mean cross-entropy of `w` on `data`, (P,), in evaluation mode.
+        """Gradient of the mean loss of `w` on `data`, (P,), in evaluation mode.
 
         It is zero in the columns of the buffers, and everywhere where there are no data.
         """
@@ -174,7 +184,7 @@ class Machine:
         total = torch.zeros_like(self._flat)
         everything = self._part("all")
         for x, y in self._slices(data):
-            loss = F.cross_entropy(self._model(x), y, reduction="sum")
+            loss = self.objective.loss(self._model(x), y, "sum")
             for e, g in zip(everything.entries, torch.autograd.grad(loss, everything.wanted), strict=False):
                 total[e.start : e.stop] += e.flatten(g)
         return (total / max(1, len(data))).cpu()
@@ -239,7 +249,7 @@ class Machine:
         return Trained(self._flat.to("cpu", copy=True), loss, float(self._flat.sum()))
 
     def _closed(self, order: Order) -> bool:
-        plain = order.loss is None and order.mixup is None
+        plain = order.loss is None and order.mixup is None and self.objective.softmax
         return order.rule.only == "head" and plain and isinstance(self._head, nn.Linear)
 
     def _autograd_steps(self, order: Order, part: _Part, update: _Update) -> float:
@@ -254,7 +264,7 @@ class Machine:
                 xb, yb = x[cut], y[cut]
                 if order.mixup is not None and mixing is not None:
                     xb, yb = order.mixup.mixed(xb, yb, self._classes, next(mixing))
-                value = F.cross_entropy(self._forward(xb), yb)
+                value = self.objective.loss(self._forward(xb), yb, "mean")
                 grads = torch.autograd.grad(-value if order.rule.ascend else value, wanted)
                 total += value.detach()
                 if update.plain:

@@ -96,9 +96,9 @@ def test_clients_are_sorted_run_by_run_and_rows_are_the_points() -> None:
 
 
 def test_clients_without_anything_to_draw() -> None:
-    with pytest.raises(FltkError, match="no client accuracy"):
+    with pytest.raises(FltkError, match="no values of clients"):
         client_accuracy([ClientScores("a", np.full(3, np.nan))])
-    with pytest.raises(FltkError, match="no client accuracy"):
+    with pytest.raises(FltkError, match="no values of clients"):
         client_accuracy([])
 
 

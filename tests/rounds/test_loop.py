@@ -72,8 +72,8 @@ def test_accuracies_are_shares_of_the_held_out_samples() -> None:
 
 
 def test_clients_without_test_samples_have_no_value() -> None:
-    made, empty = Score(0.5, 3, 4), Score(math.nan, 0, 0)
-    scalars, vectors = loop.accuracy_of(
+    made, empty = Score(0.5, {"acc": 0.75}, 4), Score(math.nan, {"acc": math.nan}, 0)
+    scalars, vectors = loop.measured(
         [loop.ClientScores(made, made, None, None), loop.ClientScores(made, empty, None, None)]
     )
     assert scalars["personal_test_acc"] == 0.75

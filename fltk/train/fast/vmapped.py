@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.func import grad_and_value, vmap
 
 from fltk.models.layout import Layout, Ranges
-from fltk.train.losses import Batch, Given, Loss, Net, cross_entropy
+from fltk.train.losses import Batch, Given, Loss, Net
 from fltk.train.order import SGD, Order, Rule, Trained
 from fltk.train.steps import adam, decay
 
@@ -23,15 +23,18 @@ TOGETHER = 64  # clients in one kernel
 
 
 def fits(layout: Layout) -> bool:
-    """Whether a model can be trained so: all of it is weights."""
-    return layout.trainable == layout.size
+    """Whether a model can be trained so: all of it is weights, and none of them are those of recurrent layers."""
+    recurrent = any(e.recurrent for e in layout.entries)
+    return layout.trainable == layout.size and not recurrent
 
 
 class Gradients:
     """Gradients of many clients' losses at once, for every loss that methods bring."""
 
-    def __init__(self, net: Net) -> None:
+    def __init__(self, net: Net, default: Loss) -> None:
+        """default: the loss of orders that bring none."""
         self._net = net
+        self.default = default
         self._known: dict[Loss, Any] = {}
 
     def __call__(
@@ -79,7 +82,7 @@ class _Stack:
 
 def _play(orders: Sequence[Order], gradients: Gradients, ranges: Ranges, device: torch.device) -> tuple[Tensor, Tensor]:
     """The trained models (S, P), longest order first, and the losses, summed over the steps."""
-    rule, loss, stack = orders[0].rule, orders[0].loss or cross_entropy, _Stack(orders, device)
+    rule, loss, stack = orders[0].rule, orders[0].loss or gradients.default, _Stack(orders, device)
     rows = torch.stack([order.w.to(device) for order in orders])
     losses = torch.zeros(len(rows), device=device)
 
