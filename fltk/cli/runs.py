@@ -178,7 +178,7 @@ def _emit_list(rows: list[RunRow], format: str) -> None:
     for column in LIST:
         if children or column.key not in OF_CHILDREN:
             columns.append(column)
-    emit([_line(row) for row in rows], columns, format)
+    emit([_line(row) for row in rows], scored(columns, measures_of(rows)), format)
 
 
 def _line(run: RunRow) -> dict[str, Any]:

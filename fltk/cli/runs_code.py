@@ -9,7 +9,7 @@ from fltk.cli.context import Settings
 from fltk.cli.terminal import echo
 
 
-@command("code", examples=("fltk runs code run42",))
+@command("code", examples=("fltk runs code run42", "fltk runs code run42 > mine.py"))
 @click.argument("run")
 @click.pass_obj
 def code(settings: Settings, /, run: str) -> None:

@@ -251,7 +251,7 @@ def test_the_commands_of_attacks(tmp_path: Path) -> None:
 def test_a_single_run(lab: Path) -> None:
     """With the newcomers that joined it."""
     page = read(written(lab, "run5"))
-    assert page.one("h1").text == "run5" and "Accuracy" in [h.text for h in page.all("h2")]
+    assert page.one("h1").text == "run5" and "Scores" in [h.text for h in page.all("h2")]
     heads, values = ([cell.text for cell in row] for row in tables(page)["Configuration"])
     assert dict(zip(heads, values, strict=True)).items() >= {"alpha": "0.5", "rounds": "3", "Seeds": "1"}.items()
     assert read(written(lab, "run6")).one("h1").text == "run6, run8"

@@ -65,7 +65,21 @@ def test_but_not_where_the_partition_came_out_otherwise(db: Path) -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_is_identical(tmp_path: Path, method: str) -> None:
     db = tmp_path / "r.db"
-    done(db, "train", "--method", method, *SMALL, "--scheme", "rotated", "--groups", "2", "--participation", "0.5")
+    done(
+        db,
+        "train",
+        "--method",
+        method,
+        *SMALL,
+        "--scheme",
+        "rotated",
+        "--groups",
+        "2",
+        "--participation",
+        "0.5",
+        "--public",
+        "30",
+    )
     before = content(db)
     code, row = reproduced(db, "run1")
     assert (code, row["verdict"], row["rounds"], row["first"]) == (0, "identical", 3, None)

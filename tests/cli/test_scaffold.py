@@ -94,7 +94,7 @@ def test_a_bare_call_shows_the_overview_and_is_wrong_usage(run_cli: RunCli) -> N
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_explains_itself_and_ends_with_two_examples(name: str) -> None:
-    found = cli.get_command(click.Server(cli), name)
+    found = cli.get_command(click.Context(cli), name)
     assert found is not None and found.name == name
     for path, item in walk(found, f"fltk {name}"):
         assert item.help and item.help.splitlines()[0].endswith("."), f"{path}: the first line is one sentence"

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from toys import dealt, federation, fingerprint, job, play, random
 
@@ -21,6 +21,7 @@ from fltk.evaluation.evaluate import Evaluation, evaluate
 from fltk.names import METHODS
 from fltk.protocol.state import State
 from fltk.rounds import loop
+from fltk.train.losses import Batch, Given, Net
 from fltk.train.own_step import Candidate, between
 from fltk.train.prior import in_bias, log_prior
 from fltk.train.trainer import Trainer
@@ -115,8 +116,8 @@ def test_the_prior_in_the_bias_is_the_offset_in_loss_and_logits(
     task, bench, u = made.task(), Bench(made), random(made.task().layout.size) / 3
     offsets = log_prior(task.label_counts, task.label_counts.sum(0)).float()
 
-    def shifted(model: nn.Module, _: Tensor, batch: tuple[Tensor, Tensor]) -> Tensor:
-        return F.cross_entropy(model(batch[0]) + offsets[client.id], batch[1])
+    def shifted(net: Net, w: Tensor, batch: Batch, _: Given) -> Tensor:
+        return F.cross_entropy(net(w, batch.x) + offsets[client.id], batch.y, reduction="none")
 
     for client in made.federation.clients:
         options = (Candidate(kind, True), Candidate(kind, True, 0.5))
@@ -124,10 +125,10 @@ def test_the_prior_in_the_bias_is_the_offset_in_loss_and_logits(
         tuned = bench.trainer.at(1, client.id).sgd(u, client.train, epochs=epochs, only=part, loss=shifted)
         for c in options:
             flat = between(u, tuned, c.w).clone()
-            model = made.network().to_empty(device="cpu").eval()
-            task.layout.bind(model, flat)
-            loss = shifted(model, flat, (client.val.x, client.val.y))
-            assert got[c.name][0].loss == pytest.approx(loss.item(), rel=1e-4)
+            net = Net(made.network().to_empty(device="cpu").eval(), task.layout)
+            val = client.val
+            losses = shifted(net, flat, Batch(val.x, val.y, torch.arange(len(val))), {})
+            assert got[c.name][0].loss == pytest.approx(losses.mean().item(), rel=1e-4)
 
 
 def test_a_client_with_the_pooled_shares_predicts_as_before() -> None:

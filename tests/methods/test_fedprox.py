@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from toys import SIZES, federation, final, job, random
 
 from fltk.engine.base import Bench
-from fltk.train.order import Loss
+from fltk.train.losses import Batch, Given, Loss, Net
 from fltk.train.trainer import Trainer
-
-Batch = tuple[Tensor, Tensor]
 
 
 def toward(target: Tensor, trainer: Trainer, strength: float = 1.0) -> Loss:
     """strength/2 ||w - target||^2 as the client's loss."""
-    pieces = [e.view(target) for e in trainer.layout.entries]
 
-    def loss(model: nn.Module, flat: Tensor, batch: Batch) -> Tensor:
-        pairs = zip(model.parameters(), pieces, strict=True)
-        return 0.5 * strength * torch.stack([(p - c).square().sum() for p, c in pairs]).sum()
+    def loss(net: Net, w: Tensor, batch: Batch, given: Given) -> Tensor:
+        return (0.5 * strength * (w - target).square().sum()).expand(len(batch.x))
 
     return loss
 

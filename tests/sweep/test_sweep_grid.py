@@ -18,7 +18,7 @@ from fltk.experiment import Place
 from fltk.registry import RunRow, Store
 from fltk.sweep.cells import Cell, cells, varied
 from fltk.sweep.grid import Draw, Plan, read
-from fltk.sweep.state import TEST, VALIDATION, CellState, best
+from fltk.sweep.state import CellState, best
 
 Read = Callable[[str], Plan]
 
@@ -225,7 +225,7 @@ def finished(cell: Cell, number: int, val: float, test: float, status: str = "do
         number, str(number), None, "train", None, status, None, cell.config.method, "digits",
         canonical_json(cell.config.to_dict()), cell.config.to_dict(), cell.digest,
         {}, None, "", 1, {}, cell.config.seed, "", 0.0, 0.0, 30,
-        {VALIDATION: val, TEST: test},
+        {"personal_val_acc": val, "personal_test_acc": test},
     )  # fmt: skip
     return CellState(cell, row)
 

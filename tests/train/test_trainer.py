@@ -17,6 +17,7 @@ from fltk.errors import Diverged
 from fltk.models import zoo
 from fltk.models.layout import Layout
 from fltk.partition.federation import Split
+from fltk.train.losses import Batch, Given, Net, cross_entropy
 from fltk.train.machine import Machine
 from fltk.train.streams import Streams
 from fltk.train.trainer import Trainer
@@ -126,10 +127,6 @@ def test_pull_and_drift_are_terms_of_the_loss(name: str) -> None:
     assert trainer.losses == [pytest.approx(loss, rel=1e-5)]  # the loss told is that of the data
 
 
-def cross_entropy(model: nn.Module, w: Tensor, batch: tuple[Tensor, Tensor]) -> Tensor:
-    return F.cross_entropy(model(batch[0]), batch[1])
-
-
 @pytest.mark.parametrize("name", SHAPES)
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_the_closed_form_for_the_head_is_autograds(name: str, options: dict[str, float]) -> None:
@@ -217,9 +214,9 @@ def test_the_number_of_steps(settings: dict[str, Any], n: int, epochs: float | N
     assert trainer.steps(n, epochs) == steps
     calls: list[int] = []
 
-    def counted(model: nn.Module, w: Tensor, batch: tuple[Tensor, Tensor]) -> Tensor:
-        calls.append(len(batch[1]))
-        return cross_entropy(model, w, batch)
+    def counted(net: Net, w: Tensor, batch: Batch, given: Given) -> Tensor:
+        calls.append(len(batch.y))
+        return cross_entropy(net, w, batch, given)
 
     trainer.sgd(start_for(trainer), data, epochs=epochs, loss=counted)
     assert len(calls) == steps
@@ -231,9 +228,9 @@ def batches_of(trainer: Trainer, data: Split, **how: Any) -> list[list[float]]:
     """The samples of each batch that `sgd` draws, by their first value."""
     seen: list[list[float]] = []
 
-    def watch(model: nn.Module, w: Tensor, batch: tuple[Tensor, Tensor]) -> Tensor:
-        seen.append(batch[0].flatten(1)[:, 0].tolist())
-        return cross_entropy(model, w, batch)
+    def watch(net: Net, w: Tensor, batch: Batch, given: Given) -> Tensor:
+        seen.append(batch.x.flatten(1)[:, 0].tolist())
+        return cross_entropy(net, w, batch, given)
 
     trainer.sgd(start_for(trainer), data, loss=watch, **how)
     return seen
