@@ -220,29 +220,38 @@ def _asked(ctx: click.Context, settings: Settings, params: Mapping[str, Any]) ->
         train=_with(ctx, base.train, params),
     )
     tell_idle(ctx, base.partition)
-    kinds = _names("attack", params["kind"], params["grid"])
-    found = _names("defence", params["defence"], params["grid"])
-    named = params["method"] or base.method
-    chosen = _names("method", named, params["grid"], none=False)
-    seeds = _seeds(params["seed"], base.seed, params["grid"])
+    chosen = _names("method", params["method"] or base.method, params["grid"], none=False)
     own = {base.method: dict(base.params)} if run is not None else {}
     extra = method_params(ctx)
-    before = {} if run is None else {k for k, source in run.origin.items() if source != "default"}
     return Assault(
         base=base,
-        kinds=kinds,
+        kinds=_names("attack", params["kind"], params["grid"]),
         methods=chosen,
-        defences=found,
-        seeds=seeds,
+        defences=_names("defence", params["defence"], params["grid"]),
+        seeds=_seeds(params["seed"], base.seed, params["grid"]),
         params={name: {**own.get(name, {}), **extra} for name in chosen},
-        attack=AttackConfig(
-            **{f.name: params[f.name] for f in fields(AttackConfig) if f.name in params and f.name != "kind"}
-        ),
+        attack=AttackConfig(**_fields_of(AttackConfig, params, but="kind")),
         attack_params=parse_set(params["set_attack"], "--set-attack"),
-        defence=DefenceConfig(**{f.name: params[f.name] for f in fields(DefenceConfig) if f.name != "defence"}),
+        defence=DefenceConfig(**_fields_of(DefenceConfig, params, but="defence")),
         defence_params=parse_set(params["set_defence"], "--set-defence"),
-        given=frozenset({*before, *_named(ctx, extra)}),
+        given=frozenset({*_chosen_before(run), *_named(ctx, extra)}),
     )
+
+
+def _fields_of(cls: type[Any], params: Mapping[str, Any], but: str) -> dict[str, Any]:
+    """The options that are fields of a configuration, but for one."""
+    found = {}
+    for item in fields(cls):
+        if item.name in params and item.name != but:
+            found[item.name] = params[item.name]
+    return found
+
+
+def _chosen_before(run: RunRow | None) -> set[str]:
+    """The settings that were named when the attacked run was made."""
+    if run is None:
+        return set()
+    return {key for key, source in run.origin.items() if source != "default"}
 
 
 def _base(settings: Settings, ref: str, *, explicit: bool, readonly: bool) -> RunRow | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from fltk.cli.sweep_board import Board, outcome_line
 from fltk.cli.sweep_trials import emit_trials, trial_line
 from fltk.cli.train import clean_option, keep_option, place_options, refuse_unclean
 from fltk.errors import FltkError, UsageError
-from fltk.objectives import headline
+from fltk.objectives import Measure, headline
 
 if TYPE_CHECKING:
     from fltk.evaluation.deploy import Deployment
@@ -260,13 +260,25 @@ def _print(
         numbers = scored(BEST, measures, ("val", "val_std", "test", "test_std"))
         emit([_best_row(one, keys) for one in chosen], [Column("method"), *own, *numbers], format)
         return
-    rows = [_row(state, keys) | {"deployed": deployed.get(state.cell.digest)} for state in found]
-    if rerun_changed:
-        rows = [row | ({"next": "start"} if row["state"] == CHANGED else {}) for row in rows]
-    numbers = [*NUMBERS, *([Column("deployed", "deployed acc", 4, "max")] if deployed else [])]
-    tail = [Column("next")] if dry_run else scored(numbers, measures, ("val", "test", "deployed"))
-    tail += [] if dry_run or not any(row["message"] for row in rows) else [Column("message")]
+    rows = []
+    for state in found:
+        row = _row(state, keys) | {"deployed": deployed.get(state.cell.digest)}
+        if rerun_changed and row["state"] == CHANGED:
+            row["next"] = "start"
+        rows.append(row)
+    tail = [Column("next")] if dry_run else _tail(rows, measures, bool(deployed))
     emit(rows, [Column("method"), *own, Column("seed"), Column("state"), Column("run"), *tail], format)
+
+
+def _tail(rows: Sequence[Mapping[str, Any]], measures: Sequence[Measure], deployed: bool) -> list[Column]:
+    """The columns of numbers, and of messages where there are any."""
+    numbers = list(NUMBERS)
+    if deployed:
+        numbers.append(Column("deployed", "deployed acc", 4, "max"))
+    tail = scored(numbers, measures, ("val", "test", "deployed"))
+    if any(row["message"] for row in rows):
+        tail.append(Column("message"))
+    return tail
 
 
 NUMBERS = [Column("rounds"), Column("val", "val acc", 4, "max"), Column("test", "test acc", 4, "max")]

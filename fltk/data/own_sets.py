@@ -180,25 +180,37 @@ def _called(name: str) -> Dataset:
 def _read(given: Any, where: str) -> Read:
     """Arrays by name, (x, y) or (x, y, clients), or an object of samples like those of torchvision."""
     if isinstance(given, Mapping):
-        known = {"x", "y", "client", "group", "split", "classes"}
-        if not {"x", "y"} <= given.keys() <= known:
-            raise UsageError(
-                f"{where}: arrays are given as x and y, and perhaps {', '.join(sorted(known - {'x', 'y'}))}"
-            )
-        further = [None if given.get(key) is None else np.asarray(given[key]) for key in ("client", "group", "split")]
-        return Read(_samples(given["x"], where), np.asarray(given["y"]), tuple(given.get("classes", ())), *further)
+        return _read_arrays(given, where)
     if isinstance(given, tuple) and len(given) in (2, 3):
         clients = np.asarray(given[2]) if len(given) == 3 else None
         return Read(_samples(given[0], where), np.asarray(given[1]), clients=clients)
     if hasattr(given, "__getitem__") and hasattr(given, "__len__"):
-        pairs = [given[place] for place in range(len(given))]
-        x = np.stack([_samples(pair[0], where) for pair in pairs])
-        if x.ndim == 4 and x.shape[1] not in (1, 3) and x.shape[3] in (1, 3):  # Pillow's images: channels last
-            x = x.transpose(0, 3, 1, 2)
-        if x.ndim == 3 and not hasattr(pairs[0][0], "detach"):  # grey images of Pillow
-            x = x[:, None]
-        return Read(x, np.asarray([int(pair[1]) for pair in pairs]), tuple(getattr(given, "classes", ())))
+        return _read_pairs(given, where)
     raise UsageError(f"{where}: it gave {type(given).__name__}; give (x, y), a mapping with x and y, or a data set")
+
+
+def _read_arrays(given: Mapping[str, Any], where: str) -> Read:
+    """Arrays by name: x and y, and perhaps clients, groups, splits and the names of the classes."""
+    known = {"x", "y", "client", "group", "split", "classes"}
+    if not {"x", "y"} <= given.keys() <= known:
+        more = ", ".join(sorted(known - {"x", "y"}))
+        raise UsageError(f"{where}: arrays are given as x and y, and perhaps {more}")
+    further = []
+    for key in ("client", "group", "split"):
+        further.append(None if given.get(key) is None else np.asarray(given[key]))
+    return Read(_samples(given["x"], where), np.asarray(given["y"]), tuple(given.get("classes", ())), *further)
+
+
+def _read_pairs(given: Any, where: str) -> Read:
+    """An object of (sample, label) pairs, in its order."""
+    pairs = [given[place] for place in range(len(given))]
+    x = np.stack([_samples(sample, where) for sample, _ in pairs])
+    if x.ndim == 4 and x.shape[1] not in (1, 3) and x.shape[3] in (1, 3):  # Pillow's images: channels last
+        x = x.transpose(0, 3, 1, 2)
+    if x.ndim == 3 and not hasattr(pairs[0][0], "detach"):  # grey images of Pillow
+        x = x[:, None]
+    labels = np.asarray([int(label) for _, label in pairs])
+    return Read(x, labels, tuple(getattr(given, "classes", ())))
 
 
 def _samples(values: Any, where: str) -> npt.NDArray[np.float32]:

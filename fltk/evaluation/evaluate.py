@@ -76,17 +76,24 @@ def evaluate(job: Job, task: Task, engine: Engine, round: int, state: State, dep
     losses = {name: found[f"{name}_val_loss"] for name in names}
     chosen = choose(candidates, values, losses, deploy.mode, measure)
 
-    clients: Vectors = {**vectors, **found}
-    for part in [f"{part}_{key}" for key in objective.measures for part in ("val", "test")]:
-        clients[f"deployed_{part}"] = np.array([found[f"{c}_{part}"][k] for k, c in enumerate(chosen)])
+    clients: Vectors = {**vectors, **found, **_deployed(found, chosen, tuple(objective.measures))}
+    rows = []
+    for name in ("deployed", "personal", "global", *names):
+        if f"{name}_test_{measure.key}" in clients:
+            rows.append(_row(name, clients, counts, measure, bad))
     good = [c for k, c in enumerate(chosen) if k not in bad]
-    rows = [
-        _row(name, clients, counts, measure, bad)
-        for name in ("deployed", "personal", "global", *names)
-        if f"{name}_test_{measure.key}" in clients
-    ]
     votes = {name: good.count(name) for name in names if name in good}
     return Evaluation(round, deploy, rows, clients, votes, malicious=bad, measure=measure)
+
+
+def _deployed(found: Vectors, chosen: Sequence[str], measures: Sequence[str]) -> Vectors:
+    """Every measure of what each client deploys, by `deployed_{val|test}_{measure}`."""
+    clients: Vectors = {}
+    for key in measures:
+        for part in ("val", "test"):
+            values = [found[f"{name}_{part}_{key}"][k] for k, name in enumerate(chosen)]
+            clients[f"deployed_{part}_{key}"] = np.array(values)
+    return clients
 
 
 def _tried(candidates: Sequence[Candidate], job: Job, task: Task, engine: Engine, round: int, state: State) -> Vectors:

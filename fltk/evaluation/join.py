@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -216,24 +217,47 @@ def arrays(
     size: parameters P of a model.
     """
     table: dict[str, Array] = {"newcomers": np.array(ids, np.int64)}
-    for step in STEPS:
-        for at, part in enumerate(PARTS):
-            pairs = [[n.scores[step][at] if step in n.scores else None for n in line] for line in found]
-            table[f"{step}_{part}_{measure.key}"] = _grid(pairs, lambda s: math.nan if s is None else s.value)
-            table[f"{step}_{part}_loss"] = _grid(pairs, lambda s: math.nan if s is None else s.loss)
-    for step in CURVES:
-        for at, part in enumerate(PARTS):
+    for at, part in enumerate(PARTS):
+        for step in STEPS:
+            pairs = [[_scored(n, step, at) for n in line] for line in found]
+            table[f"{step}_{part}_{measure.key}"] = _grid(pairs, _value)
+            table[f"{step}_{part}_loss"] = _grid(pairs, _loss)
+        for step in CURVES:
             lines = [[_curve(n.curves.get(step), at, epochs) for n in line] for line in found]
             table[f"curve_{step}_{part}_{measure.key}"] = np.array(lines, np.float64)
-    table |= {f"{s}_kept": _grid(found, lambda n, s=s: n.kept.get(s, math.nan)) for s in ("tuned", "fedavg_ft")}
-    table |= {key: _grid(found, lambda n, key=key: getattr(n, key)) for key in ("samples", "join_epochs")}
-    table |= {key: _grid(found, lambda n, key=key: getattr(n.joined, key)) for key in ("down", "up", "self_weight")}
+
+    for step in ("tuned", "fedavg_ft"):
+        kept = [[n.kept.get(step, math.nan) for n in line] for line in found]
+        table[f"{step}_kept"] = np.array(kept, np.float64)
+    for key in ("samples", "join_epochs"):
+        table[key] = _grid(found, attrgetter(key))
+    for key in ("down", "up", "self_weight"):
+        table[key] = _grid(found, attrgetter(f"joined.{key}"))
     table["arrival_down"] = np.minimum(table["down"], 4 * size)
-    rows = [[n.joined.row for n in line] for line in found]
-    width = max((len(r) for line in rows for r in line if r is not None), default=0)
-    empty = np.full(width, math.nan)
-    table["row"] = np.array([[empty if r is None else r.numpy() for r in line] for line in rows])
+    table["row"] = _rows(found)
     return table
+
+
+def _rows(found: Sequence[Sequence[Newcomer]]) -> Array:
+    """(S, M, N) the newcomers' rows in the map; NaN where a method has none."""
+    rows = [[n.joined.row for n in line] for line in found]
+    widths = [len(row) for line in rows for row in line if row is not None]
+    empty = np.full(max(widths, default=0), math.nan)
+    return np.array([[empty if row is None else row.numpy() for row in line] for line in rows])
+
+
+def _scored(newcomer: Newcomer, step: str, part: int) -> Score | None:
+    """A newcomer's score after a step; None where the step was not taken."""
+    pair = newcomer.scores.get(step)
+    return None if pair is None else pair[part]
+
+
+def _value(score: Score | None) -> float:
+    return math.nan if score is None else score.value
+
+
+def _loss(score: Score | None) -> float:
+    return math.nan if score is None else score.loss
 
 
 def _grid(lines: Sequence[Sequence[Any]], value: Any) -> Array:

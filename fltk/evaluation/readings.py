@@ -124,23 +124,38 @@ class Reading:
 def read(store: Store, runs: Sequence[RunRow], name: str | None) -> Reading:
     """The metric `name` of the runs; without a name that of `choose`. FltkError when no run has it."""
     evaluations: dict[int, EvaluationRow] = {}
-    if name is None or _split(name)[0] not in {key for run in runs for key in run.last}:
+    recorded = {key for run in runs for key in run.last}
+    if name is None or _split(name)[0] not in recorded:
         evaluations = store.last_evaluations(run.id for run in runs)
     metric = choose(runs, evaluations) if name is None else _named(name, runs, evaluations)
-    notes: tuple[str, ...] = ()
-    if metric.source in DERIVED:
-        found = (courses if metric.source in COURSES else of_maps)(store, runs, metric.source)
-    elif metric.evaluated:
-        found = {number: _of_evaluation(row, metric) for number, row in evaluations.items()}
-        notes = _evaluation_notes(runs, evaluations)
-    else:
-        found = _of_round(store, runs, metric)
-    values = {number: value for number, value in found.items() if value is not None and math.isfinite(value)}
+
+    found = _found(store, runs, metric, evaluations)
+    values: dict[int, float] = {}
+    never = set()
+    for number, value in found.items():
+        if value is not None and math.isfinite(value):
+            values[number] = value
+        elif value == math.inf and metric.source in DERIVED:
+            never.add(number)
     if not values:
         why = f": {no_course(runs, metric.source)}" if metric.source in COURSES else ""
         raise FltkError(f"--metric: none of these runs has a value of {metric.name}{why}")
-    never = frozenset(number for number, value in found.items() if value == math.inf and metric.source in DERIVED)
-    return Reading(metric, values, (*notes, *_missing(runs, values, metric)), never)
+
+    notes = _evaluation_notes(runs, evaluations) if metric.evaluated else ()
+    return Reading(metric, values, (*notes, *_missing(runs, values, metric)), frozenset(never))
+
+
+def _found(
+    store: Store, runs: Sequence[RunRow], metric: Metric, evaluations: Mapping[int, EvaluationRow]
+) -> Mapping[int, float | None]:
+    """The number of every run, None where it has none: derived from the rounds, evaluated, or of the last round."""
+    if metric.source in COURSES:
+        return courses(store, runs, metric.source)
+    if metric.source in DERIVED:
+        return of_maps(store, runs, metric.source)
+    if metric.evaluated:
+        return {number: _of_evaluation(row, metric) for number, row in evaluations.items()}
+    return _of_round(store, runs, metric)
 
 
 def choose(runs: Sequence[RunRow], evaluations: Mapping[int, EvaluationRow]) -> Metric:
@@ -193,21 +208,37 @@ def _named(name: str, runs: Sequence[RunRow], evaluations: Mapping[int, Evaluati
         return Metric(name, "", False, measure)
     source, statistic = _split(name)
     recorded = {key for run in runs for key in run.last}
-    rows = [row for found in evaluations.values() for row in found.summary.get("rows", [])]
-    models = {str(row["model"]) for row in rows if "model" in row}
+    models = _models(evaluations)
     if source in models:
         return Metric(source, statistic or "mean", True, measure)
     if source in recorded and statistic not in EVALUATED:
         return Metric(source, statistic, False, measure)
+    raise _no_metric(name, runs, models, recorded)
+
+
+def _models(evaluations: Mapping[int, EvaluationRow]) -> set[str]:
+    """The names of all models that were evaluated."""
+    names = set()
+    for found in evaluations.values():
+        for row in found.summary.get("rows", []):
+            if "model" in row:
+                names.add(str(row["model"]))
+    return names
+
+
+def _no_metric(name: str, runs: Sequence[RunRow], models: set[str], recorded: set[str]) -> UsageError:
+    """Why there is no metric of that name, and what would help."""
+    source, statistic = _split(name)
     if not models and source in (DEPLOYED, "personal", "global", *DEPLOYMENTS):
         refs = " ".join(f"run{run.id}" for run in runs[:5]) + (" ..." if len(runs) > 5 else "")
-        raise UsageError(f"--metric {name}: none of these runs is evaluated; `fltk evaluate {refs}` does that")
-    known = sorted(models | recorded | set(DERIVED))
+        return UsageError(f"--metric {name}: none of these runs is evaluated; `fltk evaluate {refs}` does that")
     if source in recorded:
-        raise UsageError(f"--metric {name}: only evaluated models have {statistic}; try deployed.{statistic}")
+        return UsageError(f"--metric {name}: only evaluated models have {statistic}; try deployed.{statistic}")
+
+    known = sorted(models | recorded | set(DERIVED))
     close = get_close_matches(source, known, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known) or 'none'}"
-    raise UsageError(f"--metric: none of these runs has {source!r}; {hint}")
+    return UsageError(f"--metric: none of these runs has {source!r}; {hint}")
 
 
 def _of_evaluation(found: EvaluationRow, metric: Metric) -> float | None:

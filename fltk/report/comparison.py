@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from markupsafe import Markup
 
@@ -39,7 +39,9 @@ def section(content: Content) -> Section | None:
         return None
     first = next(iter(tables.values()))
     pairings = {name: Pairing(content.store, made) for name, made in tables.items()}
-    ties = {name: {s: pairing.ties(s) for s in first.settings} for name, pairing in pairings.items()}
+    ties = {}
+    for name, pairing in pairings.items():
+        ties[name] = {setting: pairing.ties(setting) for setting in first.settings}
     several = len(first.methods) > 1
     parts: list[Markup] = [paragraph(_legend(tables, ties, several))]
     if content.tuning is not None:
@@ -47,10 +49,21 @@ def section(content: Content) -> Section | None:
     parts += [_setting(setting, tables, ties) for setting in first.settings]
     parts += _ranks(tables, seeds_of_runs(run.seed for run in runs))
     parts += _differences(pairings)
-    told = dict.fromkeys(note for name, made in tables.items() if not name.startswith(GLOBAL) for note in made.notes)
-    own = (note for note in told if note not in content.trained.notes and not note.startswith("not finished"))
-    parts.append(items([*_unfinished(content), *own]))
+    parts.append(items([*_unfinished(content), *_notes(content, tables)]))
     return Section("comparison", "Comparison over seeds" if len(runs) > 1 else "Scores", joined(parts))
+
+
+def _notes(content: Content, tables: Mapping[str, Comparison]) -> list[str]:
+    """What the tables have to tell that the page does not tell elsewhere, once each."""
+    told: dict[str, None] = {}
+    for name, made in tables.items():
+        if not name.startswith(GLOBAL):
+            told |= dict.fromkeys(made.notes)
+    own = []
+    for note in told:
+        if note not in content.trained.notes and not note.startswith("not finished"):
+            own.append(note)
+    return own
 
 
 def _unfinished(content: Content) -> list[str]:

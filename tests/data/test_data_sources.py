@@ -28,7 +28,7 @@ def test_digits_come_without_a_folder() -> None:
 def test_every_named_data_set_is_described(tmp_path: Path) -> None:
     rows = describe(tmp_path)
     assert [row.name for row in rows] == list(DATASETS)
-    assert {row.name for row in rows if row.present} == {"digits"}
+    assert {row.name for row in rows if row.present} == {"digits", "diabetes"}
     assert all(row.licence and row.get and row.samples > 0 for row in rows)
 
 
@@ -36,8 +36,8 @@ def test_the_folder_comes_from_the_environment(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "Digits").mkdir()
     (tmp_path / "Digits/usps.npz").touch()
     monkeypatch.setenv("FLTK_DATA", str(tmp_path))
-    assert {row.name for row in describe(None) if row.present} == {"digits", "usps"}
-    assert {row.name for row in describe(tmp_path / "Digits") if row.present} == {"digits"}
+    assert {row.name for row in describe(None) if row.present} == {"digits", "diabetes", "usps"}
+    assert {row.name for row in describe(tmp_path / "Digits") if row.present} == {"digits", "diabetes"}
 
 
 def test_nothing_heavy_is_imported_for_a_description() -> None:

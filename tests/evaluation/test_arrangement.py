@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 from stored_runs import add_run
 
+from fltk.config import AttackConfig
 from fltk.evaluation.settings import Arrangement, arrange, attack_places, lines, written
 from fltk.registry import Store
 
@@ -173,7 +175,7 @@ def test_values_in_labels_read_back(value: Any, text: str) -> None:
 def attacked(store: Store, method: str = "fedavg", seed: int = 0, **changed: Any) -> int:
     """A run under an attack; `changed`: tables of its configuration."""
     run = store.find_run(add_run(store, method, seed, lr=0.5))
-    attack = {"kind": "label-flip", "malicious": 0.2, "attack_seed": -1, **changed.pop("attack", {})}
+    attack = {**asdict(AttackConfig(kind="label-flip")), **changed.pop("attack", {})}
     config = {**run.config, "attack": attack, "attack_params": {"target": 1}, **changed}
     facts: dict[str, Any] = {"data_fingerprint": "d" * 64, "environment": {}, "git": {}, "seed": seed}
     number = store.begin_run(config, "c" * 64, kind="attack", parent=run.id, **facts)
