@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from stored_runs import add_run
 
-from fltk.config import AttackConfig
+from fltk.config import AttackConfig, DefenceConfig
 from fltk.evaluation.settings import Arrangement, arrange, attack_places, lines, written
 from fltk.registry import Store
 
@@ -176,6 +176,8 @@ def attacked(store: Store, method: str = "fedavg", seed: int = 0, **changed: Any
     """A run under an attack; `changed`: tables of its configuration."""
     run = store.find_run(add_run(store, method, seed, lr=0.5))
     attack = {**asdict(AttackConfig(kind="label-flip")), **changed.pop("attack", {})}
+    if "defence" in changed:
+        changed["defence"] = {**asdict(DefenceConfig()), **changed["defence"]}
     config = {**run.config, "attack": attack, "attack_params": {"target": 1}, **changed}
     facts: dict[str, Any] = {"data_fingerprint": "d" * 64, "environment": {}, "git": {}, "seed": seed}
     number = store.begin_run(config, "c" * 64, kind="attack", parent=run.id, **facts)
