@@ -120,7 +120,14 @@ def test_kill_9_at_many_moments(db: Path, undisturbed: dict[str, Any], engine: s
     check(db, 2, undisturbed, attempts=2)
 
 
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "stop",
+    [
+        signal.SIGINT,
+        pytest.param(signal.SIGTERM, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, marks=pytest.mark.slow),
+    ],
+)
 def test_ctrl_c_saves_and_resumes(db: Path, undisturbed: dict[str, Any], stop: signal.Signals) -> None:
     process = start(db, *ATTN, hold=13)
     wait_until_held(process)

@@ -17,7 +17,8 @@ SMALL = ("--subset", "300", "--clients", "4", "--newcomers", "1", "--participati
 @pytest.mark.parametrize(
     ("kills", "engine"),
     [
-        (6, "serial"),
+        (2, "serial"),
+        pytest.param(6, "serial", marks=pytest.mark.slow),
         pytest.param(200, "serial", marks=pytest.mark.slow),
         pytest.param(20, "process:2", marks=pytest.mark.slow),
     ],

@@ -7,6 +7,7 @@ import re
 import shlex
 from pathlib import Path
 
+import pytest
 from calls import ROOT
 from processes import RunCli
 
@@ -35,6 +36,7 @@ def small_study() -> str:
     return text
 
 
+@pytest.mark.slow
 def test_six_commands_from_a_file_to_a_table_a_figure_and_a_report(tmp_path: Path, run_cli: RunCli) -> None:
     typed = commands()
     assert len(typed) == 6 and {words[0] for words in typed} == {"fltk"}

@@ -243,7 +243,14 @@ def test_kill_9_of_the_driver_leaves_no_worker_and_loses_nothing(db: Path, monke
 
 
 @needs_proc
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "stop",
+    [
+        signal.SIGINT,
+        pytest.param(signal.SIGTERM, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, marks=pytest.mark.slow),
+    ],
+)
 def test_ctrl_c_saves_every_cell(db: Path, stop: signal.Signals, monkeypatch: pytest.MonkeyPatch) -> None:
     grid = write(db, ENDLESS)
     process = start(db, "sweep", grid, "--jobs", "2")

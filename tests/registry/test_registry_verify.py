@@ -114,6 +114,7 @@ def test_a_damaged_file_names_its_runs(lab: Path, kind: str, damage: str) -> Non
         assert look(lab, number).sound, "the others are sound"
 
 
+@pytest.mark.slow
 def test_every_byte_of_a_checkpoint_counts(lab: Path) -> None:
     path = artifacts(lab, "checkpoint")[0]
     for position in range(0, path.stat().st_size, 97):
