@@ -72,6 +72,7 @@ METHODS = {
     "apfl": "fltk.methods.apfl:APFL",
     "perfedavg": "fltk.methods.perfedavg:PerFedAvg",
     "fedala": "fltk.methods.fedala:FedALA",
+    "pfedgraph": "fltk.methods.pfedgraph:PFedGraph",
     "feddf": "fltk.methods.feddf:FedDF",
     "ccvr": "fltk.methods.ccvr:CCVR",
     "fedmd": "fltk.methods.fedmd:FedMD",

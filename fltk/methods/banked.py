@@ -332,6 +332,7 @@ class Banked(Method):
         for i, one in enumerate(joined, start=n):
             if "rows" in one.own:
                 maps[:, i, :n] = one.own["rows"]
+                maps[:, i, i] = one.self_weight
             if "bank" in one.own:
                 stored[i] = state.server["stored"].max()
         client = dict(grown.client)

@@ -35,6 +35,7 @@ TABLE: dict[str, tuple[str, str, Any]] = {
     "fedyogi": (VERMILION, "<", DOTTED),
     "feddf": (ORANGE, "s", SOLID),
     "ccvr": (ORANGE, "p", SHORT),
+    "pfedgraph": (PINK, "s", DOTTED),
     "moon": (ORANGE, "X", DOTTED),
     "fedmd": (BLACK, "D", LONG),
     "fedem": (WINE, "o", LONG),

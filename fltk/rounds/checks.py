@@ -35,7 +35,7 @@ def _check_mechanisms(job: Job, task: Task) -> None:
     if asked.map_control and method.averages != MIXED:
         raise UsageError(
             f"--map-control {asked.map_control} does not go with this --method: it does not mix models by a map; take "
-            "attn, fedamp or heurfedamp"
+            "attn, fedamp, heurfedamp or pfedgraph"
         )
     if task.starts and not nothing:
         raise UsageError(
