@@ -190,7 +190,7 @@ def _line(run: RunRow) -> dict[str, Any]:
         "dataset": run.dataset,
         "scheme": partition["scheme"],
         "alpha": None if "alpha" in ignored(partition["scheme"]) else partition["alpha"],
-        "model": train["model"],
+        "model": train.get("models") or train["model"],
         "seed": run.seed,
         "rounds": run.rounds_done,
         **{key: run.last.get(key) for key in _scores(run)},

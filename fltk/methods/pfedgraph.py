@@ -144,5 +144,6 @@ def directed_loss(net: Net, w: Tensor, batch: Batch, given: Given) -> Tensor:
     """(n,): cross-entropy, less lam <w, c> / |w| over the parameters."""
     direction = given["direction"]
     parameters = w[: len(direction)]
-    along = (parameters @ direction) / parameters.norm()
-    return F.cross_entropy(net(w, batch.x), batch.y, reduction="none") - given["lam"] * along
+    along: Tensor = (parameters @ direction) / parameters.norm()
+    losses = F.cross_entropy(net(w, batch.x), batch.y, reduction="none")
+    return losses - given["lam"] * along
