@@ -48,7 +48,7 @@ from fltk.registry.plugins import code_record, stored_code, with_hashes
 from fltk.registry.rows import TRAINED
 from fltk.rounds import checks, loop
 from fltk.train import augment, streams
-from fltk.train.machine import chosen
+from fltk.train.backend import chosen
 from fltk.train.streams import Streams
 
 CHECKPOINT_EVERY = 10

@@ -134,7 +134,7 @@ def curves(
     finished has its own line. Many lines are drawn in panels. The caption names the seeds, and lines that cover each
     other.
     """
-    from fltk.metrics.keys import is_percent, is_share, named, scale
+    from fltk.metrics.metric_names import is_percent, is_share, named, scale
     from fltk.plots.curves import Curve, accuracy_curves
     from fltk.plots.labels import line_labels
     from fltk.plots.style import COLUMN
@@ -192,7 +192,7 @@ def clients(
     Runs that differ only in their seeds become one line: clients are sorted in each run and averaged by rank. Malicious
     clients are left out.
     """
-    from fltk.metrics.keys import higher_is_better, is_percent, named
+    from fltk.metrics.metric_names import higher_is_better, is_percent, named
     from fltk.plots.clients import client_accuracy
     from fltk.plots.labels import line_labels
     from fltk.plots.stored import last_values
@@ -315,7 +315,7 @@ def critical_difference(
     (rounds_to_target, ...) come last.
     """
     from fltk.evaluation.compare import compare
-    from fltk.evaluation.readings import DERIVED
+    from fltk.evaluation.metric_values import DERIVED
     from fltk.evaluation.tuning import best_trials
     from fltk.plots.captions import seeds_told
     from fltk.plots.critical_difference import critical_difference as figure

@@ -47,7 +47,7 @@ def bytes_(
     in their seeds become one line with a band of one standard deviation. A method that sends nothing is a horizontal
     line at its last accuracy.
     """
-    from fltk.metrics.keys import is_percent, named
+    from fltk.metrics.metric_names import is_percent, named
     from fltk.plots.curves import Curve, accuracy_bytes
     from fltk.plots.labels import line_labels
     from fltk.plots.stored import sent_bytes
@@ -108,7 +108,7 @@ def gains(
     """
     from dataclasses import replace
 
-    from fltk.metrics.keys import is_percent, named
+    from fltk.metrics.metric_names import is_percent, named
     from fltk.objectives.measures import measure_of
     from fltk.plots.clients import client_gains
     from fltk.plots.labels import line_labels

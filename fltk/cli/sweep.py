@@ -197,7 +197,7 @@ def _play(plan: Plan, place: Place, jobs: int, settings: Settings, *, rerun_chan
 
 def _tell_of_code(found: Sequence[CellState], settings: Settings) -> None:
     """Finished cells whose number another code has made."""
-    from fltk.evaluation.settings import listed
+    from fltk.evaluation.comparison_table import listed
     from fltk.registry.capture import core_digest
     from fltk.sweep.state import CHANGED, differing
 

@@ -1,7 +1,8 @@
 """A defence at work: who is judged with whom, what f is assumed, and what a rule's state becomes.
 
-`Guard` is the defence of a run, `Watch` one round under it. A round is judged once; methods then average through
-`Watch.average`, which weighs by trust, takes the clipped rows and calls the defence's rule where it has one.
+`DefenceRun` is the defence of a run, `DefenceRound` one round under it. A round is judged once; methods then average
+through `DefenceRound.average`, which weighs by trust, takes the clipped rows and calls the defence's rule where it has
+one.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ NAMES = {ONE: "one global model", CLUSTERS: "cluster models", MIXED: "one mixed 
 
 
 @dataclass(frozen=True)
-class Guard:
+class DefenceRun:
     """A defence in a run: of which kind the method is, the malicious share that is assumed, and whose weights count.
 
     parameters: columns of the shared part that are no buffers; they come first.
@@ -97,24 +98,24 @@ class Guard:
         weights: Tensor,
         server: Mapping[str, Tensor],
         root: Tensor | None = None,
-    ) -> Watch:
+    ) -> DefenceRound:
         """Judge a round's uploads (K rows (P,) from K references), in ascending order of client id.
 
         weights: (K,) float64, those of the method.  server: the tensors that the last watch left.  root: (K, d) updates
         of the server's own training from each reference.
         """
         known = {k.removeprefix(PREFIX): v for k, v in server.items() if k.startswith(PREFIX)}
-        watch = Watch(self, round, known)
+        watch = DefenceRound(self, round, known)
         if "screen" in self.form:
             watch.judge(ids, rows, references, weights, root)
         return watch
 
 
 @dataclass
-class Watch:
+class DefenceRound:
     """One round under a defence. It collects what the rules leave behind; `left` goes into the run's state."""
 
-    guard: Guard
+    guard: DefenceRun
     round: int
     state: dict[str, Tensor]
     clipped: dict[int, Tensor] = field(default_factory=dict)  # rows of this round that the screen changed

@@ -27,7 +27,7 @@ from fltk.protocol.map_control import MapControl
 from fltk.protocol.method import Method
 from fltk.protocol.server_optimiser import ADAGRAD, AVGM, ServerOptimiser
 from fltk.protocol.task import Task
-from fltk.train.machine import Machine
+from fltk.train.backend import Backend
 from fltk.train.streams import Streams
 from fltk.train.trainer import SERVER, Ask, Trainer
 
@@ -202,7 +202,7 @@ def check_device(device: str) -> None:
 
 
 class Bench:
-    """One worker's tools: the data, the method, a machine, and the trainer of whoever works at the moment."""
+    """One worker's tools: data, method, a backend for each network, and the trainer of the client that works."""
 
     def __init__(self, job: Job):
         check_device(job.device)
@@ -210,23 +210,23 @@ class Bench:
         self.federation = job.federation
         self.job = job
         self._poisoned: dict[int, ClientData] = {}
-        self._machines: dict[str, Machine] = {}
-        self.machine = self.machine_of(SERVER)
+        self._backends: dict[str, Backend] = {}
+        self.backend = self.backend_of(SERVER)
         self.trainer = self.lane()
 
-    def machine_of(self, client: int) -> Machine:
-        """The machine for the network of a client, or of the server."""
+    def backend_of(self, client: int) -> Backend:
+        """The backend for the network of a client, or of the server."""
         name = self.job.network_name(client)
-        if name not in self._machines:
+        if name not in self._backends:
             model = self.job.network(name)
             objective, step = self.federation.objective, self.job.train.step
-            self._machines[name] = Machine(model, Layout.of(model), step, self.job.device, objective)
-        return self._machines[name]
+            self._backends[name] = Backend(model, Layout.of(model), step, self.job.device, objective)
+        return self._backends[name]
 
     def lane(self, ask: Ask | None = None) -> Trainer:
-        """A trainer of its own at this bench's machines."""
+        """A trainer of its own at this bench's backends."""
         frozen, public = self.method.columns.frozen, self.federation.public
-        return Trainer(self.machine_of, self.job.train, self.job.streams(), ask, frozen, public)
+        return Trainer(self.backend_of, self.job.train, self.job.streams(), ask, frozen, public)
 
     @cached_property
     def task(self) -> Task:

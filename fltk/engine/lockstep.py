@@ -15,15 +15,15 @@ from typing import Any
 from greenlet import greenlet
 
 from fltk.engine.base import Bench, Reduce, Work
-from fltk.train.machine import Answer, Machine, Request
+from fltk.train.backend import Answer, Backend, Request
 
 
 def work_through(bench: Bench, work: Work, tasks: Sequence[Any]) -> Iterator[Any]:
     """The results of all tasks in order; a task that fails has its exception as result.
 
-    What is asked for together, is played together: as many tasks at a time as the bench's machine stacks.
+    What is asked for together, is played together: as many tasks at a time as the bench's backend stacks.
     """
-    together = bench.machine.together
+    together = bench.backend.together
     for start in range(0, len(tasks), together):
         yield from _lockstep(bench, work, tasks[start : start + together])
 
@@ -64,20 +64,20 @@ def _lockstep(bench: Bench, work: Work, tasks: Sequence[Any]) -> list[Any]:
     lanes = [greenlet(run, hub) for _ in tasks]
     requests: list[Request] = [go_on(k, k) for k in range(len(lanes))]
     while held := [k for k, lane in enumerate(lanes) if not lane.dead]:
-        answers = _answered([trainers[k].machine for k in held], [requests[k] for k in held])
+        answers = _answered([trainers[k].backend for k in held], [requests[k] for k in held])
         for k, found in zip(held, answers, strict=True):
             requests[k] = go_on(k, found)
     return results
 
 
-def _answered(machines: Sequence[Machine], requests: Sequence[Request]) -> Sequence[Answer | Exception]:
-    """What comes of the requests, each at its machine; an error is that of all requests to a machine."""
+def _answered(backends: Sequence[Backend], requests: Sequence[Request]) -> Sequence[Answer | Exception]:
+    """What comes of the requests, each at its backend; an error is that of all requests to a backend."""
     answers: list[Answer | Exception] = [[]] * len(requests)
-    for machine in dict.fromkeys(machines):
-        mine = [k for k, other in enumerate(machines) if other is machine]
+    for backend in dict.fromkeys(backends):
+        mine = [k for k, other in enumerate(backends) if other is backend]
         found: Sequence[Answer | Exception]
         try:
-            found = machine.answer([requests[k] for k in mine])
+            found = backend.answer([requests[k] for k in mine])
         except Exception as error:
             found = [error] * len(mine)
         for k, answer in zip(mine, found, strict=True):

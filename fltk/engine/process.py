@@ -120,7 +120,7 @@ class Pool:
     def _together(self, each: int) -> tuple[int, int, int]:
         """For items of `each` tasks, how many are best worked at in one go; the workers; the most items of a group."""
         rows = max(1, min(ROWS, MOST // (4 * self._job.width)))  # models of one group fit into a room
-        return max(1, min(self._bench.machine.together, rows) // each), self._count, max(1, rows // each)
+        return max(1, min(self._bench.backend.together, rows) // each), self._count, max(1, rows // each)
 
     def _results(
         self, play: Play, items: Sequence[Any], groups: deque[list[int]], copy: bool = True

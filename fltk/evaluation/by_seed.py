@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from fltk.config import canonical_json
-from fltk.evaluation.settings import Configuration, Facts, configurations, differing_keys
+from fltk.evaluation.comparison_table import Configuration, Facts, configurations, differing_keys
 from fltk.evaluation.statistics import sample_std
 from fltk.objectives import Measure, headline
 from fltk.registry import EvaluationRow, RunRow, Store

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from fltk.errors import FltkError, UsageError, unknown
-from fltk.evaluation import readings, settings
+from fltk.evaluation import comparison_table, metric_values
 from fltk.evaluation import statistics as stats
-from fltk.evaluation.readings import Floats, Metric
-from fltk.evaluation.settings import Entry
+from fltk.evaluation.comparison_table import Entry
+from fltk.evaluation.metric_values import Floats, Metric
 from fltk.evaluation.tuning import Choice, Tuning, arrange_best, choices_by_place
 from fltk.registry import RunRow, Store
 from fltk.registry.method_code import code_of, has_other_code
@@ -155,8 +155,8 @@ def compare(
     """
     if not runs:
         raise FltkError("no run to compare: name runs or loosen the filters")
-    arranged = settings.arrange(runs) if tuning is None else arrange_best(tuning)
-    reading = readings.read(store, [entry.run for entry in arranged.entries], metric)
+    arranged = comparison_table.arrange(runs) if tuning is None else arrange_best(tuning)
+    reading = metric_values.read(store, [entry.run for entry in arranged.entries], metric)
     cells: dict[tuple[str, str], list[Score]] = {}
     planned: dict[str, set[Seeds]] = {}
     never = Counter((e.method, e.setting) for e in arranged.entries if e.run.id in reading.never)
@@ -282,7 +282,7 @@ class Pairing:
         """Per run: the values (N,) of its clients."""
         if self._clients is None:
             runs = [score.entry.run for cell in self.comparison.cells.values() for score in cell.scores]
-            self._clients = readings.client_values(self.store, runs, self.comparison.metric)
+            self._clients = metric_values.client_values(self.store, runs, self.comparison.metric)
         return self._clients
 
     def _tested(self, found: Mapping[str, Pairs], setting: str, reference: str) -> list[Difference]:
@@ -341,7 +341,7 @@ def _data_notes(entries: Iterable[Entry]) -> list[str]:
     notes = []
     for (setting, _), group in groups.items():
         if len({(e.run.partition_id, e.run.data_fingerprint) for e in group}) > 1:
-            runs = settings.listed([e.run for e in group])
+            runs = comparison_table.listed([e.run for e in group])
             notes.append(f"different partitions or data under seed {group[0].run.seed} of {setting} ({runs})")
     return notes
 
@@ -355,10 +355,10 @@ def code_notes(runs: Sequence[RunRow]) -> list[str]:
     notes = []
     for method, by_code in by_method.items():
         if len(by_code) > 1:
-            told = " against ".join(settings.listed(own) for own in by_code.values())
+            told = " against ".join(comparison_table.listed(own) for own in by_code.values())
             notes.append(f"mixed code of {method}: {told}")
     other = [run for run in runs if has_other_code(run)]
     if other:
         names = ", ".join(dict.fromkeys(run.method for run in other))
-        notes.append(f"trained with other code of {names} than this fltk has: {settings.listed(other)}")
+        notes.append(f"trained with other code of {names} than this fltk has: {comparison_table.listed(other)}")
     return notes

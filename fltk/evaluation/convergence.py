@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fltk.config import canonical_json
-from fltk.evaluation.settings import OPTIMISER
+from fltk.evaluation.comparison_table import OPTIMISER
 from fltk.objectives import ACCURACY, Measure, headline
 from fltk.registry import RunRow, Store
 

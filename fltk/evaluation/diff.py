@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
 
-from fltk.evaluation import settings
+from fltk.evaluation import comparison_table
 from fltk.evaluation.statistics import sample_std
 from fltk.registry import EvaluationRow, RunRow, Store
 from fltk.registry.changes import ABSENT, facts
@@ -60,7 +60,7 @@ def diff(store: Store, runs: Sequence[RunRow]) -> list[Line]:
 def spreads(lines: Sequence[Line], runs: Sequence[RunRow]) -> list[Spread]:
     """The results of those among the runs that are one configuration with several seeds."""
     groups: dict[tuple[str, str], list[int]] = {}
-    for entry in settings.arrange(runs).entries:
+    for entry in comparison_table.arrange(runs).entries:
         groups.setdefault((entry.method, entry.setting), []).append(entry.run.id)
     several = len({setting for _, setting in groups}) > 1
     place = {run.id: index for index, run in enumerate(runs)}

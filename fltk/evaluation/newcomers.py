@@ -312,7 +312,7 @@ def _train_on(
     grown = replace(job, federation=job.federation.grown(brought))
     task = grown.task()
     votes = own_step.Votes.of(state.server)
-    state = job.method.admit(state, [one.joined for one in found], task)
+    state = job.method.add_clients(state, [one.joined for one in found], task)
     if votes is not None:
         state = replace(state, server={**state.server, **votes.enlarged(task.n_clients).tensors()})
     engine = engines.make(place.engine, grown)

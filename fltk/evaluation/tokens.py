@@ -56,7 +56,7 @@ def _with(guests: list[ClientData], job: Job, bench: Bench, state: State) -> tup
         return task, state
     joined = [job.method.join(state, c, bench.trainer.at(0, c.id), task) for c in guests]
     larger = replace(job, federation=job.federation.grown(guests)).task()
-    return larger, job.method.admit(state, joined, larger)
+    return larger, job.method.add_clients(state, joined, larger)
 
 
 def _births(clients: list[ClientData], bench: Bench, w0: Tensor) -> Tensor:

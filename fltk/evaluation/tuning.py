@@ -16,7 +16,7 @@ from typing import Any
 
 from fltk.config import canonical_json
 from fltk.errors import FltkError
-from fltk.evaluation.settings import (
+from fltk.evaluation.comparison_table import (
     Arrangement,
     Configuration,
     Facts,

@@ -74,11 +74,11 @@ from fltk.attention.trust import FLOOR, gate
 from fltk.errors import UsageError
 from fltk.hyper import hyper
 from fltk.memory.products import gram
-from fltk.methods.banked import UPDATES, Banked
 from fltk.methods.heads import head_shape, trained_offset, with_offset
+from fltk.methods.layerwise import blend
 from fltk.methods.learned import Cohort, learned_shares, members, products, taught, teachers, told
-from fltk.methods.parts import blend
-from fltk.methods.placed import Placed, believed, evidence_of, fit, last_mean, table_of
+from fltk.methods.model_bank import UPDATES, ModelBank
+from fltk.methods.newcomer_placement import Placed, believed, evidence_of, fit, last_mean, table_of
 from fltk.partition.federation import ClientData
 from fltk.protocol.messages import Down, Joined, Upload
 from fltk.protocol.server import Server
@@ -117,7 +117,7 @@ CLASHES: tuple[tuple[str, object, str, Admissible], ...] = (
 
 
 @dataclass(frozen=True)
-class Attn(Banked):
+class Attn(ModelBank):
     """Attention over clients. Free mode by default: nothing is learned on the server."""
 
     title: ClassVar[str] = "attention over clients: one mixed model each"

@@ -160,7 +160,7 @@ class CFL(Method):
             up=levels * size,
         )
 
-    def admit(self, state: State, joined: Sequence[Joined], task: Task) -> State:
+    def add_clients(self, state: State, joined: Sequence[Joined], task: Task) -> State:
         server, n, new = state.server, len(state.last), task.n_clients - len(state.last)
         clusters = torch.stack([one.own["cluster"] for one in joined])
         larger = {

@@ -23,12 +23,12 @@ from torch import Tensor
 
 from fltk.hyper import hyper
 from fltk.memory.products import gram
-from fltk.methods.mixtures import Mixture
+from fltk.methods.fedamp_family import FedAMPFamily
 from fltk.protocol.task import Task
 
 
 @dataclass(frozen=True)
-class FedAMP(Mixture):
+class FedAMP(FedAMPFamily):
     """Attention by distance between models."""
 
     title: ClassVar[str] = "each client pulled to a mixture of models near its own"

@@ -20,12 +20,12 @@ from torch import Tensor
 
 from fltk.attention.tokens import similarity
 from fltk.hyper import hyper
-from fltk.methods.mixtures import Mixture
+from fltk.methods.fedamp_family import FedAMPFamily
 from fltk.protocol.task import Task
 
 
 @dataclass(frozen=True)
-class HeurFedAMP(Mixture):
+class HeurFedAMP(FedAMPFamily):
     """Attention by cosine between models."""
 
     title: ClassVar[str] = "FedAMP with fixed self-weight and softmax over cosines"

@@ -30,7 +30,7 @@ from fltk.attention.bank import of_clients
 from fltk.attention.tokens import cosines
 from fltk.hyper import hyper
 from fltk.memory.products import gram
-from fltk.methods.banked import Banked
+from fltk.methods.model_bank import ModelBank
 from fltk.partition.federation import ClientData
 from fltk.protocol.averaging import by_trust
 from fltk.protocol.messages import Down, Joined, Upload
@@ -45,7 +45,7 @@ ALIKE = 0.9  # cosines above it count as 1
 
 
 @dataclass(frozen=True)
-class PFedGraph(Banked):
+class PFedGraph(ModelBank):
     """A collaboration graph by projection onto the simplex."""
 
     title: ClassVar[str] = "each client gets a mixture by an inferred collaboration graph"

@@ -91,8 +91,8 @@ class Scaffold(Method):
         c = state.server["c"] + dc * (len(uploads) / server.task.n_clients)
         return self.next_state(state, uploads, server, {"w": x, "c": c, "p": spread(p, uploads, server.task)})
 
-    def admit(self, state: State, joined: Sequence[Joined], task: Task) -> State:
+    def add_clients(self, state: State, joined: Sequence[Joined], task: Task) -> State:
         """Newcomers have no control variate yet, and c stays the mean of all."""
-        grown = super().admit(state, joined, task)
+        grown = super().add_clients(state, joined, task)
         c = state.server["c"] * (len(state.last) / task.n_clients)
         return replace(grown, server={**grown.server, "c": c})

@@ -105,7 +105,7 @@ class WarmClusters(Method):
         held = {**state.server, "models": models, "rows": rows}
         return replace(state, server=self._placed(held, state.client["token"]))
 
-    def missed(self, state: State, round: int) -> State:
+    def on_empty_round(self, state: State, round: int) -> State:
         """A lost round counts: else the next ones would be taken for those before, and probes sent in the wrong one."""
         return replace(state, server={**state.server, "missed": torch.tensor(round)}) if self.recluster else state
 
@@ -238,10 +238,10 @@ class WarmClusters(Method):
         trained = trainer.sgd(warm, client.train)
         return self._token(torch.zeros_like(state.client["token"][0]), trained, warm, task.w0), 4 * task.layout.size
 
-    def admit(self, state: State, joined: Sequence[Joined], task: Task) -> State:
+    def add_clients(self, state: State, joined: Sequence[Joined], task: Task) -> State:
         n, new, server = len(state.last), task.n_clients - len(state.last), state.server
         plain = replace(state, server={k: v for k, v in server.items() if k in ("w", "p") or k.startswith(PREFIX)})
-        grown = super().admit(plain, joined, task)
+        grown = super().add_clients(plain, joined, task)
         if "models" not in server:
             return grown
         rows = torch.cat([server["rows"], server["rows"].new_zeros(len(server["rows"]), new)], 1)

@@ -6,7 +6,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
-from fltk.evaluation.settings import AttackPlace, attack_places, lines, listed
+from fltk.evaluation.comparison_table import AttackPlace, attack_places, lines, listed
 from fltk.registry import RunRow
 
 

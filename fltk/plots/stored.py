@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from fltk.errors import UsageError
+from fltk.evaluation.comparison_table import AttackPlace
 from fltk.evaluation.maps import size_prior
-from fltk.evaluation.settings import AttackPlace
 from fltk.metrics import attention_alignment, label_similarity
-from fltk.metrics.keys import higher_is_better
+from fltk.metrics.metric_names import higher_is_better
 from fltk.objectives import headline
 from fltk.plots.attack import AttackedRun
 from fltk.plots.clients import ClientScores

@@ -145,7 +145,7 @@ class Method:
         """The state after the last round, for a method that has something left to do with it. Default: as it is."""
         return state
 
-    def missed(self, state: State, round: int) -> State:
+    def on_empty_round(self, state: State, round: int) -> State:
         """The next state after a round of which no upload is left; for a method that counts rounds."""
         return state
 
@@ -192,7 +192,7 @@ class Method:
             down=4 * task.layout.width(columns.travels),
         )
 
-    def admit(self, state: State, joined: Sequence[Joined], task: Task) -> State:
+    def add_clients(self, state: State, joined: Sequence[Joined], task: Task) -> State:
         """The state of the larger federation `task` that the clients behind `joined` have entered, as its last rows.
 
         Every tensor keeps its values in its leading block; the rest is as `init` makes it, and what newcomers keep

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from markupsafe import Markup
 
-from fltk.evaluation.readings import Floats, Metric, choose, client_values
-from fltk.evaluation.settings import Entry
+from fltk.evaluation.comparison_table import Entry
+from fltk.evaluation.metric_values import Floats, Metric, choose, client_values
 from fltk.plots.clients import ClientScores, client_accuracy
 from fltk.plots.labels import own_line
 from fltk.plots.stored import malicious_of

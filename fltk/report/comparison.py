@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from markupsafe import Markup
 
 from fltk.evaluation.compare import CLIENTS, SEEDS, Comparison, Difference, Pairing, compare
-from fltk.evaluation.readings import DEPLOYED, common
+from fltk.evaluation.metric_values import DEPLOYED, common
 from fltk.evaluation.statistics import ALPHA, least_p
 from fltk.export.comparison import INTERVAL, TEST, seeds_told
 from fltk.plots.captions import seeds_told as seeds_of_runs

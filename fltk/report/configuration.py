@@ -9,7 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from fltk.config import canonical_json
-from fltk.evaluation.settings import Facts, differing_keys, short, written
+from fltk.evaluation.comparison_table import Facts, differing_keys, short, written
 from fltk.registry import RunRow
 from fltk.registry.where import flatten
 from fltk.report.content import Content, Section, linked_runs

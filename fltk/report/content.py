@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from fltk.errors import DamagedRun, FltkError
+from fltk.evaluation.comparison_table import Arrangement, Entry, arrange
 from fltk.evaluation.newcomers import KIND as JOIN
-from fltk.evaluation.settings import Arrangement, Entry, arrange
 from fltk.evaluation.tuning import Tuning, arrange_best, best_trials
 from fltk.registry import RunRow, Store
 from fltk.report.markup import joined, link

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from markupsafe import Markup
 
-from fltk.evaluation.settings import Entry
-from fltk.metrics.keys import is_percent, is_share, named
+from fltk.evaluation.comparison_table import Entry
+from fltk.metrics.metric_names import is_percent, is_share, named
 from fltk.objectives import headline
 from fltk.plots.curves import Curve, accuracy_curves
 from fltk.plots.labels import own_line

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from markupsafe import Markup
 
+from fltk.evaluation.comparison_table import Entry
 from fltk.evaluation.maps import MAPS, of_maps
-from fltk.evaluation.settings import Entry
 from fltk.plots.attention_maps import attention_maps
 from fltk.plots.map_data import spread_rounds
 from fltk.plots.stored import map_panels

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from fltk.evaluation.settings import Entry
+from fltk.evaluation.comparison_table import Entry
 from fltk.evaluation.statistics import sample_std
 from fltk.objectives import Measure, headline
 from fltk.plots.join import join_figure

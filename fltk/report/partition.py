@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from markupsafe import Markup
 
-from fltk.evaluation.settings import written
+from fltk.evaluation.comparison_table import written
 from fltk.plots.partition import partition_bubbles
 from fltk.plots.stored import partition_table
 from fltk.registry import PartitionRow

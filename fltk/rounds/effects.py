@@ -11,7 +11,7 @@ import torch
 from fltk import metrics
 from fltk.attacks.base import Attack
 from fltk.attacks.campaign import Campaign
-from fltk.defences.guard import Watch
+from fltk.defences.guard import DefenceRound
 from fltk.engine.base import Job
 from fltk.engine.work import ClientScores
 from fltk.objectives.base import headline_of
@@ -28,7 +28,7 @@ def knowledge(attack: Attack) -> dict[str, float]:
     return known | {"attack_colludes": float(attack.colludes)}
 
 
-def verdicts(campaign: Campaign | None, watch: Watch, ids: Sequence[int]) -> dict[str, float]:
+def verdicts(campaign: Campaign | None, watch: DefenceRound, ids: Sequence[int]) -> dict[str, float]:
     """Rejected are clients with trust below 0.5: how many, the shares of malicious and of benign ones, precision."""
     bad = {i for i in ids if campaign is not None and campaign.hits(watch.round, i)}
     rejected = {i for i in ids if float(watch.trust[i]) < 0.5}

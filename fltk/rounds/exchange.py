@@ -191,7 +191,7 @@ def _aggregate(run: Run, state: State, faced: pipeline.Faced, models: bool) -> t
     if faced.uploads:
         state = aggregated(run, state, faced.uploads, server)
     else:
-        state = run.job.method.missed(state, server.round)
+        state = run.job.method.on_empty_round(state, server.round)
 
     faced = pipeline.settled(faced, run.job, run.task.n_clients)
     if models:

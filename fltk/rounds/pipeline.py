@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fltk.attacks.base import claimed
-from fltk.defences.guard import Guard, Watch
+from fltk.defences.guard import DefenceRound, DefenceRun
 from fltk.engine.base import Engine, Job
 from fltk.engine.work import RootTask, train_root
 from fltk.protocol.messages import Down, Upload
@@ -33,7 +33,7 @@ class Faced:
 
     uploads: list[Upload]
     server: Server
-    watch: Watch | None = None  # the defence of the round, whose verdict the server has
+    watch: DefenceRound | None = None  # the defence of the round, whose verdict the server has
     left: Mapping[str, Tensor] = field(default_factory=dict)
     scalars: Mapping[str, float] = field(default_factory=dict)
     clients: Mapping[str, Values] = field(default_factory=dict)
@@ -132,7 +132,9 @@ def finite(uploads: Sequence[Upload]) -> list[Upload]:
     return kept
 
 
-def _judged(job: Job, engine: Engine, guard: Guard, state: State, downs: Sequence[Down], faced: Faced) -> Watch:
+def _judged(
+    job: Job, engine: Engine, guard: DefenceRun, state: State, downs: Sequence[Down], faced: Faced
+) -> DefenceRound:
     """The defence's watch over a round, with its verdict on the uploads."""
     task, round, uploads = faced.server.task, faced.server.round, faced.uploads
     references = job.method.references(state, downs, uploads, task)
@@ -142,7 +144,7 @@ def _judged(job: Job, engine: Engine, guard: Guard, state: State, downs: Sequenc
 
 
 def root_updates(
-    job: Job, engine: Engine, guard: Guard, task: Task, references: Sequence[Tensor], round: int
+    job: Job, engine: Engine, guard: DefenceRun, task: Task, references: Sequence[Tensor], round: int
 ) -> Tensor:
     """(K, d): what the server's own training on its root set makes of each reference, once for equal ones."""
     columns = job.method.columns

@@ -8,20 +8,20 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from fltk.defences.guard import Guard
+from fltk.defences.guard import DefenceRun
 from fltk.engine.base import Job
 from fltk.protocol.averaging import MIXED
 from fltk.protocol.messages import Upload
 from fltk.protocol.task import Task
 
 
-def guard_of(job: Job, task: Task) -> Guard | None:
+def guard_of(job: Job, task: Task) -> DefenceRun | None:
     """The run's defence at work."""
     found = job.protection
     if found is None:
         return None
     uniform = found.weights == "uniform" or (not found.weights and not found.defence.weighted)
-    return Guard(
+    return DefenceRun(
         defence=found.defence,
         kind=job.method.averages,
         share=found.share,

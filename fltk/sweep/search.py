@@ -19,7 +19,7 @@ from typing import Any
 from fltk.config import canonical_json
 from fltk.data.dataset import stream
 from fltk.errors import FltkError, UsageError
-from fltk.evaluation.settings import differing_keys, written
+from fltk.evaluation.comparison_table import differing_keys, written
 from fltk.experiment import Place
 from fltk.objectives import headline
 from fltk.registry import Store

@@ -20,7 +20,7 @@ SGD, ADAM, ADAMW = "sgd", "adam", "adamw"
 
 
 @dataclass(frozen=True)
-class Rule:
+class SgdRule:
     """How a step follows from a gradient. Equal rules may share a stack.
 
     The gradient of the data loss gets lam (w - target) + drift, is shortened to `clip` at most, and gets weight_decay w
@@ -112,14 +112,14 @@ def _filled(permutation: Tensor, size: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Order:
+class SgdJob:
     """One client's local SGD."""
 
     w: Tensor  # (P,), left alone
     x: Tensor  # (n, ...)
     y: Tensor  # (n,)
     batches: Batches
-    rule: Rule
+    rule: SgdRule
     target: Tensor | None = None  # (P,) of the pull, where lam is not 0
     drift: Tensor | None = None  # (P,) or its trainable columns
     loss: Loss | None = None  # None is cross-entropy
@@ -136,7 +136,7 @@ class Trained:
     total: float  # sum of w, which carries NaN and infinity at a tenth of the price of a test
 
 
-def finish(rule: Rule, w: Tensor, velocity: Tensor | None, target: Tensor | None, drift: Tensor | None) -> None:
+def finish(rule: SgdRule, w: Tensor, velocity: Tensor | None, target: Tensor | None, drift: Tensor | None) -> None:
     """What a fused step leaves out, on some columns of one model or of several, in place.
 
     The fused part has brought in the gradient; without momentum also decay and pull. Left are the drift, and with

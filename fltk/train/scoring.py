@@ -45,7 +45,7 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Exam:
+class ScoreJob:
     """One model and the splits on which it is to be scored."""
 
     w: Tensor  # (P,)
@@ -55,7 +55,7 @@ class Exam:
         return sum(map(len, self.splits))
 
 
-def score(model: Scorer, exam: Exam, objective: Objective = CLASSIFICATION) -> list[Score]:
+def score(model: Scorer, exam: ScoreJob, objective: Objective = CLASSIFICATION) -> list[Score]:
     """The scores of any model; small splits take one pass together."""
     splits = exam.splits
     if 0 < len(exam) <= BATCH:
@@ -65,10 +65,10 @@ def score(model: Scorer, exam: Exam, objective: Objective = CLASSIFICATION) -> l
     return _judged([model(x) for x in xs], splits, objective)
 
 
-def score_perceptrons(net: Net, exams: Sequence[Exam], objective: Objective = CLASSIFICATION) -> list[list[Score]]:
+def score_perceptrons(net: Net, exams: Sequence[ScoreJob], objective: Objective = CLASSIFICATION) -> list[list[Score]]:
     """The scores of several perceptrons."""
     found: list[list[Score]] = []
-    some: list[Exam] = []
+    some: list[ScoreJob] = []
     samples = 0
     for exam in exams:
         if some and samples + len(exam) > TOGETHER:
@@ -79,7 +79,7 @@ def score_perceptrons(net: Net, exams: Sequence[Exam], objective: Objective = CL
     return found + _perceptrons(net, some, objective)
 
 
-def _perceptrons(net: Net, exams: Sequence[Exam], objective: Objective) -> list[list[Score]]:
+def _perceptrons(net: Net, exams: Sequence[ScoreJob], objective: Objective) -> list[list[Score]]:
     sizes = [len(exam) for exam in exams]
     h = [_joined([split.x for split in exam.splits]).flatten(1) for exam in exams]
     for layer in net.layers:

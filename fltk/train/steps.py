@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fltk.train.order import ADAMW, Rule
+from fltk.train.order import ADAMW, SgdRule
 
 
 def shorten(pieces: Sequence[Tensor], longest: float) -> None:
@@ -20,7 +20,7 @@ def shorten(pieces: Sequence[Tensor], longest: float) -> None:
         piece.mul_(scale)
 
 
-def decay(rule: Rule, w: Tensor, g: Tensor) -> None:
+def decay(rule: SgdRule, w: Tensor, g: Tensor) -> None:
     """Weight decay in place: of the weights themselves with adamw, else as a part of the gradient."""
     if rule.optimiser == ADAMW:
         w.mul_(1 - rule.lr * rule.weight_decay)
@@ -28,7 +28,7 @@ def decay(rule: Rule, w: Tensor, g: Tensor) -> None:
         g.add_(w, alpha=rule.weight_decay)
 
 
-def adam(rule: Rule, w: Tensor, g: Tensor, m: Tensor, v: Tensor, step: int) -> None:
+def adam(rule: SgdRule, w: Tensor, g: Tensor, m: Tensor, v: Tensor, step: int) -> None:
     """Step `step`, from 1, of Adam (D. P. Kingma, J. Ba, ICLR 2015, algorithm 1) in place, element by element."""
     m.lerp_(g, 1 - rule.beta1)
     v.mul_(rule.beta2).addcmul_(g, g, value=1 - rule.beta2)

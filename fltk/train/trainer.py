@@ -17,10 +17,10 @@ from fltk.models.parts import ALL, HEAD, NONE, Part
 from fltk.partition.federation import Split
 from fltk.train import augment
 from fltk.train.augment import Mixup
+from fltk.train.backend import Answer, Backend, Request
 from fltk.train.losses import Loss
-from fltk.train.machine import Answer, Machine, Request
-from fltk.train.order import Batches, Order, Rule, Trained
-from fltk.train.scoring import Exam, Score
+from fltk.train.order import Batches, SgdJob, SgdRule, Trained
+from fltk.train.scoring import Score, ScoreJob
 from fltk.train.streams import Streams
 
 Ask = Callable[[Request], Answer]
@@ -51,26 +51,26 @@ class Trainer:
     `sgd` is a pure function of its arguments and the place. Two calls at one place draw the same batches:
     methods with two models per client feed both from the same stream.
 
-    machine_of: the machine for the network of a client, or of the server (-1).  ask: who answers orders and exams; by
-    default the machine itself, one at a time.  frozen: a part of the model that is never trained, whatever a method
+    backend_of: the backend for the network of a client, or of the server (-1).  ask: who answers jobs; by
+    default the backend itself, one at a time.  frozen: a part of the model that is never trained, whatever a method
     asks for.  public: the public samples of the partition.
     """
 
     def __init__(
         self,
-        machine_of: Callable[[int], Machine],
+        backend_of: Callable[[int], Backend],
         config: TrainConfig,
         streams: Streams,
         ask: Ask | None = None,
         frozen: Part = NONE,
         public: Split | None = None,
     ):
-        self._machine_of = machine_of
-        self.machine = machine_of(SERVER)
+        self._backend_of = backend_of
+        self.backend = backend_of(SERVER)
         self.config = config
         self.streams = streams
         self._frozen = frozen if self.layout.width(frozen) else NONE
-        self._ask: Ask = ask or (lambda request: self.machine.answer([request])[0])
+        self._ask: Ask = ask or (lambda request: self.backend.answer([request])[0])
         self._public = public
         self._other = AS_CONFIGURED
         self.round = 0
@@ -81,7 +81,7 @@ class Trainer:
     @property
     def layout(self) -> Layout:
         """The columns of the network that this place has."""
-        return self.machine.layout
+        return self.backend.layout
 
     @property
     def public(self) -> Split:
@@ -93,7 +93,7 @@ class Trainer:
     def at(self, round: int, client: int) -> Trainer:
         """This trainer, moved to a round and a client, where it does what the run says."""
         self.round, self.client, self.losses, self._other = round, client, [], AS_CONFIGURED
-        self.machine = self._machine_of(client)
+        self.backend = self._backend_of(client)
         return self
 
     def under(self, other: Overrides) -> Trainer:
@@ -155,7 +155,7 @@ class Trainer:
             return w
         self.taken += steps
         generator = self._generator()
-        order = Order(
+        order = SgdJob(
             w=w,
             x=data.x,
             y=data.y,
@@ -213,11 +213,11 @@ class Trainer:
 
         The learning rate falls from `lr` to 0 as a cosine over `steps`.  clip: largest norm of a gradient.
         """
-        return self.machine.fit(w, batches, loss, lr=lr, steps=steps, clip=clip)
+        return self.backend.fit(w, batches, loss, lr=lr, steps=steps, clip=clip)
 
     def outputs(self, w: Tensor, x: Tensor) -> Tensor:
         """What the network with the weights `w` says of inputs (n, ...), in evaluation mode: (n, C)."""
-        return self.machine.outputs(w, x).cpu()
+        return self.backend.outputs(w, x).cpu()
 
     def score(self, w: Tensor, data: Split) -> Score:
         """Loss and correct answers of `w` on `data`, in evaluation mode."""
@@ -225,20 +225,20 @@ class Trainer:
 
     def scores(self, w: Tensor, *splits: Split) -> list[Score]:
         """The same on several splits."""
-        found = self._ask(Exam(w, splits))
+        found = self._ask(ScoreJob(w, splits))
         assert isinstance(found, list)
         return found
 
     def features(self, w: Tensor, data: Split) -> Tensor:
         """What the last layer of `w` sees of `data`, (n, F), in evaluation mode."""
-        return self.machine.features(w, data.x).cpu()
+        return self.backend.features(w, data.x).cpu()
 
     def gradient(self, w: Tensor, data: Split) -> Tensor:
         """Gradient of the mean cross-entropy of `w` on `data`, (P,), in evaluation mode.
 
         It is zero in the columns of the buffers, and everywhere where there are no data.
         """
-        return self.machine.gradient(w, data)
+        return self.backend.gradient(w, data)
 
     def _unfrozen(self, only: str) -> str:
         """The part `only` without frozen columns, under the name by which it is trained fastest."""
@@ -256,9 +256,9 @@ class Trainer:
     def _trainable(self, only: str) -> bool:
         return any(a < self.layout.trainable for a, _ in self.layout.ranges(only))
 
-    def _rule(self, only: str, lr: float, lam: float) -> Rule:
+    def _rule(self, only: str, lr: float, lam: float) -> SgdRule:
         other, config = self._other, self.config
-        return Rule(
+        return SgdRule(
             only=only,
             lr=lr,
             momentum=config.momentum if other.momentum is None else other.momentum,

@@ -15,7 +15,7 @@ from fltk import defences
 from fltk.attacks.base import Group, Sent
 from fltk.attacks.campaign import choose, groups
 from fltk.defences.base import Defence
-from fltk.defences.guard import Guard
+from fltk.defences.guard import DefenceRun
 from fltk.engine.base import Bench, Job
 from fltk.engine.serial import Serial
 from fltk.engine.work import RootTask, train_root
@@ -286,8 +286,8 @@ def test_the_malicious_set_is_a_share_of_all_clients_or_those_named() -> None:
 # Trust, clipping, and the target's own row
 
 
-def guard_of(name: str, kind: str, n: int = 4, share: float = 0.0) -> Guard:
-    return Guard(defences.create(name, {}), kind, share, False, 5, Streams(1), n)
+def guard_of(name: str, kind: str, n: int = 4, share: float = 0.0) -> DefenceRun:
+    return DefenceRun(defences.create(name, {}), kind, share, False, 5, Streams(1), n)
 
 
 def test_trust_is_weighed_before_normalising_and_nobody_trusted_keeps_the_model() -> None:

@@ -34,7 +34,7 @@ from fltk.config import TrainConfig
 from fltk.models import zoo
 from fltk.models.layout import Layout
 from fltk.partition.federation import Split
-from fltk.train.machine import Machine
+from fltk.train.backend import Backend
 from fltk.train.scoring import BATCH
 from fltk.train.streams import Streams
 from fltk.train.trainer import Trainer
@@ -590,8 +590,8 @@ def test_a_models_gradient_is_autograds(name: str) -> None:
     data = Split(random(n, *INPUTS[name]), torch.arange(n) % 5)
     net = zoo.make(name, INPUTS[name], 5, (12,))
     layout = Layout.of(net)
-    machine = Machine(zoo.make(name, INPUTS[name], 5, (12,)), layout)
-    trainer = Trainer(lambda client: machine, TrainConfig(model=name, lr=0.1), Streams(3))
+    backend = Backend(zoo.make(name, INPUTS[name], 5, (12,)), layout)
+    trainer = Trainer(lambda client: backend, TrainConfig(model=name, lr=0.1), Streams(3))
     w = zoo.initial(net, layout, torch.Generator().manual_seed(0))
     w = trainer.sgd(w, data)  # running statistics that differ from their start
     leaf = w.clone().requires_grad_()

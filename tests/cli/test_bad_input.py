@@ -416,11 +416,12 @@ def as_ordinary_user() -> Iterator[None]:
         os.seteuid(0)
 
 
-def test_a_readonly_registry_can_be_read_and_not_written(shelf: Path) -> None:
+def test_a_readonly_registry_can_be_read_and_not_written(shelf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         db = folder / "r.db"
         db.write_bytes(shelf.read_bytes())
+        monkeypatch.setenv("XDG_CONFIG_HOME", str(folder))  # the other user has one of its own
         db.chmod(0o444)
         folder.chmod(0o555)
         before = db.read_bytes()
@@ -439,7 +440,7 @@ def test_a_readonly_registry_can_be_read_and_not_written(shelf: Path) -> None:
         finally:
             folder.chmod(0o755)
         assert listed.code == exported.code == 0 and "fedavg" in listed.out
-        assert all("read-only" in called.line for called in refused)
+        assert [called.line for called in refused if "read-only" not in called.line] == []
         assert "--output: cannot write" in figure.line
         assert db.read_bytes() == before and [p.name for p in folder.iterdir()] == ["r.db"]
 

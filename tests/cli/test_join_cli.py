@@ -223,7 +223,7 @@ def test_joining_during_training(db: Path, at: int) -> None:
     brought = [newcomers.join.few_shots(c, 2, job.streams()) for c in job.federation.newcomers]
     grown = replace(job, federation=job.federation.grown(brought))
     task = grown.task()
-    larger = job.method.admit(state, [one.joined for one in here], task)
+    larger = job.method.add_clients(state, [one.joined for one in here], task)
     played = list(loop.rounds(grown, Serial(grown), resume=(at, larger), task=task))
     assert digests == {at: digests[at], **{r.round: r.digest for r in played}}
     last = vectors[1][-1]

@@ -125,7 +125,7 @@ def test_figures_of_runs_without_test_or_validation_data(tmp_path: Path) -> None
     done(db, "train", *TINY, "--method", "fedavg-ft", "--test-share", "0")
     done(db, "train", *TINY, "--method", "fedavg-ft", "--val-share", "0")
     assert "evaluated round" in fltk(db, "plot", "curves", "run1", "-o", str(tmp_path / "a.png")).line
-    assert "no client accuracy" in fltk(db, "plot", "clients", "run1", "-o", str(tmp_path / "a.png")).line
+    assert "no values of clients" in fltk(db, "plot", "clients", "run1", "-o", str(tmp_path / "a.png")).line
     assert not (tmp_path / "a.png").exists()
     for run in ("run1", "run2"):
         done(db, "plot", "attention-maps", run, "-o", str(tmp_path / "a.png"))
@@ -248,7 +248,7 @@ def test_gains_need_local_training_on_the_same_data(tmp_path: Path) -> None:
     assert called.err == f"note: left out, no run of local on the same data: run{alone}\n"
     assert {float(row["accuracy"]) for row in table(data)} == {0.25}, "a run of local that is named may be tuned"
     line = fltk(db, "plot", "gains", "run1", "--key", "train_loss", "-o", str(tmp_path / "a.png")).line
-    assert "--key train_loss: gains are differences of accuracies" in line
+    assert "--key train_loss: gains are differences of a measure" in line
 
 
 def test_sorted_clients_of_seeds_are_averaged(tmp_path: Path) -> None:

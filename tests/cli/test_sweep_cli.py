@@ -347,7 +347,7 @@ def test_the_best_cell_on_validation_data(db: Path) -> None:
         assert row["seeds"] == 2 and len(row["runs"]) == 2
     without = write(db, GRID + "val_share = 0\n", "bare.toml")
     done(db, "sweep", without)
-    assert "validation accuracy" in fltk(db, "sweep", without, "--status", "--best-on", "val").line
+    assert "on validation data" in fltk(db, "sweep", without, "--status", "--best-on", "val").line
 
 
 def test_cells_are_evaluated_once(db: Path) -> None:

@@ -141,7 +141,7 @@ def admitted(job: Job, state: State) -> tuple[Job, Task, State, list[Joined]]:
     joined = join(job, state)
     grown = replace(job, federation=job.federation.grown(job.federation.newcomers))
     task = grown.task()
-    return grown, task, job.method.admit(state, joined, task), joined
+    return grown, task, job.method.add_clients(state, joined, task), joined
 
 
 def test_those_who_were_there_keep_everything_when_others_enter(trained: tuple[Job, State]) -> None:

@@ -13,12 +13,12 @@ from fltk import defences
 from fltk.defences.base import Combined, Facts
 from fltk.defences.bucketing import Bucketing
 from fltk.defences.centered_clip import CenteredClip
-from fltk.defences.guard import Guard
+from fltk.defences.guard import DefenceRun
 from fltk.engine.base import Bench, Job
 from fltk.memory import products
 from fltk.memory.products import Gram, gram
 from fltk.methods import parts
-from fltk.methods.parts import defended as mixed
+from fltk.methods.layerwise import defended as mixed
 from fltk.protocol.averaging import MIXED, weighted_sum
 from fltk.protocol.messages import Upload
 from fltk.protocol.server import Server
@@ -95,8 +95,8 @@ def test_a_resumed_run_draws_what_the_run_would_have_drawn(method: str, name: st
 # Mixed rows
 
 
-def guard(name: str, n: int, d: int, share: float = 0.2, **params: object) -> Guard:
-    return Guard(defences.create(name, params), MIXED, share, False, d, Streams(1), n)
+def guard(name: str, n: int, d: int, share: float = 0.2, **params: object) -> DefenceRun:
+    return DefenceRun(defences.create(name, params), MIXED, share, False, d, Streams(1), n)
 
 
 def cohort(n: int = 6, p: int = 40, far: float = 1.0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -275,7 +275,7 @@ def test_an_error_in_a_shared_step_is_everybodys(monkeypatch: pytest.MonkeyPatch
     def broken(self: Any, orders: Any) -> Any:
         raise MemoryError("no room")
 
-    monkeypatch.setattr("fltk.train.machine.Machine.play", broken)
+    monkeypatch.setattr("fltk.train.backend.Backend.play", broken)
     with pytest.raises(MemoryError, match="no room"):
         list(loop.rounds(made, serial))
 

@@ -11,7 +11,7 @@ import pytest
 from stored_runs import add_run
 
 from fltk.config import AttackConfig, DefenceConfig
-from fltk.evaluation.settings import Arrangement, arrange, attack_places, lines, written
+from fltk.evaluation.comparison_table import Arrangement, arrange, attack_places, lines, written
 from fltk.registry import Store
 
 

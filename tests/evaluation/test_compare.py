@@ -14,7 +14,7 @@ from stored_runs import CLIENTS, add_evaluation, add_partition, add_run
 from fltk.errors import FltkError, UsageError
 from fltk.evaluation.compare import ALL_SETTINGS, SEEDS, SETTINGS, Comparison, Difference, Pairing, compare
 from fltk.evaluation.compare import CLIENTS as BY_CLIENT
-from fltk.evaluation.readings import Metric
+from fltk.evaluation.metric_values import Metric
 from fltk.evaluation.statistics import bootstrap_interval, holm
 from fltk.registry import Store
 

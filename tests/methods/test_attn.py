@@ -14,7 +14,7 @@ from toys import SIZES, aggregated, federation, final, job, made_up, model_attn,
 from fltk.attention import attend
 from fltk.attention.bank import screen
 from fltk.methods import banked
-from fltk.methods.parts import mix_parts
+from fltk.methods.layerwise import mix_parts
 from fltk.protocol.averaging import weighted_sum
 from fltk.protocol.mixing import mix
 from fltk.protocol.state import State

@@ -272,7 +272,7 @@ def test_a_newcomer_enters_with_its_model_and_its_first_upload() -> None:
     got = made.method.join(state, bench.client(1), bench.trainer.at(0, N), TASK)
     larger = model_attn(data=federation((*SIZES, 11)))
     task = larger.task()
-    grown = larger.method.admit(state, [got], task)
+    grown = larger.method.add_clients(state, [got], task)
     [w] = larger.method.personal_model(grown, [N], task)
     torch.testing.assert_close(w, got.model, rtol=0, atol=1e-6)
     assert torch.equal(grown.client["bank"][N], got.own["bank"])

@@ -399,7 +399,7 @@ def test_newcomers_enter_and_teach_once_they_have_a_row_of_the_scorer(params: Pa
     made, state = trained(params)
     larger = model_attn({"meta_rate": 0.05, **params}, data=federation((*SIZES, 11)))
     task = larger.task()
-    grown = larger.method.admit(state, [join(made, state)], task)
+    grown = larger.method.add_clients(state, [join(made, state)], task)
     assert torch.equal(grown.server["judges"][:N], state.server["judges"])
     assert scorer_bits(grown) == scorer_bits(state)
     assert members(grown, 2).tolist() == list(range(N))

@@ -216,7 +216,7 @@ def test_newcomers_enter_the_leaf_that_they_walked_to() -> None:
     task, bench = made.task(), Bench(made)
     joined = made.method.join(state, replace(bench.client(0), id=8), bench.trainer.at(0, 8), task)
     larger = replace(task, n=torch.cat([task.n, task.n[:1]]))
-    after = made.method.admit(state, [joined], larger)
+    after = made.method.add_clients(state, [joined], larger)
     assert clusters(after) == [*clusters(state), int(joined.own["cluster"])]
     assert torch.equal(made.method.personal_model(after, [8], larger)[0], joined.model)
     assert after.server["side"].shape == (2, 9) and (after.server["side"][:, 8] == -1).all()

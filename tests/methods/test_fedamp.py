@@ -107,7 +107,7 @@ def test_the_first_round_has_no_pull_and_later_ones_pull_to_the_mixture() -> Non
     for a, b in zip(uploads(made, state), uploads(plain, plain.method.init(task)), strict=True):
         assert torch.equal(a.w, b.own["private"])
     state = aggregated(made, uploads(made, state))
-    u = mix(made.method.attention(state.client["w"], task), state.client["w"])  # type: ignore[attr-defined]  # Mixture
+    u = mix(made.method.attention(state.client["w"], task), state.client["w"])  # type: ignore[attr-defined]  # FedAMPFamily
     expected = bench.trainer.at(1, 2).sgd(state.client["w"][2], bench.client(2).train, pull=(u[2], 2.0))
     assert torch.equal(uploads(made, state, round=1)[2].w, expected)
 

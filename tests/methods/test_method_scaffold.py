@@ -82,7 +82,7 @@ def test_the_servers_step_scales_the_mean_difference() -> None:
 
 @pytest.mark.parametrize("setting", [{"momentum": 0.9}, {"weight_decay": 1e-3}])
 def test_other_optimisers_are_refused(setting: dict[str, float]) -> None:
-    with pytest.raises(UsageError, match="--momentum and --weight-decay"):
+    with pytest.raises(UsageError, match="leave out --momentum, --weight-decay"):
         play(job("scaffold", **setting))
 
 
@@ -176,6 +176,6 @@ def test_newcomers_keep_the_servers_variate_the_mean() -> None:
     made = job("scaffold", data=federation(sizes=(12, 23, 8)))
     state, larger = play(made)[-1].state, job("scaffold")
     joined = Joined(made.task().w0, made.task().w0)
-    grown = made.method.admit(state, [joined], larger.task())
+    grown = made.method.add_clients(state, [joined], larger.task())
     torch.testing.assert_close(grown.server["c"], grown.client["c"].mean(0), rtol=0, atol=1e-6)
     assert float(grown.server["c"].norm()) > 0.01

@@ -288,7 +288,7 @@ def test_a_newcomer_enters_its_cluster_and_trains_on() -> None:
         label_counts=torch.cat([task.label_counts, task.label_counts[1:2]]),
         groups=None,
     )
-    after = made.method.admit(state, [joined], larger)
+    after = made.method.add_clients(state, [joined], larger)
     assert made.method.client_diagnostics(after, larger)["cluster"].tolist() == [0, 1, 0, 1, 0, 1, 1]
     assert torch.equal(made.method.personal_model(after, [6], larger)[0], joined.model)
     assert after.server["rows"].shape == (2, 7) and after.last.tolist()[6] == -1

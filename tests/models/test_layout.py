@@ -15,7 +15,7 @@ from fltk.models.layout import Layout
 from fltk.models.parts import ALL, BASE, BATCH_NORM, HEAD, NONE, NORM, Columns, Part
 from fltk.names import MODELS
 
-SHAPES = {"cnn1d": (6, 128)}
+SHAPES: dict[str, tuple[int, ...]] = {"cnn1d": (6, 128), "lstm": (12,), "gru": (12,)}
 
 
 def layout_of(name: str) -> Layout:

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from toys import random
 
 from fltk.config import TrainConfig
@@ -14,14 +14,14 @@ from fltk.errors import UsageError
 from fltk.models import zoo
 from fltk.models.layout import Layout
 from fltk.models.parts import ALL, Part
-from fltk.names import MODELS
+from fltk.names import MODELS, RECURRENT
 from fltk.partition.federation import Split
-from fltk.train.machine import Machine
+from fltk.train.backend import Backend
 from fltk.train.streams import Streams
 from fltk.train.trainer import Trainer
 
 MNIST = (1, 28, 28)
-SHAPES = {"cnn1d": (6, 128)}
+SHAPES: dict[str, tuple[int, ...]] = {"cnn1d": (6, 128), "lstm": (12,), "gru": (12,)}
 
 
 @pytest.mark.parametrize(
@@ -56,12 +56,18 @@ def plain(name: str, seed: int = 0) -> tuple[nn.Module, Layout, torch.Tensor]:
     return model, layout, flat
 
 
+def inputs(name: str, count: int) -> Tensor:
+    """Samples that the network takes: numbers, or tokens below 10."""
+    x = random(count, *SHAPES.get(name, (3, 16, 16)))
+    return (x.abs() * 3).floor().clamp_max(9) if name in RECURRENT else x
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_a_bound_module_computes_what_a_plain_one_does(name: str) -> None:
     model, layout, flat = plain(name)
     bound = zoo.make(name, SHAPES.get(name, (3, 16, 16)), 10).to_empty(device="cpu")
     layout.bind(bound, flat)
-    x = random(5, *SHAPES.get(name, (3, 16, 16)))
+    x = inputs(name, 5)
     for mode in (False, True):
         got, expected = bound.train(mode)(x), model.train(mode)(x)
         assert got.shape == (5, 10)
@@ -216,10 +222,10 @@ def test_a_buffer_without_a_value_is_refused() -> None:
 
 
 def test_a_recurrent_network_with_parameters_at_the_root_is_trained() -> None:
-    """Every column moves, in the whole and in parts, and the machine counts as torch does."""
+    """Every column moves, in the whole and in parts, and the backend counts as torch does."""
     layout, w = drawn(words())
-    machine = Machine(words(), layout)
-    trainer = Trainer(lambda _: machine, TrainConfig(batch_size=5, lr=0.1), Streams(0)).at(0, 0)
+    backend = Backend(words(), layout)
+    trainer = Trainer(lambda _: backend, TrainConfig(batch_size=5, lr=0.1), Streams(0)).at(0, 0)
     x = torch.randint(1, 30, (20, 6), generator=torch.Generator().manual_seed(0)).float()
     data = Split(x, torch.arange(20) % 5)
 

@@ -19,8 +19,8 @@ from fltk.models import zoo
 from fltk.models.layout import Layout
 from fltk.objectives import CLASSIFICATION, MEASURES, NextToken, Regression, headline
 from fltk.partition.federation import Split
-from fltk.train.machine import Machine
-from fltk.train.scoring import Exam
+from fltk.train.backend import Backend
+from fltk.train.scoring import ScoreJob
 
 MAE = MEASURES["mae"]
 POINTS = Regression(unit="points", centre=150.0, scale=80.0)
@@ -88,11 +88,11 @@ def test_recurrent_networks_initialise_train_and_score(name: str) -> None:
     model = zoo.make(name, (6,), 5, (7,))
     layout = Layout.of(model)
     w = zoo.initial(model, layout, torch.Generator().manual_seed(0))
-    machine = Machine(model, layout, objective=NextToken())
+    backend = Backend(model, layout, objective=NextToken())
 
     data = Split(torch.randint(5, (8, 6)).float(), torch.arange(8) % 5)
-    gradient = machine.gradient(w, data)
-    [[before]], [[after]] = (machine.score([Exam(v, [data])]) for v in (w, w - 0.1 * gradient))
+    gradient = backend.gradient(w, data)
+    [[before]], [[after]] = (backend.score([ScoreJob(v, [data])]) for v in (w, w - 0.1 * gradient))
     assert torch.isfinite(w).all() and (gradient != 0).float().mean() > 0.5
     assert after.loss < before.loss
     assert before.values["ppl"] == pytest.approx(math.exp(before.loss))
@@ -103,13 +103,13 @@ def test_a_perceptron_learns_a_line() -> None:
     assert data.objective.name == "regression" and data.targets is not None
     model = zoo.make("mlp", data.shape, 1, ())
     layout = Layout.of(model)
-    machine = Machine(model, layout, objective=data.objective)
+    backend = Backend(model, layout, objective=data.objective)
     split = Split(torch.from_numpy(data.x), torch.from_numpy(data.targets))
 
     w = torch.zeros(layout.size)
     for _ in range(50):
-        w = w - 0.1 * machine.gradient(w, split)
-    [[score]] = machine.score([Exam(w, [split])])
+        w = w - 0.1 * backend.gradient(w, split)
+    [[score]] = backend.score([ScoreJob(w, [split])])
     assert 40 < score.values["mae"] < 46  # least squares has 43.3 on these data
 
 

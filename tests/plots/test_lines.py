@@ -214,7 +214,7 @@ def test_gains_are_sorted_and_tell_how_many_lose() -> None:
     ax = figure.axes[0]
     assert ax.get_ylabel() == "gain over local (points)" and ax.yaxis.get_major_formatter()(0.2, 0) == "20.0"
     assert ax.get_ylim()[0] < -0.1 < 0.2 < ax.get_ylim()[1]
-    assert "minus that of local training on the same data" in caption(figure) and "Seed 3." in caption(figure)
+    assert "how much better than that of local training" in caption(figure) and "Seed 3." in caption(figure)
     with pytest.raises(FltkError, match="no gain to draw"):
         client_gains([])
 

@@ -17,8 +17,8 @@ from fltk.errors import Diverged
 from fltk.models import zoo
 from fltk.models.layout import Layout
 from fltk.partition.federation import Split
+from fltk.train.backend import Backend
 from fltk.train.losses import Batch, Given, Net, cross_entropy
-from fltk.train.machine import Machine
 from fltk.train.streams import Streams
 from fltk.train.trainer import Trainer
 
@@ -35,8 +35,8 @@ def trainer_for(name: str = "mlp", seed: int = 3, **train: Any) -> Trainer:
     settings = {"hidden": "12", "batch_size": 5, "lr": 0.1, **train}
     config = TrainConfig(model=name, **settings)
     model = zoo.make(name, SHAPES[name], CLASSES, config.hidden_sizes())
-    machine = Machine(model, Layout.of(model), config.step)
-    return Trainer(lambda _: machine, config, Streams(seed))
+    backend = Backend(model, Layout.of(model), config.step)
+    return Trainer(lambda _: backend, config, Streams(seed))
 
 
 def start_for(trainer: Trainer, name: str = "mlp") -> Tensor:

@@ -1,1 +1,1 @@
-"""Local SGD without autograd or of many clients at once; `fltk.train.machine` says who comes here."""
+"""Local SGD without autograd or of many clients at once; `fltk.train.backend` says who comes here."""

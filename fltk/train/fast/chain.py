@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fltk.models.layout import Entry, Layout, Ranges
-from fltk.train.order import Order, Rule, finish
+from fltk.train.order import SgdJob, SgdRule, finish
 
 aten: Any = torch.ops.aten
 
@@ -24,7 +24,7 @@ aten: Any = torch.ops.aten
 class Sink:
     """Where a layer's gradient goes: into its weights, or with momentum into their velocity."""
 
-    def __init__(self, into: Sequence[Tensor], targets: Sequence[Tensor | None], rule: Rule) -> None:
+    def __init__(self, into: Sequence[Tensor], targets: Sequence[Tensor | None], rule: SgdRule) -> None:
         """into: the weight and perhaps the bias.  targets: of the pull, for both."""
         self._into, self._targets, self._rule = into, targets, rule
 
@@ -184,7 +184,7 @@ class Chain:
         names = [name for name, _ in model.named_children()]
         return Chain(known, [tuple(e for e in layout.entries if e.layer == name) for name in names], flat)
 
-    def train(self, order: Order, ranges: Ranges, inputs: Callable[[Tensor], Tensor]) -> float:
+    def train(self, order: SgdJob, ranges: Ranges, inputs: Callable[[Tensor], Tensor]) -> float:
         """Plays an order on the flat weights; gives the loss, summed over the steps. `inputs` prepares an epoch's x."""
         rule = order.rule
         velocity = torch.zeros_like(self._flat) if rule.momentum else None
@@ -204,7 +204,7 @@ class Chain:
             x = link.predict(x) if isinstance(link, MaxPool) else link.forward(x)
         return x
 
-    def _finish(self, order: Order, ranges: Ranges, velocity: Tensor | None) -> None:
+    def _finish(self, order: SgdJob, ranges: Ranges, velocity: Tensor | None) -> None:
         """What the sinks left out."""
         if velocity is None and order.drift is None:
             return
@@ -212,7 +212,7 @@ class Chain:
             more = (None if part is None else part[cut] for part in (velocity, order.target, order.drift))
             finish(order.rule, self._flat[cut], *more)
 
-    def _sinks(self, order: Order, ranges: Ranges, into: Tensor) -> list[Sink | None]:
+    def _sinks(self, order: SgdJob, ranges: Ranges, into: Tensor) -> list[Sink | None]:
         """Where every link's gradient goes; None for what has no weights or is frozen."""
         rule, sinks = order.rule, list[Sink | None]()
         target = None if rule.momentum else order.target

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from fltk.models.layout import Entry, Layout
-from fltk.train.order import Order, Rule, Trained, finish
+from fltk.train.order import SgdJob, SgdRule, Trained, finish
 
 CACHE = 1 << 21  # bytes of models in a stack: more of them leave the cache, and a step costs more again
 SMALLEST = 2
@@ -149,7 +149,7 @@ def _net(entries: Sequence[Entry]) -> Net | None:
     return Net(tuple(layers)) if 2 * len(layers) == len(entries) else None
 
 
-def train(net: Net, orders: Sequence[Order]) -> list[Trained]:
+def train(net: Net, orders: Sequence[SgdJob]) -> list[Trained]:
     """Plays orders of one rule and one batch size; their x are the net's inputs (n, ...)."""
     by_length = longest_first(orders)
     rows, losses = _play(net, [orders[k] for k in by_length])
@@ -160,7 +160,7 @@ def train(net: Net, orders: Sequence[Order]) -> list[Trained]:
     return told(by_length, flats, losses)
 
 
-def longest_first(orders: Sequence[Order]) -> list[int]:
+def longest_first(orders: Sequence[SgdJob]) -> list[int]:
     """The numbers of the orders by their steps: so they end one by one, the last of a stack first."""
     return sorted(range(len(orders)), key=lambda k: -orders[k].batches.steps)
 
@@ -171,7 +171,7 @@ def told(places: Sequence[int], flats: Tensor, losses: Sequence[float]) -> list[
     return [done[k] for k in range(len(places))]
 
 
-def _play(net: Net, orders: Sequence[Order]) -> tuple[Tensor, list[float]]:
+def _play(net: Net, orders: Sequence[SgdJob]) -> tuple[Tensor, list[float]]:
     """The trained models (S, size), longest order first, and the losses, summed over the steps."""
     dealt, parts = Dealt.of(orders, net.classes), Parts.of(net, orders)
     features = [_features(order.x, net.layers[0].width) for order in orders]
@@ -207,7 +207,7 @@ class Dealt:
     classes: int
 
     @staticmethod
-    def of(orders: Sequence[Order], classes: int) -> Dealt:
+    def of(orders: Sequence[SgdJob], classes: int) -> Dealt:
         index = [order.batches.table() for order in orders]
         counts, (steps, batch) = [own.shape[0] for own in index], index[0].shape
         labels = torch.zeros(len(orders), steps, 1, batch, dtype=torch.int64)
@@ -249,7 +249,7 @@ class Parts:
     drift: Tensor | None
 
     @staticmethod
-    def of(net: Net, orders: Sequence[Order]) -> Parts:
+    def of(net: Net, orders: Sequence[SgdJob]) -> Parts:
         rows = net.pack([order.w for order in orders])
         targets, drifts = ([getattr(order, name) for order in orders] for name in ("target", "drift"))
         return Parts(
@@ -294,7 +294,7 @@ class Step:
     below: whether something else trains what the net takes in, and wants the gradient there.
     """
 
-    def __init__(self, net: Net, rule: Rule, batch: int, parts: Parts, below: bool = False) -> None:
+    def __init__(self, net: Net, rule: SgdRule, batch: int, parts: Parts, below: bool = False) -> None:
         self.size = len(parts.rows)
         self._rule, self._parts = rule, parts
         rows, sink = parts.rows, parts.rows if parts.velocity is None else parts.velocity

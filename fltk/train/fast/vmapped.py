@@ -16,7 +16,7 @@ from torch.func import grad_and_value, vmap
 
 from fltk.models.layout import Layout, Ranges
 from fltk.train.losses import Batch, Given, Loss, Net
-from fltk.train.order import SGD, Order, Rule, Trained
+from fltk.train.order import SGD, SgdJob, SgdRule, Trained
 from fltk.train.steps import adam, decay
 
 TOGETHER = 64  # clients in one kernel
@@ -51,7 +51,7 @@ class Gradients:
         return found
 
 
-def train(orders: Sequence[Order], gradients: Gradients, ranges: Ranges, device: torch.device) -> list[Trained]:
+def train(orders: Sequence[SgdJob], gradients: Gradients, ranges: Ranges, device: torch.device) -> list[Trained]:
     """Plays orders of one rule and one batch size."""
     by_length = sorted(range(len(orders)), key=lambda k: -orders[k].batches.steps)
     played = [orders[k] for k in by_length]
@@ -63,7 +63,7 @@ def train(orders: Sequence[Order], gradients: Gradients, ranges: Ranges, device:
 class _Stack:
     """The orders of one rule, longest first, as tensors with a row for each."""
 
-    def __init__(self, orders: Sequence[Order], device: torch.device) -> None:
+    def __init__(self, orders: Sequence[SgdJob], device: torch.device) -> None:
         self.steps = [order.batches.steps for order in orders]
         self.x = [order.x.to(device) for order in orders]
         self.y = [order.y.to(device) for order in orders]
@@ -80,7 +80,9 @@ class _Stack:
         return Batch(torch.stack(x), torch.stack(y), torch.stack(index)), torch.stack(weight)
 
 
-def _play(orders: Sequence[Order], gradients: Gradients, ranges: Ranges, device: torch.device) -> tuple[Tensor, Tensor]:
+def _play(
+    orders: Sequence[SgdJob], gradients: Gradients, ranges: Ranges, device: torch.device
+) -> tuple[Tensor, Tensor]:
     """The trained models (S, P), longest order first, and the losses, summed over the steps."""
     rule, loss, stack = orders[0].rule, orders[0].loss or gradients.default, _Stack(orders, device)
     rows = torch.stack([order.w.to(device) for order in orders])
@@ -125,7 +127,7 @@ def _stacked(rows: Sequence[Tensor | None], device: torch.device) -> Tensor | No
 
 
 def _update(
-    rule: Rule,
+    rule: SgdRule,
     grads: Tensor,
     rows: Tensor,
     moments: Sequence[Tensor | None],
@@ -133,7 +135,7 @@ def _update(
     ranges: Ranges,
     step: int,
 ) -> None:
-    """One step of the trained columns of all models, in place; see `fltk.train.machine._Update`."""
+    """One step of the trained columns of all models, in place; see `fltk.train.backend._Update`."""
     (first, second), (target, drift) = moments, terms
     if rule.weight_decay and rule.fuses:
         grads = grads + rule.weight_decay * rows

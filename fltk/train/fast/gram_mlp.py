@@ -46,7 +46,7 @@ from fltk.train.fast.stack import (
     threshold_backward,
     told,
 )
-from fltk.train.order import Order, Rule, Trained
+from fltk.train.order import SgdJob, SgdRule, Trained
 
 TOGETHER = 32  # clients in a stack
 BLOCK = 128  # samples whose steps are taken one by one; behind them their gradients are gathered in C
@@ -90,21 +90,21 @@ class Products:
         return known[id(samples)][1]
 
 
-def suits(net: Net, order: Order) -> bool:
+def suits(net: Net, order: SgdJob) -> bool:
     """Whether the dual form pays: fewer samples than features, all of them seen, and a hidden layer of some width."""
     first, n = net.layers[0], len(order.y)
     wide = len(net.layers) > 1 and first.trained and first.outputs >= NARROW
     return wide and order.batches.size > 1 and n <= first.inputs and 2 * order.batches.steps * order.batches.size > n
 
 
-def train(net: Net, orders: Sequence[Order], products: Products) -> list[Trained]:
+def train(net: Net, orders: Sequence[SgdJob], products: Products) -> list[Trained]:
     """Plays orders of one rule and one batch size on a whole perceptron."""
     places = longest_first(orders)
     flats, losses = _play(net, [orders[k] for k in places], products)
     return told(places, flats, losses)
 
 
-def _play(net: Net, orders: Sequence[Order], products: Products) -> tuple[Tensor, list[float]]:
+def _play(net: Net, orders: Sequence[SgdJob], products: Products) -> tuple[Tensor, list[float]]:
     """The trained models (S, P), longest order first, and the losses, summed over the steps."""
     dealt, upper = Dealt.of(orders, net.classes), net.above()
     parts = Parts.of(upper, orders)
@@ -255,7 +255,7 @@ class _First:
         flat[self.layer.bias].add_(self.c.sum(0))
 
 
-def _firsts(layer: Dense, orders: Sequence[Order], dealt: Dealt, products: Products) -> list[_First]:
+def _firsts(layer: Dense, orders: Sequence[SgdJob], dealt: Dealt, products: Products) -> list[_First]:
     """The first layers of a stack before their first step."""
     block = max(1, BLOCK // dealt.batch)
     course = _course(orders[0].rule, -(-len(dealt.active) // block), block, dealt.batch)
@@ -273,7 +273,7 @@ def _firsts(layer: Dense, orders: Sequence[Order], dealt: Dealt, products: Produ
 
         return _Fixed(w, products.outputs(flat, samples, make), share)
 
-    def first(order: Order, index: Tensor) -> _First:
+    def first(order: SgdJob, index: Tensor) -> _First:
         x, there = _aligned(order.x.flatten(1)), order.target is not None and _same(order.target, order.w)
         start = fixed(order.w, order.x, x, course.start_at_target if there else course.start)
         target = None if there else fixed(order.target, order.x, x, course.w_of_target)
@@ -308,7 +308,7 @@ class Course:
     `w_of_gradient[t]` is w t steps behind one in which a sample's gradient was 1.
     """
 
-    def __init__(self, rule: Rule, blocks: int, block: int, batch: int) -> None:
+    def __init__(self, rule: SgdRule, blocks: int, block: int, batch: int) -> None:
         """For so many blocks of `block` steps on `batch` samples each."""
         self.rule, self.block, self.batch = rule, block, batch
         length = blocks * block
@@ -349,7 +349,7 @@ _course = lru_cache(maxsize=16)(Course)
 
 
 def _response(
-    rule: Rule, steps: int, w: float = 0.0, v: float = 0.0, target: float = 0.0, drift: float = 0.0
+    rule: SgdRule, steps: int, w: float = 0.0, v: float = 0.0, target: float = 0.0, drift: float = 0.0
 ) -> tuple[Tensor, Tensor]:
     """w and v after 0, 1, ..., `steps` steps without gradients: (steps + 1,) float64 each."""
     path = [(w, v)]

@@ -15,10 +15,10 @@ from fltk.config import TrainConfig
 from fltk.models import zoo
 from fltk.models.layout import Layout
 from fltk.partition.federation import Split
-from fltk.train.fast import dual
+from fltk.train.backend import Backend
+from fltk.train.fast import gram_mlp
 from fltk.train.fast.stack import perceptron
-from fltk.train.machine import Machine
-from fltk.train.order import Batches, Order, Rule
+from fltk.train.order import Batches, SgdJob, SgdRule
 from fltk.train.streams import Streams
 from fltk.train.trainer import Trainer
 
@@ -36,8 +36,8 @@ def trainer_for(step: str = "auto", hidden: tuple[int, ...] = HIDDEN, **train: A
     layout = Layout.of(model)
     start = zoo.initial(zoo.make("mlp", SHAPE, CLASSES, hidden), layout, torch.Generator().manual_seed(0))
     config = TrainConfig(**{"batch_size": 10, "lr": 0.02, **train})
-    machine = Machine(model, layout, step)
-    return Trainer(lambda _: machine, config, Streams(3)).at(1, 0), start
+    backend = Backend(model, layout, step)
+    return Trainer(lambda _: backend, config, Streams(3)).at(1, 0), start
 
 
 def data_for(n: int, seed: int = 0) -> Split:
@@ -78,8 +78,8 @@ def test_products_that_are_kept_are_those_of_the_samples_as_they_are() -> None:
 
 
 def test_room_for_products_is_given_back_with_the_samples(monkeypatch: pytest.MonkeyPatch) -> None:
-    products, (x, other) = dual.Products(), (random(12, 64), random(12, 64, seed=1))
-    monkeypatch.setattr(dual, "KEPT", 4 * 12 * 12)
+    products, (x, other) = gram_mlp.Products(), (random(12, 64), random(12, 64, seed=1))
+    monkeypatch.setattr(gram_mlp, "KEPT", 4 * 12 * 12)
     kept = products.kernel(x, x)
     torch.testing.assert_close(kept, x @ x.t() + 1)
     assert products.kernel(x, x) is kept
@@ -106,7 +106,7 @@ def test_whom_it_suits(n: int, hidden: tuple[int, ...], config: dict[str, Any], 
     assert net is not None
     data, steps = data_for(n), trainer.steps(n)
     batches = Batches.deal(n, steps, trainer.config, torch.Generator())
-    order = Order(w, data.x, data.y, batches, Rule("all", 0.1, 0.0, 0.0, 0.0, ascend=False))
-    assert dual.suits(net, order) == fits
+    order = SgdJob(w, data.x, data.y, batches, SgdRule("all", 0.1, 0.0, 0.0, 0.0, ascend=False))
+    assert gram_mlp.suits(net, order) == fits
     if hidden:
-        assert not dual.suits(net.training(trainer.layout, "head"), order)
+        assert not gram_mlp.suits(net.training(trainer.layout, "head"), order)

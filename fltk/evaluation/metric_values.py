@@ -24,7 +24,7 @@ from fltk.errors import FltkError, UsageError
 from fltk.evaluation.convergence import COURSES, courses, no_course
 from fltk.evaluation.maps import MAPS, of_maps
 from fltk.evaluation.robustness import attackers
-from fltk.metrics.keys import higher_is_better
+from fltk.metrics.metric_names import higher_is_better
 from fltk.names import DEPLOYMENTS
 from fltk.objectives import ACCURACY, MEASURES, Measure, headline
 from fltk.objectives.measures import measure_of

@@ -24,7 +24,7 @@ from fltk.hyper import hyper
 from fltk.memory.shared import MOST, renewed
 from fltk.memory.undo import Undo
 from fltk.methods.heads import trained_offset, with_offset
-from fltk.methods.parts import defended, mix_parts
+from fltk.methods.layerwise import defended, mix_parts
 from fltk.models.layout import Ranges
 from fltk.models.parts import BASE, HEAD, Columns
 from fltk.partition.federation import ClientData
@@ -45,7 +45,7 @@ WRITTEN = ("bank", *UPDATES, "birth")  # rows about clients that the server writ
 
 
 @dataclass(frozen=True)
-class Banked(Method):
+class ModelBank(Method):
     """A subclass says who learns from whom (`attention`) and which further rows are kept (`kept`)."""
 
     averages: ClassVar[str] = MIXED
@@ -325,9 +325,9 @@ class Banked(Method):
             return {}
         return {"cluster": torch.where(clusters[0] < 0, torch.nan, clusters[0].double())}
 
-    def admit(self, state: State, joined: Sequence[Joined], task: Task) -> State:
+    def add_clients(self, state: State, joined: Sequence[Joined], task: Task) -> State:
         """Newcomers start from what they joined with, and their first upload, if they made one, is in the bank."""
-        n, grown = len(state.last), super().admit(state, joined, task)
+        n, grown = len(state.last), super().add_clients(state, joined, task)
         maps, stored = self.maps(grown).clone(), grown.server["stored"].clone()
         for i, one in enumerate(joined, start=n):
             if "rows" in one.own:

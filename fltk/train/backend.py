@@ -1,6 +1,6 @@
 """One architecture's weights in one flat buffer, and everything that is computed with them.
 
-A machine plays orders of local SGD, one or several at once, scores models and takes gradients. It knows neither
+A backend plays jobs of local SGD, one or several at once, scores models and takes gradients. It knows neither
 rounds nor clients. Its own loop is lean rather than clever: weights are views into one flat buffer, an epoch's samples
 are gathered once and sliced, gradients come from autograd, and the update is a handful of in-place operations. What a
 method adds to the objective as a quadratic pull or a linear drift is added to the gradient, not to the graph. Orders
@@ -23,14 +23,14 @@ from fltk.errors import UsageError
 from fltk.models.layout import Entry, Layout, Ranges, module_of
 from fltk.objectives import CLASSIFICATION, Objective
 from fltk.partition.federation import Split
-from fltk.train.fast import dual, stack, vmapped
+from fltk.train.fast import gram_mlp, stack, vmapped
 from fltk.train.fast.chain import Chain
 from fltk.train.losses import Batch, Net, loss_of
-from fltk.train.order import SGD, Order, Trained
-from fltk.train.scoring import BATCH, Exam, Score, Scorer, score, score_perceptrons
+from fltk.train.order import SGD, SgdJob, Trained
+from fltk.train.scoring import BATCH, Score, ScoreJob, Scorer, score, score_perceptrons
 from fltk.train.steps import adam, decay, shorten
 
-Request = Order | Exam
+Request = SgdJob | ScoreJob
 Answer = Trained | list[Score]
 
 
@@ -46,7 +46,7 @@ def chosen(step: str, layout: Layout, device: str) -> str:
     return step
 
 
-class Machine:
+class Backend:
     """Trains and scores flat models (P,) of one architecture."""
 
     def __init__(
@@ -69,7 +69,7 @@ class Machine:
         self._steps = [m.forward for m in self._model] if isinstance(self._model, nn.Sequential) else [self._model]
         self._parts: dict[str, _Part] = {}
         self._nets: dict[str, stack.Net | None] = {}
-        self._products = dual.Products()
+        self._products = gram_mlp.Products()
         self._mode = ""
         step = chosen(step, layout, device)
         fast = step == "fast" and objective.softmax  # steps by hand know the gradient of the cross-entropy alone
@@ -87,10 +87,10 @@ class Machine:
         if self._gradients is not None:
             return vmapped.TOGETHER
         if self._net is not None:
-            return dual.TOGETHER
+            return gram_mlp.TOGETHER
         return 1 if self._top is None else self._top.together
 
-    def play(self, orders: Sequence[Order]) -> list[Trained]:
+    def play(self, orders: Sequence[SgdJob]) -> list[Trained]:
         """What comes of the orders, in their order."""
         done: dict[int, Trained] = {}
         kinds: dict[tuple[Any, ...], list[int]] = {}
@@ -105,7 +105,7 @@ class Machine:
                 done |= zip(some, self._played(kind, [orders[k] for k in some]), strict=True)
         return [done[k] for k in range(len(orders))]
 
-    def score(self, exams: Sequence[Exam]) -> list[list[Score]]:
+    def score(self, exams: Sequence[ScoreJob]) -> list[list[Score]]:
         """Loss and correct answers of each model on each of its splits, in evaluation mode."""
         if self._net is not None:
             return score_perceptrons(self._net, exams, self.objective)
@@ -113,10 +113,10 @@ class Machine:
 
     def answer(self, requests: Sequence[Request]) -> list[Answer]:
         """Orders and exams together, in their order."""
-        orders = [request for request in requests if isinstance(request, Order)]
-        exams = [request for request in requests if isinstance(request, Exam)]
+        orders = [request for request in requests if isinstance(request, SgdJob)]
+        exams = [request for request in requests if isinstance(request, ScoreJob)]
         trained, scores = iter(self.play(orders)), iter(self.score(exams))
-        return [next(trained) if isinstance(request, Order) else next(scores) for request in requests]
+        return [next(trained) if isinstance(request, SgdJob) else next(scores) for request in requests]
 
     def _scorer(self, w: Tensor) -> Scorer:
         """The model with the weights `w` in evaluation mode."""
@@ -189,7 +189,7 @@ class Machine:
                 total[e.start : e.stop] += e.flatten(g)
         return (total / max(1, len(data))).cpu()
 
-    def _kind(self, order: Order) -> str:
+    def _kind(self, order: SgdJob) -> str:
         """How an order is played: dual, stack or vmap with others, or alone."""
         if order.loss is not None or order.mixup is not None or not order.rule.fuses:
             stacks = self._gradients is not None and order.mixup is None
@@ -197,20 +197,20 @@ class Machine:
         net = self._net_for(order.rule.only)
         if net is None:
             return "alone" if self._gradients is None else "vmap"
-        return "dual" if order.rule.only != "head" and dual.suits(net, order) else "stack"
+        return "dual" if order.rule.only != "head" and gram_mlp.suits(net, order) else "stack"
 
     def _stack_size(self, kind: str, only: str) -> int:
         """How many orders of a kind that train a part are best played at once."""
         net = self._net_for(only)
-        sizes = {"alone": 1, "dual": dual.TOGETHER, "vmap": vmapped.TOGETHER, "stack": net.together if net else 1}
+        sizes = {"alone": 1, "dual": gram_mlp.TOGETHER, "vmap": vmapped.TOGETHER, "stack": net.together if net else 1}
         return sizes[kind]
 
-    def _played(self, kind: str, orders: Sequence[Order]) -> list[Trained]:
+    def _played(self, kind: str, orders: Sequence[SgdJob]) -> list[Trained]:
         """Orders of one kind, one rule and one batch size, together."""
         only = orders[0].rule.only
         net = self._net_for(only)
         if kind == "dual" and net is not None:
-            return dual.train(net, orders, self._products)
+            return gram_mlp.train(net, orders, self._products)
         if kind == "stack" and net is not None:
             return stack.train(net, [self._fed(order) for order in orders])
         if kind == "vmap" and self._gradients is not None:
@@ -225,11 +225,11 @@ class Machine:
             self._nets[only] = net if net is None or only == "head" else net.training(self.layout, only)
         return self._nets[only]
 
-    def _fed(self, order: Order) -> Order:
+    def _fed(self, order: SgdJob) -> SgdJob:
         """The order as its net takes it: for the head alone the frozen base runs once, for all steps."""
         return replace(order, x=self.features(order.w, order.x)) if order.rule.only == "head" else order
 
-    def _alone(self, order: Order) -> Trained:
+    def _alone(self, order: SgdJob) -> Trained:
         """One order: by hand where all layers are known, else the autograd loop, for any model and any loss."""
         rule = order.rule
         plain = order.loss is None and order.mixup is None
@@ -248,11 +248,11 @@ class Machine:
             loss = self._autograd_steps(order, part, update)
         return Trained(self._flat.to("cpu", copy=True), loss, float(self._flat.sum()))
 
-    def _closed(self, order: Order) -> bool:
+    def _closed(self, order: SgdJob) -> bool:
         plain = order.loss is None and order.mixup is None and self.objective.softmax
         return order.rule.only == "head" and plain and isinstance(self._head, nn.Linear)
 
-    def _autograd_steps(self, order: Order, part: _Part, update: _Update) -> float:
+    def _autograd_steps(self, order: SgdJob, part: _Part, update: _Update) -> float:
         if order.loss is not None:
             return self._functional_steps(order, update)
         values, wanted, entries, lr = part.values, part.wanted, part.entries, order.rule.lr
@@ -275,7 +275,7 @@ class Machine:
                     update(self._flat, torch.cat(flat, out=self._grad[: sum(map(len, flat))]))
         return float(total)
 
-    def _functional_steps(self, order: Order, update: _Update) -> float:
+    def _functional_steps(self, order: SgdJob, update: _Update) -> float:
         """Steps of a method's own loss, a function of flat weights."""
         assert order.loss is not None
         given = {name: tensor.to(self.device) for name, tensor in order.given.items()}
@@ -296,7 +296,7 @@ class Machine:
                 update(self._flat, torch.cat(columns))
         return float(total)
 
-    def _head_steps(self, order: Order, features: Tensor, update: _Update) -> float:
+    def _head_steps(self, order: SgdJob, features: Tensor, update: _Update) -> float:
         """SGD on the last linear layer over a frozen base: gradients in closed form."""
         assert isinstance(self._head, nn.Linear)
         weight, bias = self._head.weight.data, self._head.bias.data
@@ -384,7 +384,7 @@ class _Part:
 class _Update:
     """One step on the trained column ranges: gradient, pull and drift, clipping, decay, then the optimiser."""
 
-    def __init__(self, order: Order, ranges: Ranges, device: torch.device) -> None:
+    def __init__(self, order: SgdJob, ranges: Ranges, device: torch.device) -> None:
         self._rule, self._ranges = order.rule, ranges
         self._target = None if order.target is None else order.target.to(device)
         self._drift = None if order.drift is None else order.drift.to(device)

@@ -13,7 +13,7 @@ from fltk.attention.bank import of_clients
 from fltk.hyper import hyper
 from fltk.memory.shared import renewed
 from fltk.memory.undo import Undo
-from fltk.methods.parts import defended
+from fltk.methods.layerwise import defended
 from fltk.partition.federation import ClientData
 from fltk.protocol.averaging import MIXED, average, by_trust
 from fltk.protocol.map import Map, pull_strength, pulled_map
@@ -28,7 +28,7 @@ from fltk.train.trainer import Trainer
 
 
 @dataclass(frozen=True)
-class Mixture(Method):
+class FedAMPFamily(Method):
     """Clients keep their own models w_i and are pulled towards u_i = sum_j xi_ij w_j.
 
     A subclass says what `attention` is. Row i of xi is one-hot for a client that has no model yet.
