@@ -1,4 +1,4 @@
-"""pFedGraph: the server infers who should learn from whom, from how models moved and how much data there is.
+"""pFedGraph: the server infers which clients learn from which, from how models moved and data sizes.
 
 R. Ye, Z. Ni, F. Wu, S. Chen, Y. Wang. "Personalized Federated Learning with Inferred Collaboration Graphs." ICML 2023,
 PMLR 202:39801-39817.

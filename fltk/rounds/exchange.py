@@ -142,7 +142,7 @@ def exchange(run: Run, state: State, ids: Sequence[int], server: Server, voted: 
     """Send down, train, judge, aggregate. voted: by client, the personal model on whose own step it votes."""
     job, method, plain = run.job, run.job.method, not pipeline.acts(run.job)
 
-    # down: a very large state may give its rows away, if nobody looks at what came before
+    # down: a very large state may give its rows away, if nothing looks at what came before
     if plain and server.step == 0:
         state = method.prepared(state, ids, run.task, _undo(server))
     downs = method.downlink(state, ids, run.task)
