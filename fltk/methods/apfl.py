@@ -18,7 +18,7 @@ takes one step a round, with its decay kappa. w_i is trained twice, once as in F
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -42,6 +42,7 @@ class APFL(Method):
     """FedAvg, plus a local model that is trained for its mixture with the global one."""
 
     title: ClassVar[str] = "FedAvg, mixed with a local model"
+    cannot: ClassVar[Mapping[str, str]] = {"augment": "its rule goes from batch to batch, as they are"}
     printed: ClassVar[str] = "personal"
     map_kind: ClassVar[str] = "pull"
 

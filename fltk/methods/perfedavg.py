@@ -21,6 +21,7 @@ are taken in evaluation mode.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -40,6 +41,7 @@ class PerFedAvg(Method):
     """FedAvg of a start that is meant for a local step."""
 
     title: ClassVar[str] = "a global model that is good one local step later (MAML)"
+    cannot: ClassVar[Mapping[str, str]] = {"augment": "its rule goes from batch to batch, as they are"}
     printed: ClassVar[str] = "tuned"
 
     variant: str = hyper("fo", "first-order, or with a finite difference for the Hessian", choices=("fo", "hf"))

@@ -17,7 +17,7 @@ where it says theta_i; here, none of that.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -41,6 +41,7 @@ class PFedMe(Method):
     """A global model of what personal models are drawn to."""
 
     title: ClassVar[str] = "personal models near a global one that follows them"
+    cannot: ClassVar[Mapping[str, str]] = {"augment": "its rule goes from batch to batch, as they are"}
     printed: ClassVar[str] = "personal"
     map_kind: ClassVar[str] = "direction"  # of the model that personal ones are drawn to
     additive: ClassVar[bool] = True

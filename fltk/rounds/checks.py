@@ -37,6 +37,12 @@ def _check_mechanisms(job: Job, task: Task) -> None:
             f"--map-control {asked.map_control} does not go with this --method: it does not mix models by a map; take "
             "attn, fedamp, heurfedamp or pfedgraph"
         )
+    if asked.augment and "augment" in method.cannot:
+        raise UsageError(f"--augment {asked.augment} does not go with this --method: {method.cannot['augment']}")
+    if asked.augment and job.federation.objective.tokens:
+        raise UsageError(
+            f"--augment {asked.augment} mixes numbers, and the samples are sequences of tokens; leave it out"
+        )
     if task.starts and not nothing:
         raise UsageError(
             "--models does not go with this --method: it sends models, and those of different networks cannot be "

@@ -11,8 +11,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from toys import federation, job, models, play
 
+from fltk import engine
 from fltk.engine.base import Bench
 from fltk.errors import UsageError
+from fltk.rounds import loop
 from fltk.train.augment import Mixup, parse
 from fltk.train.losses import cross_entropy
 
@@ -148,6 +150,24 @@ def test_no_augmentation_is_refused_by_the_option(text: str) -> None:
 def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], found: str) -> None:
     with pytest.raises(UsageError, match=found):
         job("fedavg", **settings)
+
+
+@pytest.mark.parametrize("method", ["apfl", "perfedavg", "pfedme"])
+def test_methods_that_go_from_batch_to_batch_refuse_augmentation(method: str) -> None:
+    with pytest.raises(UsageError, match=r"--augment mixup:0\.2 does not go with this --method"):
+        play(job(method, augment="mixup:0.2"))
+
+
+@pytest.mark.usefixtures("forked_workers")
+@pytest.mark.parametrize("settings", [{"augment": "mixup:0.4"}, {"client_opt": "adamw", "weight_decay": 0.01}])
+def test_worker_processes_change_no_bit(settings: dict[str, Any]) -> None:
+    made = job("moon", rounds=3, **settings)
+    pool = engine.make("process:2", made)
+    try:
+        parallel = [done.digest for done in loop.rounds(made, pool)]
+    finally:
+        pool.close()
+    assert parallel == [done.digest for done in play(made)]
 
 
 def test_scaffold_wants_plain_steps() -> None:
