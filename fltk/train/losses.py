@@ -5,7 +5,7 @@
 `net(w, x)` are the outputs of the network with the weights `w`, `net.features(w, x)` what its last layer sees. `given`
 are further tensors of the client that stay what they are, such as the global model; a stack stacks them as well.
 
-A loss is a module-level function, the same object for every client: equal losses are stacked. Constants go into `given`.
+A loss is a module-level function, one object for all clients: equal losses are stacked. Constants go into `given`.
 """
 
 from __future__ import annotations
