@@ -22,7 +22,7 @@ from concurrent.futures import ProcessPoolExecutor
 import torch
 
 from fltk import defences
-from fltk.defences.guard import Guard
+from fltk.defences.guard import DefenceRun
 from fltk.names import DEFENCES
 from fltk.protocol.averaging import ONE, weighted_sum
 from fltk.train.streams import Streams
@@ -46,7 +46,7 @@ def measure(name: str, clients: int, parameters: int, threads: int) -> dict[str,
     start, common = torch.randn(2, parameters, generator=generator)
     rows = [start + 0.01 * (common + torch.randn(parameters, generator=generator)) for _ in range(clients)]
     defence = defences.create(name, {})
-    guard = Guard(defence, ONE, SHARE, not defence.weighted, parameters, Streams(1), clients)
+    guard = DefenceRun(defence, ONE, SHARE, not defence.weighted, parameters, Streams(1), clients)
     root = (0.01 * common).expand(clients, -1) if defence.needs_root else None
     ids, p, inputs = list(range(clients)), torch.full((clients,), 1 / clients, dtype=torch.float64), peak_gib()
     left: dict[str, torch.Tensor] = {}

@@ -175,7 +175,7 @@ def test_a_row_from_which_the_server_cannot_train_is_left_as_it_is() -> None:
     """Else one upload could end a run under a rule that trains from uploads."""
     bench = Bench(job("fedavg"))
     bench.__dict__["root"] = bench.client(0).train
-    far = torch.full((bench.machine.layout.size,), 1e30)
+    far = torch.full((bench.backend.layout.size,), 1e30)
     assert torch.equal(train_root(bench, RootTask(0, far)), far)
 
 

@@ -46,7 +46,7 @@ def edit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Edit]:
     ("file", "changed"),
     [
         ("methods/ditto.py", {"ditto"}),
-        ("methods/mixtures.py", {"fedamp", "heurfedamp"}),
+        ("methods/fedamp_family.py", {"fedamp", "heurfedamp"}),
         ("protocol/method.py", {"local", "ditto", "fedamp", "heurfedamp", "attn"}),
         ("attention/scores.py", {"attn"}),
         ("cli/main.py", set()),

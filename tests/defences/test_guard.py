@@ -17,7 +17,7 @@ from fltk.defences.guard import DefenceRun
 from fltk.engine.base import Bench, Job
 from fltk.memory import products
 from fltk.memory.products import Gram, gram
-from fltk.methods import parts
+from fltk.methods import layerwise
 from fltk.methods.layerwise import defended as mixed
 from fltk.protocol.averaging import MIXED, weighted_sum
 from fltk.protocol.messages import Upload
@@ -187,16 +187,16 @@ def test_updates_and_products_of_a_round_of_mixed_rows_are_made_once(
 def test_the_row_of_middle_length_is_nobody_s_who_went_far() -> None:
     rows = random(7, 5)
     order = rows.norm(dim=1).argsort()
-    assert parts.middle(rows) == int(order[3])
+    assert layerwise.middle(rows) == int(order[3])
     rows[:3] *= 1e20
-    assert parts.middle(rows) >= 3
+    assert layerwise.middle(rows) >= 3
 
 
 def test_products_keep_their_digits_beside_a_row_that_is_far_out() -> None:
     rows = random(7, 50)
     rows[0] *= 1e12
-    whole = Gram(rows, rows[parts.middle(rows)])
-    got = parts.share(whole, [1, 3, 4]).squared
+    whole = Gram(rows, rows[layerwise.middle(rows)])
+    got = layerwise.share(whole, [1, 3, 4]).squared
     expected = torch.cdist(rows[[1, 3, 4]].double(), rows[[1, 3, 4]].double()).square()
     torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-9)
 

@@ -21,7 +21,7 @@ from fltk.engine.process import Pool
 from fltk.engine.serial import Serial
 from fltk.errors import FltkError
 from fltk.memory.undo import Undo
-from fltk.methods import banked
+from fltk.methods import model_bank
 from fltk.methods.attn import Attn
 from fltk.partition.federation import ClientData
 from fltk.protocol import mixing
@@ -55,7 +55,7 @@ CASES = [*PLACES, *BOUND]
 
 def limit(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     """A state of more bytes counts as very large, too large for the shelf."""
-    for module in ("rounds.cohort", "methods.banked", "memory.undo"):
+    for module in ("rounds.cohort", "methods.model_bank", "memory.undo"):
         monkeypatch.setattr(f"fltk.{module}.MOST", size)
 
 
@@ -294,7 +294,7 @@ def test_what_is_not_stored_leaves_the_rows_as_they_were(late: int, monkeypatch:
 @pytest.mark.parametrize("options", [{}, {"scope": "layer"}, {"head": "both"}, {"tau": math.inf}])
 def test_a_few_models_at_a_time_are_what_all_are(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Two rows are a product here, and two clients a turn of the evaluation."""
-    for module in (mixing, banked, loop):
+    for module in (mixing, model_bank, loop):
         monkeypatch.setattr(module, "TOGETHER", 2)
     made = model_attn(options, data=federation(sizes=[12, 9, 15, 7, 20]), rounds=3, eval_every=1)
     known = play(made)

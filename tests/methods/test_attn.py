@@ -13,7 +13,7 @@ from toys import SIZES, aggregated, federation, final, job, made_up, model_attn,
 
 from fltk.attention import attend
 from fltk.attention.bank import screen
-from fltk.methods import banked
+from fltk.methods import model_bank
 from fltk.methods.layerwise import mix_parts
 from fltk.protocol.averaging import weighted_sum
 from fltk.protocol.mixing import mix
@@ -294,10 +294,10 @@ def test_what_is_evaluated_and_started_from_is_mixed_once(monkeypatch: pytest.Mo
         calls.append(maps)
         return mix_parts(maps, *given, **more)
 
-    monkeypatch.setattr(banked, "mix_parts", counted)
+    monkeypatch.setattr(model_bank, "mix_parts", counted)
     played = play(model_attn(rounds=4, eval_every=1))
     assert len(calls) == 4
-    monkeypatch.setattr(banked, "MOST", 0)  # nothing is kept
+    monkeypatch.setattr(model_bank, "MOST", 0)  # nothing is kept
     again = play(model_attn(rounds=4, eval_every=1))
     assert len(calls) == 4 + 7
     assert [done.digest for done in again] == [done.digest for done in played]
