@@ -197,7 +197,10 @@ class TrainConfig:
     )
 
     client_opt: str = option(
-        "sgd", "optimiser of local training, fresh in every round", choices=CLIENT_OPTIMISERS, later=True
+        "sgd",
+        "optimiser of local training, with fresh moments in every training",
+        choices=CLIENT_OPTIMISERS,
+        later=True,
     )
     adam_beta1: float = option(0.9, "--client-opt adam, adamw: decay of the first moment", later=True)
     adam_beta2: float = option(0.999, "--client-opt adam, adamw: decay of the second moment", later=True)

@@ -23,9 +23,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from fltk.errors import Diverged
 from fltk.partition.federation import ClientData
+from fltk.train.losses import Batch, Given, Net
 from fltk.train.prior import in_bias, log_prior
 from fltk.train.trainer import Trainer
 
@@ -87,13 +89,31 @@ def adapted(
 
         key = candidate.kind, candidate.prior
         if key not in tuned:
-            # weight decay must not wear the prior down: it acts on the bias without it
-            decay = trainer.config.weight_decay
-            drift = -decay * offset if candidate.prior and decay else None
-            epochs, part = WORK[candidate.kind]
-            tuned[key] = trainer.sgd(start, client.train, epochs=epochs, only=part, drift=drift)
+            prior = offset if candidate.prior else None
+            tuned[key] = _tuned(u, prior, client, trainer, WORK[candidate.kind])
         models.append(between(start, tuned[key], candidate.w))
     return models
+
+
+def _tuned(u: Tensor, prior: Tensor | None, client: ClientData, trainer: Trainer, work: tuple[float, str]) -> Tensor:
+    """`u` (P,) with the prior in its bias, after some epochs on a part. Weight decay does not wear the prior down."""
+    epochs, part = work
+    config = trainer.config
+    if prior is None:
+        return trainer.sgd(u, client.train, epochs=epochs, only=part)
+
+    decay = config.weight_decay
+    if decay and (config.client_opt == "adamw" or config.clip_grad):
+        # AdamW's decay is no part of the gradient, and clipping scales a drift: here the prior stays in the loss
+        given = {"prior": prior}
+        return trainer.sgd(u, client.train, epochs=epochs, only=part, loss=_with_prior, given=given) + prior
+    drift = -decay * prior if decay else None
+    return trainer.sgd(u + prior, client.train, epochs=epochs, only=part, drift=drift)
+
+
+def _with_prior(net: Net, w: Tensor, batch: Batch, given: Given) -> Tensor:
+    """Cross-entropy (n,) of the model with the prior in its bias."""
+    return F.cross_entropy(net(w + given["prior"], batch.x), batch.y, reduction="none")
 
 
 def between(start: Tensor, tuned: Tensor, w: float) -> Tensor:

@@ -82,6 +82,38 @@ def test_weight_decay_does_not_wear_the_prior_down() -> None:
     assert kept > float((away - plain) @ offset)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"clip_grad": 0.05},
+        {"client_opt": "adam"},
+        {"client_opt": "adamw"},
+        {"client_opt": "adamw", "clip_grad": 0.05},
+    ],
+)
+def test_tuning_with_the_prior_is_training_with_the_prior_in_the_logits(settings: dict[str, Any]) -> None:
+    """Against torch's optimisers: decay and clipping act on the weights and gradients without the prior."""
+    made = voting(weight_decay=0.5, lr=0.01, **settings)
+    bench = Bench(made)
+    client, trainer, task = bench.client(1), bench.trainer.at(0, 1), made.task()
+    offset = own_step.label_offset(client, bench.pooled, trainer)
+    (got,) = own_step.adapted(task.w0, offset, client, trainer, [Candidate("head10", prior=True)])
+
+    model, flat = made.network().to_empty(device="cpu"), task.w0.clone()
+    head = task.layout.bind(model, flat)[-2:]
+    logits = offset[-len(bench.pooled) :]
+    kinds = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+    steps: Any = kinds[made.train.client_opt](head, lr=made.train.lr, weight_decay=0.5)
+    for batch in bench.trainer.at(0, 1).batches(client.train, trainer.steps(len(client.train), 10.0)):
+        steps.zero_grad()
+        torch.nn.functional.cross_entropy(model(batch.x) + logits, batch.y).backward()
+        if made.train.clip_grad:
+            torch.nn.utils.clip_grad_norm_(head, made.train.clip_grad)
+        steps.step()
+    torch.testing.assert_close(got, flat.detach() + offset, rtol=0, atol=2e-5)
+
+
 def test_a_ballot_holds_the_scores_on_validation_data() -> None:
     bench = Bench(voting())
     client, trainer = bench.client(2), bench.trainer.at(1, 2)
